@@ -1,0 +1,70 @@
+"""Values to msgpack and back, with closed types.
+
+Knows: msgspec's msgpack, and the wire protocol of value types that msgspec has no form for:
+``__wire_encode__(self) -> builtin`` and ``__wire_decode__(cls, builtin)``.
+Does not know: which types those are.
+Invariants: decoding raises `FrameError` and nothing else, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from fsmv2.ipc.frames import FrameError
+
+T = TypeVar("T")
+
+
+def _enc_hook(value: Any) -> Any:
+    encode_value = getattr(value, "__wire_encode__", None)
+    if encode_value is None:
+        raise TypeError(
+            f"cannot encode a value of type {type(value).__module__}.{type(value).__qualname__}: "
+            "want msgspec Structs, dataclasses, str, bytes, numbers, None, dict, list, datetime"
+        )
+    return encode_value()
+
+
+def _dec_hook(kind: type, raw: Any) -> Any:
+    decode_value = getattr(kind, "__wire_decode__", None)
+    if decode_value is None:
+        raise ValueError(f"no wire form for type {kind.__qualname__}")
+    return decode_value(raw)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_enc_hook)
+
+
+@lru_cache(maxsize=1024)
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=_dec_hook)
+
+
+def encode(value: Any) -> bytes:
+    """Return ``value`` as msgpack.
+
+    Raises `TypeError` for a type without a wire form, `OverflowError` for an integer beyond
+    64 bits, `RecursionError` for a value nested too deep.
+    """
+    return _encoder.encode(value)
+
+
+def decode(data: bytes | msgspec.Raw, kind: type[T] | Any) -> T | Any:
+    """Return ``data`` decoded as ``kind``; raises `FrameError` whatever is wrong with it."""
+    try:
+        decoder = _decoder(kind)
+    except TypeError as error:  # an unhashable or unsupported annotation
+        raise FrameError(f"cannot decode as {kind!r}: {error}") from None
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, MemoryError) as error:
+        raise FrameError(f"cannot decode {len(bytes(data))} bytes: {error}") from None
+
+
+def to_builtins(value: Any, hide: bool = True) -> Any:
+    """Return ``value`` as JSON-ready builtins. Values with a wire form show as their `repr`
+    when ``hide`` (a Secret stays hidden); with ``hide=False`` they show as on the wire."""
+    return msgspec.to_builtins(value, enc_hook=repr if hide else _enc_hook)

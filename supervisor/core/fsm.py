@@ -1,0 +1,354 @@
+"""States, decisions, snapshots: what worker code sees and says.
+
+Theory of operation. A worker's states form a graph that only its own code knows. Each time
+the engine looks at a node it builds one immutable `Snapshot`, asks `decide` and gets exactly
+one decision back. `decide` asks the worker, with three rules on top:
+
+1. A stop that is asked for (shutdown, disabled, desired state "stopped") is routed here, not
+   in worker code: from any state that is neither stopping nor stopped the next decision is
+   ``Go(worker.stopping)``; in a stopped state it is ``Stay``.
+2. On the way down only states of phase stopping or stopped can be entered.
+3. Whatever is not one of the five decisions, or lacks a reason, is a `WorkerFault`.
+
+Knows: phases, decisions, snapshots, those rules.
+Does not know: when it is called, what becomes of a decision.
+Invariants: I9, a decision is exactly one of its five forms and carries a reason.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import msgspec
+
+from fsmv2.supervisor.core.action import Action, ActionResult, action_name
+from fsmv2.supervisor.core.errors import WorkerFault
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.core.worker import Worker
+
+S = TypeVar("S")
+
+
+class Phase(enum.StrEnum):
+    """The coarse class of a state: all that a parent or an operator needs to know of it."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    STOPPING = "stopping"
+
+
+class State:
+    """One state of a worker. Subclass it, set ``phase``, override `next`.
+
+    States hold no data: the engine keeps one instance per class, and two workers share it.
+    """
+
+    phase: ClassVar[Phase]
+
+    def next(self, snap: Snapshot) -> Decision:
+        """Return one decision. Pure: no I/O, no clock but the snapshot's."""
+        raise NotImplementedError(f"{type(self).__qualname__}.next")
+
+    @classmethod
+    def state_name(cls) -> str:
+        """The class's name in snake_case: ``TryingHard`` shows as ``trying_hard``."""
+        name = cls.__name__
+        return "".join(
+            f"_{c.lower()}" if c.isupper() and i and not name[i - 1].isupper() else c.lower()
+            for i, c in enumerate(name)
+        )
+
+
+class _Decision(msgspec.Struct, frozen=True):
+    pass
+
+
+class Stay(_Decision, frozen=True):
+    """Nothing to do. The reason should carry live values: it is shown to operators."""
+
+    reason: str
+
+
+class Go(_Decision, frozen=True):
+    """Enter ``state`` (a State class)."""
+
+    state: type[State]
+    reason: str
+
+
+class Act(_Decision, frozen=True):
+    """Run ``action`` in a proc and stay in this state."""
+
+    action: Action
+    reason: str
+
+
+class Restart(_Decision, frozen=True):
+    """Stop this worker, then start it anew under a new generation."""
+
+    reason: str
+
+
+class Remove(_Decision, frozen=True):
+    """This worker is done: stop it and take it out of the tree until its spec changes."""
+
+    reason: str
+
+
+Decision = Stay | Go | Act | Restart | Remove
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a node is. ``path`` is its key everywhere; ``generation`` counts incarnations."""
+
+    name: str
+    path: str
+    worker_type: str
+    generation: int
+
+
+class Desired(msgspec.Struct, frozen=True):
+    """What should be: ``state`` is the derived or mapped word, ``config`` the decoded config."""
+
+    state: str
+    config: Any
+    shutdown: bool = False
+    disabled: bool = False
+
+    @property
+    def stop_asked(self) -> bool:
+        """True when this worker should walk to stopped, whatever the cause."""
+        return self.shutdown or self.disabled or self.state == "stopped"
+
+    @property
+    def stop_reason(self) -> str:
+        """Why, for people."""
+        if self.shutdown:
+            return "asked to shut down"
+        if self.disabled:
+            return "disabled"
+        return "desired state is stopped"
+
+
+class ChildInfo(msgspec.Struct, frozen=True):
+    """What a parent sees of one child."""
+
+    name: str
+    path: str
+    worker_type: str
+    state: str
+    phase: Phase
+    reason: str
+
+
+class ChildrenView(Mapping[str, ChildInfo]):
+    """The children of a node, by name in declared order, with the usual aggregates.
+
+    Healthy is phase running only; stopped counts neither as healthy nor as unhealthy. With no
+    children every ``all_…`` is true. Source: fsmv2-behaviour.md §1.3.
+    """
+
+    __slots__ = ("_by_name",)
+
+    def __init__(self, children: tuple[ChildInfo, ...] = ()) -> None:
+        self._by_name = {child.name: child for child in children}
+
+    def __getitem__(self, name: str) -> ChildInfo:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return f"<ChildrenView {', '.join(f'{c.name}={c.state}' for c in self.values())}>"
+
+    def count(self, *phases: Phase) -> int:
+        """How many children are in one of ``phases``."""
+        return sum(child.phase in phases for child in self._by_name.values())
+
+    @property
+    def healthy_count(self) -> int:
+        """Children in phase running."""
+        return self.count(Phase.RUNNING)
+
+    @property
+    def unhealthy_count(self) -> int:
+        """Children neither running nor stopped."""
+        return self.count(Phase.STARTING, Phase.DEGRADED, Phase.STOPPING)
+
+    @property
+    def all_healthy(self) -> bool:
+        """All are in phase running."""
+        return self.healthy_count == len(self)
+
+    @property
+    def all_operational(self) -> bool:
+        """All are running or degraded."""
+        return self.count(Phase.RUNNING, Phase.DEGRADED) == len(self)
+
+    @property
+    def all_stopped(self) -> bool:
+        """All are stopped."""
+        return self.count(Phase.STOPPED) == len(self)
+
+
+class Snapshot:
+    """Everything a worker may know when it decides; immutable.
+
+    Reading `now`, `age_s`, `time_in_state_s` or `since_result_s` tells the engine that the
+    decision depends on time, so that it looks at this node again on the next tick.
+    """
+
+    __slots__ = (
+        "_age_s",
+        "_entered_at",
+        "_failures",
+        "_monotonic",
+        "_result_ends",
+        "_results",
+        "_time_read",
+        "_wall",
+        "children",
+        "desired",
+        "identity",
+        "state",
+        "status",
+    )
+
+    identity: Identity
+    state: State
+    desired: Desired
+    status: Any
+    children: ChildrenView
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        state: State,
+        desired: Desired,
+        status: Any = None,
+        age_s: float | None = None,
+        children: ChildrenView | None = None,
+        results: Mapping[str, ActionResult] | None = None,
+        result_ends: Mapping[str, float] | None = None,
+        failures: Mapping[str, int] | None = None,
+        entered_at: float = 0.0,
+        monotonic: float = 0.0,
+        wall: float = 0.0,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "identity", identity)
+        put(self, "state", state)
+        put(self, "desired", desired)
+        put(self, "status", status)
+        put(self, "children", ChildrenView() if children is None else children)
+        put(self, "_age_s", age_s)
+        put(self, "_results", results or {})
+        put(self, "_result_ends", result_ends or {})
+        put(self, "_failures", failures or {})
+        put(self, "_entered_at", entered_at)
+        put(self, "_monotonic", monotonic)
+        put(self, "_wall", wall)
+        put(self, "_time_read", [])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot set {name!r}: a Snapshot is immutable")
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.identity.path} {type(self.state).__name__}>"
+
+    @property
+    def config(self) -> Any:
+        """The worker's decoded config, of its ``config_type``."""
+        return self.desired.config
+
+    @property
+    def now(self) -> float:
+        """The tick's moment, in seconds since the epoch (compare it with token expiries)."""
+        self._time_read.append(True)
+        return self._wall
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the observation behind ``status`` was begun; None before the first."""
+        self._time_read.append(True)
+        return self._age_s
+
+    @property
+    def time_in_state_s(self) -> float:
+        """Seconds since this state was entered."""
+        self._time_read.append(True)
+        return self._monotonic - self._entered_at
+
+    def result(self, kind: type[Action]) -> ActionResult | None:
+        """The last result of that action type in this incarnation, whatever its status."""
+        return self._results.get(action_name(kind))
+
+    def failures(self, kind: type[Action]) -> int:
+        """How many attempts of that action type have failed in a row, up to now."""
+        return self._failures.get(action_name(kind), 0)
+
+    def since_result_s(self, kind: type[Action]) -> float:
+        """Seconds since the last attempt of that action type ended; infinite if none has."""
+        self._time_read.append(True)
+        ended = self._result_ends.get(action_name(kind))
+        return float("inf") if ended is None else self._monotonic - ended
+
+    @property
+    def depends_on_time(self) -> bool:
+        """True once any clock of this snapshot was read. For the engine."""
+        return bool(self._time_read)
+
+
+def decide(worker: Worker, snap: Snapshot) -> Decision:
+    """Return the one decision for ``snap``; raises `WorkerFault` for nonsense.
+
+    What the worker's own code raises passes through: the caller contains it.
+    """
+    phase = snap.state.phase
+    if snap.desired.stop_asked:
+        if phase is Phase.STOPPED:
+            return Stay(reason=snap.desired.stop_reason)
+        if phase is not Phase.STOPPING:
+            return Go(worker.stopping, reason=snap.desired.stop_reason)
+    decision = worker.next_action(snap)
+    _check_decision(worker, snap, decision)
+    if snap.desired.stop_asked and isinstance(decision, Go):
+        target = decision.state.phase
+        if target is not Phase.STOPPED and target is not Phase.STOPPING:
+            raise WorkerFault(
+                f"{worker.type_name}: state {snap.state.state_name()} went to "
+                f"{decision.state.state_name()} (phase {target}) while stopping, "
+                "want a state of phase stopping or stopped"
+            )
+    return decision
+
+
+def _check_decision(worker: Worker, snap: Snapshot, decision: object) -> None:
+    where = f"{worker.type_name}: state {snap.state.state_name()}"
+    if not isinstance(decision, _Decision):
+        raise WorkerFault(
+            f"{where} returned {type(decision).__name__}, want Stay, Go, Act, Restart or Remove"
+        )
+    reason = getattr(decision, "reason", None)
+    if not isinstance(reason, str) or not reason.strip():
+        raise WorkerFault(f"{where} returned {type(decision).__name__} without a reason")
+    if isinstance(decision, Go):
+        target: object = decision.state
+        if not (isinstance(target, type) and issubclass(target, State)):
+            raise WorkerFault(f"{where} returned Go({target!r}), want a State class")
+        if not isinstance(getattr(target, "phase", None), Phase):
+            raise WorkerFault(f"{where} went to {target.__name__}, which has no phase")
+    if isinstance(decision, Act):
+        action: object = decision.action
+        if not isinstance(action, Action):
+            raise WorkerFault(f"{where} returned Act({action!r}), want an Action")

@@ -1,0 +1,205 @@
+"""Specs: what a parent declares of its children, and what a worker derives.
+
+Knows: the fields, their rules, the order dependencies impose.
+Does not know: nodes, what is running.
+Invariants: I11, unknown or unusable input is refused with its place, never skipped; all specs
+are validated before any child is touched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.core.location import Location
+from fsmv2.supervisor.core.template import render_config
+from fsmv2.supervisor.core.variables import VariableBundle
+
+T = TypeVar("T")
+
+NAME_WANT = "1 to 63 of letters, digits, '_', '-' or '.', beginning with a letter or digit"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+CHILDREN_MAX = 10_000
+DEPTH_MAX = 16
+
+
+class UserSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the user wrote for one worker: ``config`` is a mapping (its strings may be
+    templates) or one template text that renders to YAML; ``variables`` feed the templates."""
+
+    config: dict[str, Any] | str = msgspec.field(default_factory=dict)
+    variables: VariableBundle = msgspec.field(default_factory=VariableBundle)
+
+    def decode(self, kind: type[T]) -> T:
+        """Render the config and return it as ``kind``.
+
+        Raises `TemplateError` for a template that does not render and `SpecError` for a
+        value that does not fit; both name the place inside the config.
+        """
+        rendered = render_config(self.config, self.variables)
+        try:
+            return msgspec.convert(rendered, kind, dec_hook=_decode_wire_type)
+        except msgspec.ValidationError as error:
+            text, _, place = str(error).partition(" - at `")
+            at = place.rstrip("`").replace("$", "config", 1) if place else "config"
+            raise SpecError(f"{at}: {text}{_nearest(text, kind)}") from None
+
+
+class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Declares one child. ``name`` is unique among its siblings.
+
+    ``state_mapping`` maps the parent's desired state to this child's; a state that is not in
+    it leaves the child's own. ``enabled=False`` keeps the child resident and stopped.
+    ``depends_on`` names siblings that must be in phase running before this one starts.
+    ``shutdown_timeout_s`` is how long a stop may take before the child is dropped by force.
+    """
+
+    name: str
+    worker_type: str
+    user_spec: UserSpec = msgspec.field(default_factory=UserSpec)
+    state_mapping: dict[str, str] = msgspec.field(default_factory=dict)
+    enabled: bool = True
+    depends_on: tuple[str, ...] = ()
+    restart: Literal["permanent"] = "permanent"
+    shutdown_timeout_s: float = 10.0
+    location: Location = msgspec.field(default_factory=Location)
+
+
+class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker wants of itself: a state word ("stopped" stops it), its decoded config,
+    and its children in the order they start."""
+
+    state: str
+    config: Any = None
+    children: tuple[ChildSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.state, str) or not self.state.strip():
+            raise SpecError(f"cannot use DesiredState: state is {self.state!r}, want a word")
+        if isinstance(self.children, list):
+            msgspec.structs.force_setattr(self, "children", tuple(self.children))
+
+
+def check_name(name: object, what: str) -> str:
+    """Return ``name`` if it can be part of a path; raises `SpecError`."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise SpecError(f"cannot use {what} {name!r}: want {NAME_WANT}")
+    return name
+
+
+def check_children(specs: Sequence[ChildSpec], known_types: Collection[str], path: str) -> None:
+    """Validate all of a parent's specs at once; raises one `SpecError` that names every fault.
+
+    Faults: an unusable or repeated name, an unknown worker type, an unknown or circular
+    dependency, a shutdown timeout that is no positive number, too many children.
+    """
+    faults: list[str] = []
+    if len(specs) > CHILDREN_MAX:
+        faults.append(f"{path}: got {len(specs)} children, want at most {CHILDREN_MAX}")
+    seen: dict[str, int] = {}
+    for index, spec in enumerate(specs):
+        where = f"{path}: children[{index}]"
+        if not isinstance(spec, ChildSpec):
+            faults.append(f"{where}: got {type(spec).__name__}, want ChildSpec")
+            continue
+        try:
+            check_name(spec.name, "name")
+        except SpecError as error:
+            faults.append(f"{where}: {error}")
+        if spec.name in seen:
+            faults.append(
+                f"{where}: name {spec.name!r} is used twice, first at children[{seen[spec.name]}]"
+            )
+        seen.setdefault(spec.name, index)
+        if spec.worker_type not in known_types:
+            faults.append(
+                f"{where} ({spec.name}): unknown worker type {spec.worker_type!r}, "
+                f"want one of {', '.join(sorted(known_types)) or 'none registered'}"
+            )
+        if not 0 < spec.shutdown_timeout_s <= 3600:
+            faults.append(
+                f"{where} ({spec.name}): shutdown_timeout_s is {spec.shutdown_timeout_s!r}, "
+                "want more than 0 and at most 3600 seconds"
+            )
+    usable = [spec for spec in specs if isinstance(spec, ChildSpec)]
+    faults += [f"{path}: {fault}" for fault in dependency_faults(usable)]
+    if faults:
+        raise SpecError("; ".join(faults))
+
+
+def dependency_faults(specs: Sequence[ChildSpec]) -> list[str]:
+    """What is wrong with ``depends_on``: unknown names, and a cycle written out by name."""
+    needs = {spec.name: spec.depends_on for spec in specs}
+    faults = [
+        f"{name}: depends_on names {other!r}, want a sibling: {', '.join(needs)}"
+        for name, others in needs.items()
+        for other in others
+        if other not in needs
+    ]
+    cycle = _find_cycle(needs)
+    if cycle:
+        faults.append(f"depends_on is circular: {' -> '.join(cycle)}")
+    return faults
+
+
+def start_order(specs: Sequence[ChildSpec]) -> tuple[str, ...]:
+    """Names in declared order, but each after what it depends on. Wants a valid set."""
+    needs = {spec.name: spec.depends_on for spec in specs}
+    order: list[str] = []
+    placed: set[str] = set()
+
+    def place(name: str) -> None:
+        if name in placed:
+            return
+        placed.add(name)
+        for other in needs.get(name, ()):
+            place(other)
+        order.append(name)
+
+    for name in needs:
+        place(name)
+    return tuple(order)
+
+
+def _find_cycle(needs: Mapping[str, Sequence[str]]) -> list[str]:
+    done: set[str] = set()
+    for start in needs:
+        trail: list[str] = []
+        stack: list[tuple[str, int]] = [(start, 0)]
+        while stack:
+            name, index = stack.pop()
+            if index == 0:
+                if name in trail:
+                    return [*trail[trail.index(name) :], name]
+                if name in done:
+                    continue
+                trail.append(name)
+            others = [other for other in needs.get(name, ()) if other in needs]
+            if index < len(others):
+                stack.append((name, index + 1))
+                stack.append((others[index], 0))
+            else:
+                trail.remove(name)
+                done.add(name)
+    return []
+
+
+def _decode_wire_type(kind: type, raw: Any) -> Any:
+    decode_value = getattr(kind, "__wire_decode__", None)
+    if decode_value is None:
+        raise NotImplementedError(f"cannot decode a config value as {kind.__qualname__}")
+    return decode_value(raw)
+
+
+def _nearest(text: str, kind: Any) -> str:
+    """For an unknown field, the fields there are (the class knows; msgspec's text does not)."""
+    if "unknown field" not in text:
+        return ""
+    names = [field.encode_name for field in msgspec.structs.fields(kind)] if isinstance(
+        kind, type
+    ) and issubclass(kind, msgspec.Struct) else []
+    return f", want one of {', '.join(names)}" if names else ""

@@ -1,0 +1,89 @@
+"""The config file's types: what `fsmv2 run CONFIG` understands.
+
+Knows: keys, defaults, ranges, the closed sets of values.
+Does not know: files and their formats (`supervisor.config` reads them).
+Invariants: frozen; an unknown key is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fsmv2.supervisor.core.location import GapPolicy, Location
+
+Procs = Annotated[int, Meta(ge=1, le=256)]
+
+
+def default_procs() -> int:
+    """One proc per CPU this process may use, at least two."""
+    return max(2, len(os.sched_getaffinity(0)))
+
+
+class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Procs for actions, procs reserved for observations, warm spares, queued actions."""
+
+    procs: Procs = msgspec.field(default_factory=default_procs)
+    observers: Procs = 1
+    spares: Annotated[int, Meta(ge=0, le=64)] = 1
+    queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the ops process listens, ``HOST:PORT``; port 0 picks a free one; "off" for none."""
+
+    listen: str = "127.0.0.1:8642"
+
+
+class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where desired and observed states are kept: in the root's memory."""
+
+    kind: Literal["memory"] = "memory"
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``auto`` is console on a terminal and json elsewhere."""
+
+    format: Literal["auto", "console", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The folder of the metric files; None is a folder of this run's own, removed at its end.
+    The environment's PROMETHEUS_MULTIPROC_DIR comes between the two."""
+
+    folder: str | None = None
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One worker under the root. ``variables`` are its User variables."""
+
+    name: str
+    type: str
+    config: dict[str, Any] | str = msgspec.field(default_factory=dict)
+    variables: dict[str, Any] = msgspec.field(default_factory=dict)
+    location: Location = msgspec.field(default_factory=Location)
+    enabled: bool = True
+    state_mapping: dict[str, str] = msgspec.field(default_factory=dict)
+    depends_on: tuple[str, ...] = ()
+    shutdown_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything `fsmv2 run` needs. ``name`` is the root's, and the first part of each path."""
+
+    name: str
+    workers: tuple[WorkerSettings, ...] = ()
+    plugins: tuple[str, ...] = ()
+    location: Location = msgspec.field(default_factory=Location)
+    location_gaps: GapPolicy = "skip"
+    global_: dict[str, Any] = msgspec.field(default_factory=dict, name="global")
+    tick_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.1
+    pool: PoolSettings = msgspec.field(default_factory=PoolSettings)
+    http: HttpSettings = msgspec.field(default_factory=HttpSettings)
+    store: StoreSettings = msgspec.field(default_factory=StoreSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+    metrics: MetricsSettings = msgspec.field(default_factory=MetricsSettings)

@@ -1,0 +1,1 @@
+"""Test doubles for users: see the names exported here."""
