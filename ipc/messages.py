@@ -59,7 +59,7 @@ class Raised(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="ra
     """The action raised, or could not be decoded, imported, or its result encoded."""
 
     attempt_id: int
-    type: str
+    kind: str
     message: str
     traceback: str
     cpu_s: float

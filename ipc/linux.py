@@ -1,0 +1,96 @@
+"""The few Linux calls that Python has no function for.
+
+Knows: prctl's parent-death signal and child sub-reaper; /proc's lists of children.
+Does not know: whom they concern.
+Invariants: none of them can block; a kernel without them gives an OSError or an empty answer,
+never a crash. Sources: prctl(2), proc(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from typing import NamedTuple
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel SIGKILL this process when its parent ends; exit now if it has already.
+
+    The signal is bound to the parent's *thread* that created us (prctl(2)); whoever calls this
+    must know that thread to live as long as its process.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(0)
+
+
+def set_subreaper(on: bool) -> None:
+    """Make orphaned descendants of this process its own children (or no longer)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1 if on else 0)
+
+
+def is_subreaper() -> bool:
+    """Whether orphaned descendants come to this process."""
+    value = ctypes.c_int(0)
+    if _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0) != 0:
+        return False
+    return bool(value.value)
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of ``pid``, over all its threads; empty if it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, ValueError):
+                with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                    found += [int(part) for part in file.read().split()]
+    return found
+
+
+def descendants_of(pid: int, limit: int = 10_000) -> list[int]:
+    """All processes below ``pid``, parents before children."""
+    found: list[int] = []
+    todo = children_of(pid)
+    while todo and len(found) < limit:
+        child = todo.pop(0)
+        found.append(child)
+        todo += children_of(child)
+    return found
+
+
+class Orphan(NamedTuple):
+    """What /proc tells of a child we did not start: whether it is a zombie, and the pid of the
+    proc it comes from (its session's leader, or the mark in its environment), 0 if unknown."""
+
+    is_zombie: bool
+    proc_pid: int
+
+
+def orphan_of(pid: int) -> Orphan:
+    """Look at ``pid``. A process that is gone reads as no zombie and unknown."""
+    session = 0
+    state = ""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        state, session = fields[0].decode(), int(fields[3])
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/environ", "rb") as file:
+        for entry in file.read().split(b"\0"):
+            if entry.startswith(b"FSMV2_SLOT="):
+                return Orphan(state == "Z", int(entry.rpartition(b":")[2]))
+    return Orphan(state == "Z", session)

@@ -1,0 +1,135 @@
+"""Reads what /proc says of a proc that is about to be killed, and writes its certificate.
+
+Knows: /proc files of one pid, wait statuses, verdicts.
+Does not know: pipes, the pool, when to kill.
+Invariants: never guesses: a figure that could not be read is None; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import msgspec
+
+from fsmv2.supervisor.core.action import DeathCertificate, Status
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class LastLook(msgspec.Struct, frozen=True):
+    """What was read of a living proc: its scheduler state letter, the kernel function it
+    sleeps in, CPU seconds and peak resident bytes since its start."""
+
+    state: str | None = None
+    wait_channel: str | None = None
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+def look_at(pid: int) -> LastLook:
+    """Read /proc of ``pid`` now. Fields stay None where the files cannot be read."""
+    state = wait_channel = cpu_s = peak = None
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in brackets may hold anything, so count from its end.
+            fields = file.read().rpartition(b")")[2].split()
+        state = fields[0].decode()
+        cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/wchan", "rb") as file:
+            wait_channel = file.read().decode("ascii", "replace") or None
+        if wait_channel == "0":
+            wait_channel = None
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # Not ru_maxrss: that figure is inherited from the process it was forked from.
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    peak = int(line.split()[1]) * 1024
+                    break
+    return LastLook(state, wait_channel, cpu_s, peak)
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known when a proc has been reaped with an attempt in flight.
+
+    ``cause`` is why the root killed it: "deadline", "cancelled", "operator", "stop", "channel",
+    or None when it did not. ``exit_code`` is as Python gives it: negative for a signal.
+    """
+
+    cause: str | None
+    exit_code: int | None
+    timeout_s: float
+    look: LastLook
+    stack: str | None
+    descendants_killed: int
+    log_tail: tuple[str, ...]
+    started_at: float | None
+    ended_at: float
+    cpu_s: float | None
+    slot_back_s: float | None
+    detail: str | None
+
+
+def certify(ending: Ending) -> tuple[Status, DeathCertificate]:
+    """The status and the certificate of an attempt that did not end by itself."""
+    status, verdict, sent_by = _verdict(ending)
+    code = ending.exit_code
+    return status, DeathCertificate(
+        verdict=verdict,
+        signal=signal_name(-code) if code is not None and code < 0 else None,
+        exit_code=code if code is not None and code >= 0 else None,
+        sent_by=sent_by,
+        stack=ending.stack,
+        wait_channel=ending.look.wait_channel,
+        cpu_s=ending.cpu_s,
+        peak_memory_bytes=ending.look.peak_memory_bytes,
+        descendants_killed=ending.descendants_killed,
+        log_tail=ending.log_tail,
+        started_at=ending.started_at,
+        ended_at=ending.ended_at,
+        slot_back_s=ending.slot_back_s,
+        detail=ending.detail,
+    )
+
+
+def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
+    killed = ending.exit_code == -signal.SIGKILL
+    match ending.cause:
+        case "deadline" if killed:
+            who = f"the root: its deadline of {ending.timeout_s:g} s had passed"
+            if ending.look.state in ("T", "t"):
+                return "timed_out", "stopped_process", who
+            return "timed_out", "timed_out", who
+        case "cancelled" if killed:
+            return "cancelled", "cancelled", "the root: it was cancelled"
+        case "operator" if killed:
+            return "cancelled", "cancelled", "the root: an operator killed it"
+        case "stop" if killed:
+            return "cancelled", "cancelled", "the root: the pool was stopped"
+        case "channel" if killed:
+            return "crashed", "lost_channel", "the root: its channel was lost"
+    return "crashed", death_verdict(ending.exit_code), (
+        "not this root; the kernel does not tell who" if killed else None
+    )
+
+
+def death_verdict(code: int | None) -> str:
+    """The verdict on a process that ended without our doing."""
+    if code is None:
+        return "lost_channel"
+    if code == -signal.SIGKILL:
+        return "killed_from_outside"
+    if code < 0:
+        return f"crashed:{signal_name(-code)}"
+    return f"exited:{code}"
+
+
+def signal_name(number: int) -> str:
+    """SIGSEGV for 11; SIG57 for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

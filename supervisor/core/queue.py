@@ -1,0 +1,106 @@
+"""The order of waiting actions: first in, first out per key; fair across keys; bounded.
+
+Knows: keys, which of them are busy, urgency.
+Does not know: procs, time, what the items are.
+Invariants: at most one item of a key is out at a time; a key with urgent items goes before the
+others; the queue refuses instead of growing over its capacity.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+from fsmv2.supervisor.core.errors import check
+
+T = TypeVar("T")
+
+
+class KeyedQueue(Generic[T]):
+    """`offer` an item under a key, `take` the next one whose key is free, `release` the key.
+
+    All operations but `discard` take constant time.
+    """
+
+    __slots__ = ("_busy", "_ready", "_urgent", "_waiting", "capacity", "size")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self._waiting: dict[str, deque[T]] = {}
+        self._ready: deque[str] = deque()
+        self._urgent: deque[str] = deque()
+        self._busy: set[str] = set()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"<KeyedQueue {self.size}/{self.capacity} waiting, {len(self._busy)} keys busy>"
+
+    def offer(self, item: T, key: str, urgent: bool = False) -> bool:
+        """Queue ``item`` behind the others of its key. False: the queue is full.
+
+        An urgent item may exceed the capacity: a stop must not be refused because of starts.
+        """
+        if self.size >= self.capacity and not urgent:
+            return False
+        items = self._waiting.get(key)
+        if items is None:
+            items = self._waiting[key] = deque()
+            if key not in self._busy:
+                (self._urgent if urgent else self._ready).append(key)
+        elif urgent and key in self._ready:
+            self._ready.remove(key)
+            self._urgent.append(key)
+        items.append(item)
+        self.size += 1
+        return True
+
+    def put_back(self, item: T, key: str) -> None:
+        """Return an item that was taken and never begun: it is the next of its key."""
+        check(key in self._busy, f"{key!r} was not taken")
+        self._busy.discard(key)
+        # The key is not in a ready list while busy, whatever is waiting under it.
+        self._waiting.setdefault(key, deque()).appendleft(item)
+        self.size += 1
+        self._urgent.append(key)
+
+    def take(self) -> tuple[T, str] | None:
+        """The next item and its key, which is busy from now on; None if nothing can go."""
+        ready = self._urgent or self._ready
+        if not ready:
+            return None
+        key = ready.popleft()
+        items = self._waiting[key]
+        item = items.popleft()
+        if not items:
+            del self._waiting[key]
+        self._busy.add(key)
+        self.size -= 1
+        return item, key
+
+    def release(self, key: str) -> None:
+        """The item that was out under ``key`` is over: its next one may go."""
+        check(key in self._busy, f"{key!r} is not busy")
+        self._busy.discard(key)
+        if key in self._waiting:
+            self._ready.append(key)
+
+    def discard(self, item: T, key: str) -> bool:
+        """Take a waiting item out of the queue. False: it is not waiting."""
+        items = self._waiting.get(key)
+        if items is None or item not in items:
+            return False
+        items.remove(item)
+        self.size -= 1
+        if not items:
+            del self._waiting[key]
+            for ready in (self._ready, self._urgent):
+                if key in ready:
+                    ready.remove(key)
+        return True
+
+    def is_busy(self, key: str) -> bool:
+        """Whether an item of ``key`` is out."""
+        return key in self._busy

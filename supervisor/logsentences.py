@@ -1,0 +1,154 @@
+"""Events as sentences, for people who watch a terminal.
+
+Knows: for each event, whom it is about and how to say it in one line.
+Does not know: time, colour, descriptors, how long a line may be.
+Invariants: every event has a sentence; numbers carry their unit; nothing is escaped here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fsmv2.supervisor.core import events as ev
+from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.loglines import pairs, plain
+
+
+class Sentence(NamedTuple):
+    """Whom an event is about, what is said, and the phase that colours it ("" for none)."""
+
+    subject: str
+    text: str
+    phase: str = ""
+
+
+def sentence_of(event: ev.Event) -> Sentence:
+    """``event`` in words."""
+    return (
+        _node_sentence(event)
+        or _action_sentence(event)
+        or _process_sentence(event)
+        or Sentence("fsmv2", f"{event.name()}  {pairs(plain(event))}")
+    )
+
+
+def seconds(duration_s: float) -> str:
+    """A duration with as many digits as one reads: 0.42 ms, 84 ms, 1.2 s, 3 min 20 s."""
+    if duration_s < 0.001:
+        return f"{duration_s * 1000:.2f} ms"
+    if duration_s < 1:
+        return f"{duration_s * 1000:.0f} ms"
+    if duration_s < 120:
+        return f"{duration_s:.1f} s"
+    return f"{int(duration_s // 60)} min {int(duration_s % 60)} s"
+
+
+def certificate_words(certificate: DeathCertificate) -> str:
+    """What is known of a death, in one breath."""
+    parts = []
+    if certificate.signal:
+        by = f" from {certificate.sent_by}" if certificate.sent_by else ""
+        parts.append(f"{certificate.signal}{by}")
+    if certificate.exit_code is not None:
+        parts.append(f"exit code {certificate.exit_code}")
+    if certificate.cpu_s is not None:
+        parts.append(f"{seconds(certificate.cpu_s)} of CPU")
+    if certificate.peak_memory_bytes is not None:
+        parts.append(f"{certificate.peak_memory_bytes / (1 << 20):.0f} MiB at most")
+    if certificate.wait_channel:
+        parts.append(f"waited in {certificate.wait_channel}")
+    if certificate.descendants_killed:
+        parts.append(f"{certificate.descendants_killed} descendants killed")
+    if certificate.detail:
+        parts.append(certificate.detail)
+    return ", ".join(parts)
+
+
+def _node_sentence(event: ev.Event) -> Sentence | None:
+    match event:
+        case ev.StateChanged(path=path, from_state=old, to_state=new, phase=phase, reason=reason):
+            return Sentence(path, f"{old} -> {new}  {reason}", str(phase))
+        case ev.WorkerAdded(path=path, worker_type=kind):
+            return Sentence(path, f"added, a {kind}")
+        case ev.WorkerUpdated(path=path):
+            return Sentence(path, "got a new spec")
+        case ev.WorkerRemoved(path=path, reason=reason, forced=forced):
+            return Sentence(path, f"removed{' by force' if forced else ''}  {reason}")
+        case ev.WorkerFaulted(path=path, step=step, error=error, failures=failures):
+            again = f"fault {failures}, again in {seconds(event.retry_in_s)}"
+            return Sentence(path, f"fault in {step}: {error}  ({again})")
+        case ev.WorkerRecovered(path=path, failures=failures, downtime_s=downtime_s):
+            return Sentence(path, f"works again after {failures} faults, {seconds(downtime_s)}")
+        case ev.ChildrenRefused(path=path, error=error):
+            return Sentence(path, f"children refused, the present ones stay: {error}")
+        case ev.ObservationFailed(path=path, action_type=kind, verdict=verdict, error=error):
+            why = f": {error}" if error else ""
+            again = f"again in {seconds(event.retry_in_s)}"
+            return Sentence(path, f"observation {kind} {verdict}{why}  ({again})")
+        case ev.ObservationStale(path=path, age_s=age_s):
+            return Sentence(path, f"paused, the last observation is {seconds(age_s)} old")
+        case ev.ObservationRecovered(path=path, failures=failures):
+            return Sentence(path, f"observed again after {failures} failures")
+    return None
+
+
+def _action_sentence(event: ev.Event) -> Sentence | None:
+    match event:
+        case ev.ActionStarted(path=path, action_type=kind, attempt_id=attempt, reason=reason):
+            limit = f"{event.timeout_s:g} s at most"
+            return Sentence(path, f"{kind} #{attempt} offered, {limit}  {reason}")
+        case ev.ActionEnded(path=path, action_type=kind, attempt_id=attempt, status=status):
+            verdict = "" if event.verdict in ("", status) else f" ({event.verdict})"
+            error = f": {event.error}" if event.error else ""
+            told = certificate_words(event.certificate) if event.certificate else ""
+            after = f"after {seconds(event.ran_s)}"
+            return Sentence(
+                path,
+                f"{kind} #{attempt} {status}{verdict} {after}{error}{'  ' if told else ''}{told}",
+            )
+        case ev.ActionRefused(path=path, action_type=kind, reason=reason):
+            return Sentence(path, f"{kind} not taken: {reason}")
+        case ev.ActionProgressed(path=path, action_type=kind, attempt_id=attempt, text=text):
+            return Sentence(path, f"{kind} #{attempt}: {text}")
+        case ev.ActionLogged(path=path, action_type=kind, attempt_id=attempt, record=record):
+            fields = f"  {pairs(event.fields)}" if event.fields else ""
+            return Sentence(path, f"{kind} #{attempt}: {record}{fields}")
+        case ev.ResultDropped(attempt_id=attempt, reason=reason):
+            return Sentence("pool", f"result of #{attempt} dropped: {reason}")
+    return None
+
+
+def _process_sentence(event: ev.Event) -> Sentence | None:
+    match event:
+        case ev.SupervisorStarted(supervisor=name, pid=pid, workers=workers):
+            procs = f"{event.procs} + {event.observers} procs"
+            where = f", {event.http}" if event.http else ""
+            return Sentence(name, f"started, pid {pid}: {workers} workers, {procs}{where}")
+        case ev.SupervisorStopping(reason=reason):
+            return Sentence("supervisor", f"stopping  {reason}")
+        case ev.SupervisorStopped(clean=clean, stop_s=stop_s):
+            how = "stopped" if clean else "stopped, not clean,"
+            return Sentence("supervisor", f"{how} in {seconds(stop_s)}")
+        case ev.TickSlow(duration_s=duration_s, interval_s=interval_s):
+            text = f"tick took {seconds(duration_s)}, its interval is {seconds(interval_s)}"
+            return Sentence("supervisor", text)
+        case ev.ProcStarted(slot=slot, pid=pid, startup_s=startup_s):
+            return Sentence(slot, f"proc {pid} ready in {seconds(startup_s)}")
+        case ev.ProcEnded(slot=slot, pid=pid, verdict=verdict, attempt_id=attempt):
+            during = f" during #{attempt}" if attempt is not None else ""
+            return Sentence(slot, f"proc {pid} ended{during}: {verdict}")
+        case ev.ProcOutput(slot=slot, line=line):
+            return Sentence(slot, f"| {line}")
+        case ev.TemplateStarted(pid=pid, startup_s=startup_s):
+            return Sentence("template", f"process {pid} ready in {seconds(startup_s)}")
+        case ev.TemplateEnded(pid=pid, verdict=verdict, retry_in_s=wait_s):
+            return Sentence("template", f"process {pid} {verdict}, again in {seconds(wait_s)}")
+        case ev.OpsStarted(pid=pid, address=address, startup_s=startup_s):
+            return Sentence("ops", f"{address} served by {pid} after {seconds(startup_s)}")
+        case ev.OpsEnded(pid=pid, verdict=verdict, retry_in_s=wait_s):
+            return Sentence("ops", f"process {pid} {verdict}, again in {seconds(wait_s)}")
+        case ev.PoolStuck(reason=reason):
+            return Sentence("pool", f"stuck, no new actions are offered: {reason}")
+        case ev.PoolRecovered(downtime_s=downtime_s):
+            return Sentence("pool", f"procs start again after {seconds(downtime_s)}")
+    return None

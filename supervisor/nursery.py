@@ -1,0 +1,346 @@
+"""Births and burials: how many procs there should be, and where each new one goes.
+
+Knows: the template, slots, spares, the wait after failed starts.
+Does not know: actions, results.
+Invariants: a slot's name is free again only when its proc is reaped (two live writers would
+corrupt its metric files); a spare steps in at the kill, never at the reap; starts that fail in
+a row are spaced by a growing wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fsmv2.ipc.linux import children_of, orphan_of
+from fsmv2.ipc.messages import Forked, Preloaded
+from fsmv2.supervisor.certificate import death_verdict
+from fsmv2.supervisor.core.backoff import delay_s
+from fsmv2.supervisor.core.events import (
+    PoolRecovered,
+    PoolStuck,
+    ProcStarted,
+    TemplateEnded,
+    TemplateStarted,
+)
+from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.templateprocess import TemplateProcess
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.pool import Lane, Pool
+
+START_BUDGET_S = 30.0
+STUCK_AFTER_FAILURES = 3
+SWEEP_AGAIN_S = 0.05
+BURIED_MAX = 1_000
+
+
+class Nursery:
+    """All procs of a pool, from the fork order to the burial, and the template behind them."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        wanted: int,
+        preload: tuple[str, ...],
+        search: tuple[str, ...],
+        run_folder: str,
+        metrics_folder: str | None,
+    ) -> None:
+        self._pool = pool
+        self._wanted = wanted
+        self.procs: list[ProcHandle] = []
+        self.template = TemplateProcess(preload, search, run_folder, metrics_folder)
+        self.metrics_folder = metrics_folder
+        self.starts = 0
+        self.deaths = 0
+        self._slots: list[str] = []
+        self._slots_made = 0
+        self._serial = 0
+        self._alive = 0
+        self._failed_starts = 0
+        self._fork_after = 0.0
+        self._stuck_since: float | None = None
+        self._exits: dict[int, tuple[int, float]] = {}
+        self._buried: deque[int] = deque(maxlen=BURIED_MAX)
+        self._sweep_at: float | None = None
+        # The host's own children, which a sweep must leave alone; the supervisor sets both.
+        self.known_pids: Callable[[], set[int]] = set
+        self.owns_process = False
+
+    @property
+    def stuck_since(self) -> float | None:
+        """Since when no proc could be started (monotonic seconds), None while all is well."""
+        return self._stuck_since
+
+    # --- the template -----------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Start the template. Raises OSError when the machine cannot."""
+        self.template.start(now)
+        self._watch_template()
+
+    def _watch_template(self) -> None:
+        child, control = self.template.child, self.template.control
+        if child is not None and control is not None:
+            self._pool.watch(control.fileno(), self._template_spoke)
+            self._pool.watch(child.pidfd, self._template_ended)
+
+    def _template_spoke(self, mask: int) -> None:
+        reply = self.template.read_reply()
+        now = time.monotonic()
+        match reply:
+            case Preloaded():
+                self._pool.on_event(
+                    TemplateStarted(pid=reply.pid, startup_s=now - self.template.started_at)
+                )
+            case Forked():
+                self._forked(reply, now)
+            case None:
+                if mask & ~select.EPOLLIN and self.template.control is not None:
+                    # It is gone or going: its pidfd will say so. A hung-up socket stays
+                    # readable for ever, so it must not stay watched.
+                    self._pool.unwatch(self.template.control.fileno())
+
+    def _forked(self, reply: Forked, now: float) -> None:
+        proc = next((p for p in self.procs if p.slot == reply.slot), None)
+        if proc is None:
+            return
+        if reply.pid:
+            self.learn_pid(proc, reply.pid)
+            return
+        proc.detail = reply.error
+        self._fail_start(now)
+        proc.state = ProcState.DEAD
+        self._forget(proc)
+
+    def _template_ended(self, _mask: int) -> None:
+        child, control = self.template.child, self.template.control
+        if child is None:
+            return
+        pidfd = child.pidfd
+        now = time.monotonic()
+        # Drain its last words first: pids of procs it has forked.
+        while (reply := self.template.read_reply()) is not None:
+            if isinstance(reply, Forked):
+                self._forked(reply, now)
+        self._pool.unwatch(pidfd)
+        if control is not None:
+            self._pool.unwatch(control.fileno())
+        pid = self.template.pid
+        code = self.template.reap(now, self._pool.random.random())
+        if code is None:
+            self._pool.watch(pidfd, self._template_ended)
+            return
+        if not self._pool.closing:
+            self._pool.on_event(
+                TemplateEnded(
+                    pid=pid,
+                    verdict=death_verdict(code),
+                    retry_in_s=max(0.0, (self.template.retry_at or now) - now),
+                )
+            )
+            self._note_stuck(self.template.failures, "the template process keeps dying", now)
+        self.sweep()
+
+    # --- births -----------------------------------------------------------------------------
+
+    def next_moment(self) -> float | None:
+        """When `tend` has something to do by the clock."""
+        if self._pool.closing:
+            return None
+        birth = None
+        if self.template.child is None:
+            birth = self.template.retry_at
+        elif self.template.ready and self._alive < self._wanted:
+            birth = self._fork_after
+        if birth is None or self._sweep_at is None:
+            return self._sweep_at if birth is None else birth
+        return min(birth, self._sweep_at)
+
+    def tend(self, now: float) -> None:
+        """Restart the template, order missing procs. Cheap when nothing is missing."""
+        if self._sweep_at is not None and now >= self._sweep_at:
+            self.sweep()
+        if self._pool.closing or (self._alive >= self._wanted and self.template.child):
+            return
+        if self.template.child is None:
+            if self.template.retry_at is not None and now >= self.template.retry_at:
+                try:
+                    self.start(now)
+                except OSError as error:
+                    self.template.failed_to_start(now, self._pool.random.random())
+                    self._note_stuck(self.template.failures, f"cannot start: {error}", now)
+            return
+        while self.template.ready and self._alive < self._wanted and now >= self._fork_after:
+            if not self._order(now):
+                return
+
+    def _order(self, now: float) -> bool:
+        if self._slots:
+            slot = self._slots.pop()
+        else:
+            self._slots_made += 1
+            slot = f"p{self._slots_made}"
+        self._serial += 1
+        try:
+            proc = ProcHandle(slot, self._serial, now)
+        except OSError as error:  # out of descriptors or memory
+            self._slots.append(slot)
+            self._fail_start(now)
+            self._note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
+            return False
+        if not self.template.fork(proc):
+            proc.close()
+            self._slots.append(slot)
+            self._fork_after = now + 0.01  # its socket is full or it has just died
+            return False
+        self.procs.append(proc)
+        self._alive += 1
+        pool = self._pool
+        pool.watch(proc.channel.read_fd, partial(pool.answers.readable, proc))
+        pool.watch(proc.output_fd, partial(pool.answers.output, proc))
+        pool.watch(proc.woken_fd, partial(pool.answers.woken, proc))
+        pool.set_timer(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
+        return True
+
+    def learn_pid(self, proc: ProcHandle, pid: int) -> None:
+        """The proc's pid is known now: watch for its death."""
+        if proc.set_pid(pid):
+            self._pool.watch(proc.pidfd, partial(self._exited, proc))
+
+    def joined(self, proc: ProcHandle, now: float) -> None:
+        """The proc said hello: it fills a gap in a lane, or waits as a spare."""
+        proc.ready_at = now
+        self.starts += 1
+        self._failed_starts = 0
+        self._fork_after = 0.0
+        if self._stuck_since is not None:
+            self._pool.on_event(PoolRecovered(downtime_s=now - self._stuck_since))
+            self._stuck_since = None
+        self._pool.on_event(
+            ProcStarted(slot=proc.slot, pid=proc.pid, startup_s=now - proc.fork_sent_at)
+        )
+        # Observations first: without them nothing can be decided at all.
+        for lane in reversed(self._pool.lanes.values()):
+            if len(lane.members) < lane.size:
+                self._assign(lane, proc)
+                return
+        self._pool.spares.append(proc)
+
+    def left(self, lane: Lane | None, dying: ProcHandle, now: float) -> None:
+        """A proc has left ``lane`` (None: the spares): a spare takes its place at once."""
+        self._alive -= 1
+        if lane is None:
+            self._pool.spares.remove(dying)
+            return
+        if self._pool.spares and len(lane.members) < lane.size and not self._pool.closing:
+            dying.replaced_at = now
+            self._assign(lane, self._pool.spares.pop(0))
+
+    def _assign(self, lane: Lane, proc: ProcHandle) -> None:
+        proc.lane = lane.name
+        lane.members.add(proc)
+        lane.idle.append(proc)
+        self._pool.dispatch(lane)
+
+    # --- deaths -----------------------------------------------------------------------------
+
+    def _exited(self, proc: ProcHandle, _mask: int) -> None:
+        ended = proc.reap()
+        if ended is None:
+            return
+        self._exits[proc.serial] = ended
+        self._pool.unwatch(proc.pidfd)
+        # What it managed to say before it died still counts.
+        self._pool.answers.readable(proc, select.EPOLLIN)
+        self._pool.answers.output(proc, select.EPOLLIN)
+        self._pool.happen(proc, ProcEvent.EXITED)
+
+    def exit_of(self, proc: ProcHandle) -> tuple[int | None, float]:
+        """Exit code and CPU seconds of a reaped proc."""
+        return self._exits.pop(proc.serial, (None, 0.0))
+
+    def bury(self, proc: ProcHandle, failed_start: bool) -> None:
+        """Forget a dead proc: its descriptors, its folder, its orphans, its slot."""
+        self.deaths += 1
+        if failed_start:
+            self._fail_start(time.monotonic())
+        if proc.pid:
+            self._buried.append(proc.pid)
+        proc.descendants_killed += self.sweep()
+        self._forget(proc)
+
+    def _forget(self, proc: ProcHandle) -> None:
+        pool = self._pool
+        for fd in (proc.channel.read_fd, proc.channel.write_fd, proc.output_fd, proc.woken_fd):
+            pool.unwatch(fd)
+        if proc.pidfd >= 0:
+            pool.unwatch(proc.pidfd)
+        if proc.ready_at is None:
+            self._alive -= 1
+        proc.close()
+        if proc in self.procs:
+            self.procs.remove(proc)
+            self._slots.append(proc.slot)
+        scratch = os.path.join(pool.run_folder, f"scratch-{proc.slot}-{proc.pid}")
+        if os.path.isdir(scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _fail_start(self, now: float) -> None:
+        self._failed_starts += 1
+        wait = delay_s(self._failed_starts, self._pool.random.random(), base_s=0.05, max_s=5.0)
+        self._fork_after = now + wait
+        self._note_stuck(self._failed_starts, "procs die before they say hello", now)
+
+    def _note_stuck(self, failures: int, reason: str, now: float) -> None:
+        if failures >= STUCK_AFTER_FAILURES and self._stuck_since is None:
+            self._stuck_since = now
+            self._pool.on_event(PoolStuck(reason=f"{reason} ({failures} failures in a row)"))
+
+    def sweep(self) -> int:
+        """Kill and reap what dead procs left behind: orphans that came to us as sub-reaper.
+
+        Only processes that carry our mark or belong to a proc's session, and whose proc is not
+        alive any more: an orphan of a living action, or of the program that hosts this pool, is
+        none of our business. Returns how many were killed now.
+        """
+        known = {proc.pid for proc in self.procs} | {self.template.pid} | self.known_pids()
+        living = {proc.pid for proc in self.procs if proc.state in ALIVE}
+        killed = 0
+        self._sweep_at = None
+        for pid in children_of(os.getpid()):
+            if pid in known:
+                continue
+            orphan = orphan_of(pid)
+            ours = orphan.proc_pid in living or orphan.proc_pid in self._buried
+            if orphan.is_zombie:
+                if ours or self.owns_process:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+            elif ours and orphan.proc_pid not in living:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed += 1
+                self._sweep_at = time.monotonic() + SWEEP_AGAIN_S
+        return killed
+
+    def close(self) -> None:
+        """End the template; forget procs that could not be reaped in time."""
+        control, child = self.template.control, self.template.child
+        if control is not None:
+            self._pool.unwatch(control.fileno())
+        if child is not None:
+            self._pool.unwatch(child.pidfd)
+        self.template.close()
+        for proc in list(self.procs):
+            self._forget(proc)

@@ -1,0 +1,70 @@
+"""Starts the root's few long-lived processes: the one file that knows `multiprocess`.
+
+Knows: the spawn context, how a descriptor is handed to a new process.
+Does not know: what the processes do.
+Invariants: always an explicit context; a fresh interpreter, never a fork of the root; only
+descriptors that are named are inherited; no queue, lock, pool or manager of that package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import multiprocess
+from multiprocess.reduction import DupFd
+
+_context = multiprocess.get_context("spawn")
+
+
+class SentFd:
+    """A descriptor as an argument of `start`: it arrives in the new process as an int."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        # DupFd registers the descriptor with the process that is being spawned right now.
+        return (_receive_fd, (DupFd(self.fd),))
+
+
+def _receive_fd(sent: Any) -> int:
+    fd = int(sent.detach())
+    os.set_inheritable(fd, False)
+    return fd
+
+
+class Child:
+    """A started process: its pid, and a pidfd that turns readable when it ends."""
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self.pid: int = process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def reap(self) -> int | None:
+        """The exit code (negative: the signal), or None while it lives."""
+        code: int | None = self._process.exitcode
+        if code is not None and self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+            self._process.join()  # forgets it in the package's own list of children
+        return code
+
+    def wait(self) -> int | None:
+        """Wait until it is dead and reaped. Only for the end of the root's own life."""
+        self._process.join()
+        return self.reap()
+
+    def kill(self) -> None:
+        """SIGKILL. Harmless once it is dead."""
+        self._process.kill()
+
+
+def start(name: str, target: Callable[..., None], *args: Any) -> Child:
+    """Start ``target(*args)`` in a fresh interpreter. Takes 1 to 10 ms, the process itself
+    needs some 100 ms more until it runs. Raises OSError when the machine cannot."""
+    process = _context.Process(target=target, name=name, args=args, daemon=False)
+    process.start()
+    return Child(process)

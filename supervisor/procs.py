@@ -1,0 +1,177 @@
+"""One proc as the root holds it: its descriptors, and what can be done to it.
+
+Knows: pipes, the shared page, the pidfd, signals, reaping.
+Does not know: lanes, queues, when any of it is called for.
+Invariants: each descriptor is closed exactly once; a pid is signalled only before it is
+reaped, so never a stranger's; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections import deque
+from typing import TYPE_CHECKING
+
+from fsmv2.ipc.channel import Channel
+from fsmv2.ipc.linux import descendants_of
+from fsmv2.ipc.page import Page, clear_dump, create_page, read_dump
+from fsmv2.supervisor.certificate import LastLook, look_at
+from fsmv2.supervisor.core.procfsm import ProcState
+
+if TYPE_CHECKING:
+    from fsmv2.ipc.messages import Done, Raised
+    from fsmv2.supervisor.attempts import Attempt
+
+LOG_TAIL_LINES = 20
+OUTPUT_LINE_BYTES_MAX = 1_000
+# The signal of workerproc.evidence, named again: the shell may not import workerproc.
+DUMP_SIGNAL = signal.SIGRTMIN + 12
+
+
+class ProcHandle:
+    """The root's side of one proc, from the fork order to the reaping."""
+
+    __slots__ = (
+        "attempt", "cause", "channel", "descendants_killed", "detail", "fork_sent_at",
+        "killed_at", "lane", "last_key", "late_answer", "log_tail", "look", "output_fd",
+        "page", "page_fd", "pid", "pidfd", "ready_at", "replaced_at", "serial", "slot",
+        "stack", "state", "theirs", "woken_fd", "_partial",
+    )  # fmt: skip
+
+    def __init__(self, slot: str, serial: int, now: float) -> None:
+        self.slot = slot
+        self.serial = serial
+        self.state = ProcState.STARTING
+        self.lane: str | None = None
+        self.attempt: Attempt | None = None
+        self.last_key: str | None = None
+        self.late_answer: Done | Raised | None = None
+        self.cause: str | None = None
+        self.detail: str | None = None
+        self.look = LastLook()
+        self.stack: str | None = None
+        self.descendants_killed = 0
+        self.killed_at: float | None = None
+        self.replaced_at: float | None = None
+        self.fork_sent_at = now
+        self.ready_at: float | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.log_tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+        self._partial = b""
+        run_read, run_write = os.pipe2(os.O_CLOEXEC)
+        result_read, result_write = os.pipe2(os.O_CLOEXEC)
+        woken_read, woken_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        output_read, output_write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(output_read, False)
+        self.channel = Channel(result_read, run_write)
+        self.woken_fd = woken_read
+        self.output_fd = output_read
+        self.page_fd = create_page(f"fsmv2-{slot}")
+        self.page = Page(self.page_fd)
+        # In the order of ipc.messages.PROC_FDS; closed here once the template has them.
+        self.theirs = [run_read, result_write, os.dup(self.page_fd), woken_write, output_write]
+
+    def __repr__(self) -> str:
+        doing = f" {self.attempt.name}#{self.attempt.id}" if self.attempt else ""
+        return f"<proc {self.slot} pid={self.pid} {self.state} lane={self.lane}{doing}>"
+
+    def close_theirs(self) -> None:
+        """Close our copies of the proc's ends, or its death would give no end of stream."""
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs = []
+
+    def set_pid(self, pid: int) -> bool:
+        """Learn the pid (from the template or from its hello, whichever is first) and open the
+        pidfd. False: known already, or it is gone without a trace."""
+        if self.pid or pid <= 0:
+            return False
+        try:
+            # Works on a zombie too, and nobody but us can reap it.
+            self.pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        self.pid = pid
+        return True
+
+    def ask_for_stack(self) -> None:
+        """Raise its priority, so that a starved proc can answer, and ask for a stack dump."""
+        with contextlib.suppress(OSError):
+            clear_dump(self.page_fd)
+            os.setpriority(os.PRIO_PROCESS, self.pid, -5)
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self.pidfd, DUMP_SIGNAL)
+
+    def stack_is_complete(self) -> bool:
+        """Whether the word has come that the dump is whole. Reads all that is in the pipe."""
+        try:
+            return DUMP_SIGNAL in os.read(self.woken_fd, 4096)
+        except BlockingIOError:
+            return False
+
+    def keep_stack(self) -> None:
+        """Keep what was dumped, also by a crash handler of the proc's own."""
+        with contextlib.suppress(OSError):
+            text = read_dump(self.page_fd)
+            if text:
+                self.stack = text
+
+    def kill(self, now: float) -> None:
+        """Take a last look, then SIGKILL the proc and everything below it."""
+        if self.pidfd < 0:
+            return
+        self.look = look_at(self.pid)
+        # Before the kill: afterwards they have another parent.
+        below = descendants_of(self.pid)
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        # The group too: a shell that the action started may have children of its own by now.
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for pid in below:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                self.descendants_killed += 1
+        self.killed_at = now
+
+    def reap(self) -> tuple[int, float] | None:
+        """Exit code (negative: the signal) and CPU seconds of its whole life; None: it lives."""
+        try:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            # Somebody else in this process waited for all children: the status is lost.
+            return -signal.SIGKILL if self.killed_at is not None else 0, 0.0
+        if pid == 0:
+            return None
+        return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+    def read_output(self) -> list[str]:
+        """Whole lines the proc wrote to standard output or error, at most 64 KiB at once."""
+        try:
+            data = os.read(self.output_fd, 1 << 16)
+        except (BlockingIOError, OSError):
+            return []
+        if not data:
+            lines = [self._partial] if self._partial else []
+            self._partial = b""
+        else:
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            self._partial = self._partial[-OUTPUT_LINE_BYTES_MAX:]
+        told = [line[:OUTPUT_LINE_BYTES_MAX].decode("utf-8", "replace") for line in lines if line]
+        self.log_tail += told
+        return told
+
+    def close(self) -> None:
+        """Close every descriptor. Safe to call twice."""
+        self.close_theirs()
+        self.channel.close()
+        with contextlib.suppress(BufferError, ValueError):
+            self.page.close()
+        for name in ("woken_fd", "output_fd", "page_fd", "pidfd"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)

@@ -1,0 +1,162 @@
+"""The template as the root holds it: started, asked to fork, restarted when it dies.
+
+Knows: its control socket, its pidfd, fork orders that wait for it.
+Does not know: lanes, actions, what procs are for.
+Invariants: its death costs no running proc; fork orders wait until the next one is ready;
+nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from fsmv2.ipc.codec import decode, encode
+from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.messages import Fork, Forked, FromTemplate, Preloaded
+from fsmv2.supervisor import processes
+from fsmv2.supervisor.core.backoff import delay_s
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.procs import ProcHandle
+
+REPLY_BYTES_MAX = 64 * 1024
+TEMPLATE_MAIN = "fsmv2.workerproc.template:template_main"
+
+
+def run_template(*args: object) -> None:
+    """The new process's first function. Imports workerproc there, never in the root."""
+    from importlib import import_module
+
+    module, _, name = TEMPLATE_MAIN.partition(":")
+    getattr(import_module(module), name)(*args)
+
+
+class TemplateProcess:
+    """One template at a time. ``start`` it; feed ``read_reply`` and ``reap`` from the poll."""
+
+    def __init__(
+        self,
+        preload: tuple[str, ...],
+        search: tuple[str, ...],
+        run_folder: str,
+        metrics_folder: str | None,
+    ) -> None:
+        self._preload = preload
+        self._search = search
+        self._run_folder = run_folder
+        self._metrics_folder = metrics_folder
+        self.child: processes.Child | None = None
+        self.control: socket.socket | None = None
+        self.ready = False
+        self.started_at = 0.0
+        self.failures = 0
+        self.retry_at: float | None = None
+        self.import_failures: dict[str, str] = {}
+        self.threads = 1
+
+    @property
+    def pid(self) -> int:
+        """Its pid; 0 while there is none."""
+        return self.child.pid if self.child is not None else 0
+
+    def start(self, now: float) -> None:
+        """Start it. Raises OSError when the machine cannot."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self.child = processes.start(
+                    "fsmv2-template",
+                    run_template,
+                    processes.SentFd(theirs.fileno()),
+                    os.getpid(),
+                    self._preload,
+                    self._search,
+                    self._run_folder,
+                    self._metrics_folder,
+                    threading.current_thread() is threading.main_thread(),
+                )
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        self.control = ours
+        self.ready = False
+        self.started_at = now
+        self.retry_at = None
+
+    def fork(self, proc: ProcHandle) -> bool:
+        """Order a proc. False: not now (not ready, or its socket is full)."""
+        if not self.ready or self.control is None:
+            return False
+        order = encode(Fork(slot=proc.slot, root_pid=os.getpid()))
+        try:
+            socket.send_fds(self.control, [order], proc.theirs)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False
+        proc.close_theirs()
+        return True
+
+    def read_reply(self) -> Preloaded | Forked | None:
+        """The next reply, or None: there is none, or the template is going away."""
+        if self.control is None:
+            return None
+        try:
+            data = self.control.recv(REPLY_BYTES_MAX)
+        except (BlockingIOError, ConnectionResetError):
+            return None
+        if not data:
+            return None
+        try:
+            reply: Preloaded | Forked = decode(data, FromTemplate)
+        except FrameError:
+            self.kill()
+            return None
+        if isinstance(reply, Preloaded):
+            self.ready = True
+            self.failures = 0
+            self.import_failures = reply.failed
+            self.threads = reply.threads
+        return reply
+
+    def reap(self, now: float, spread: float) -> int | None:
+        """The exit code once it is dead (then ``retry_at`` is set), else None."""
+        code = self.child.reap() if self.child is not None else None
+        if code is None:
+            return None
+        self._drop()
+        self.failures += 1
+        self.retry_at = now + delay_s(self.failures, spread, base_s=0.1, max_s=5.0)
+        return code
+
+    def failed_to_start(self, now: float, spread: float) -> None:
+        """Count a start that raised; ``retry_at`` is set."""
+        self.failures += 1
+        self.retry_at = now + delay_s(self.failures, spread, base_s=0.1, max_s=5.0)
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        if self.child is not None:
+            self.child.kill()
+
+    def _drop(self) -> None:
+        self.child = None
+        self.ready = False
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+
+    def close(self) -> None:
+        """End it for good: close its control socket, then kill and reap it."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        if self.child is not None:
+            with contextlib.suppress(OSError):
+                self.child.kill()
+            self.child.wait()
+            self.child = None
+        self.ready = False

@@ -1,0 +1,190 @@
+"""A proc: one process, one channel, one action at a time.
+
+Knows: the handshake, the loop, how an action is imported, decoded, run and answered.
+Does not know: deadlines' enforcement, other procs, the tree.
+Invariants: exits when its channel ends; dies with the root; a process the action forked never
+gets back into the loop; whatever an action raises, `SystemExit` included, is an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fsmv2.ipc.codec import decode, encode
+from fsmv2.ipc.frames import FRAME_BYTES_MAX, PROTOCOL, FrameBuffer, FrameError, pack_frame
+from fsmv2.ipc.linux import die_with_parent
+from fsmv2.ipc.messages import Done, Exit, FromProc, Hello, Raised, Run, ToProc
+from fsmv2.ipc.page import Page
+from fsmv2.ipc.redact import redact, secrets_in
+from fsmv2.workerproc import evidence
+from fsmv2.workerproc.context import Context
+
+EXIT_BAD_ORDER = 70
+TRACEBACK_CHARS_MAX = 16_000
+MESSAGE_CHARS_MAX = 4_000
+ADOPTION_S_MAX = 5.0
+
+
+class Proc:
+    """The loop. ``run`` returns the exit code."""
+
+    def __init__(
+        self, slot: str, run_read: int, result_write: int, page: Page, scratch: Path
+    ) -> None:
+        self.slot = slot
+        self._run_read = run_read
+        self._result_write = result_write
+        self._page = page
+        self._scratch = scratch
+        self._buffer = FrameBuffer()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def run(self) -> int:
+        """Say hello, then run what comes until the channel ends or says so."""
+        self._send(Hello(pid=self._pid, protocol=PROTOCOL, slot=self.slot))
+        try:
+            while data := os.read(self._run_read, 1 << 16):
+                for body in self._buffer.feed(data):
+                    order = decode(body, ToProc)
+                    if isinstance(order, Exit):
+                        return 0
+                    self._answer(order)
+                if self._buffer.fault is not None:
+                    raise self._buffer.fault
+        except FrameError as error:
+            print(f"fsmv2 proc {self.slot}: {error}", file=sys.stderr, flush=True)
+            return EXIT_BAD_ORDER
+        except BrokenPipeError:
+            return 0
+        return 0
+
+    def _answer(self, order: Run) -> None:
+        cpu_s = time.process_time()
+        self._page.begin(order.attempt_id, time.monotonic(), cpu_s)
+        secrets: tuple[str, ...] = ()
+        context: Context | None = None
+        try:
+            action = decode(order.payload, resolve(order.action))
+            secrets = secrets_in(action)
+            context = Context(
+                order.attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets
+            )
+            value = encode(action.execute(context))
+            if len(value) > FRAME_BYTES_MAX - 64:
+                raise ValueError(
+                    f"cannot send result: got {len(value)} bytes, "
+                    f"want at most {FRAME_BYTES_MAX - 64} bytes"
+                )
+            answer: FromProc = Done(
+                order.attempt_id, msgspec.Raw(value), time.process_time() - cpu_s
+            )
+        except BaseException as error:  # noqa: BLE001 - an action may raise anything at all
+            answer = Raised(
+                attempt_id=order.attempt_id,
+                kind=type(error).__name__,
+                message=redact(_text_of(error), secrets)[:MESSAGE_CHARS_MAX],
+                traceback=redact(_trace_of(error), secrets)[-TRACEBACK_CHARS_MAX:],
+                cpu_s=time.process_time() - cpu_s,
+                cancelled=context is not None and context.cancelled,
+            )
+        if os.getpid() != self._pid:
+            os._exit(0)  # a child the action forked: the channel is not its to write to
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        self._send(answer)
+
+    def _send(self, message: FromProc) -> None:
+        frame = memoryview(pack_frame(encode(message)))
+        with self._lock:  # an action's threads may log at once; a frame is never interleaved
+            while frame:
+                frame = frame[os.write(self._result_write, frame) :]
+
+
+@lru_cache(maxsize=4096)
+def resolve(reference: str) -> Any:
+    """The class behind ``module:qualname``; raises ImportError or AttributeError, said well."""
+    module_name, _, qualname = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ImportError(f"cannot import action {reference}: {error}") from error
+    for part in qualname.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise AttributeError(
+                f"cannot find action {reference}: {module_name} has no {qualname}; want a class "
+                "at the top level of an importable module"
+            ) from None
+    return found
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - __str__ is the action's code too
+        return "<the exception's text could not be made>"
+
+
+def _trace_of(error: BaseException) -> str:
+    try:
+        # Our own two frames on top say nothing about the action.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # noqa: BLE001
+        return "<the traceback could not be formatted>"
+
+
+def wait_for_adoption(root_pid: int) -> None:
+    """Return once the root is our parent; exit if it is gone.
+
+    We were forked by a process that exits at once, so that the root (a sub-reaper) becomes our
+    parent and can wait for us. Re-parenting happens after that process closes its files, so
+    there is nothing to wait on but `getppid`.
+    """
+    give_up = time.monotonic() + ADOPTION_S_MAX
+    while os.getppid() != root_pid:
+        if time.monotonic() > give_up:
+            os._exit(0)
+        time.sleep(0.0002)
+    die_with_parent(root_pid)
+
+
+def proc_main(slot: str, root_pid: int, scratch: str, fds: list[int]) -> int:
+    """Become the proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
+    run_read, result_write, page_fd, woken_write, output_write = fds
+    os.setsid()
+    wait_for_adoption(root_pid)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output_write, 1)
+    os.dup2(output_write, 2)
+    for fd in (null, output_write):
+        os.close(fd)
+    for fd in (run_read, result_write, page_fd, woken_write):
+        os.set_inheritable(fd, False)  # a program the action starts has no business with them
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # The terminal's Ctrl-C is the root's business; everything else keeps its usual meaning.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["FSMV2_SLOT"] = f"{slot}:{os.getpid()}"
+    evidence.install(page_fd, woken_write)
+    return Proc(slot, run_read, result_write, Page(page_fd), Path(scratch)).run()
