@@ -9,13 +9,11 @@ Invariants: decoding raises `FrameError` and nothing else, whatever the bytes ar
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from fsmv2.ipc.frames import FrameError
-
-T = TypeVar("T")
 
 
 def _enc_hook(value: Any) -> Any:
@@ -52,7 +50,7 @@ def encode(value: Any) -> bytes:
     return _encoder.encode(value)
 
 
-def decode(data: bytes | msgspec.Raw, kind: type[T] | Any) -> T | Any:
+def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:
     """Return ``data`` decoded as ``kind``; raises `FrameError` whatever is wrong with it."""
     try:
         decoder = _decoder(kind)

@@ -71,11 +71,11 @@ class FrameBuffer:
                 break
             frames.append(bytes(buffer[start + HEADER_BYTES : end]))
             start = end
-        if self.fault is not None:
-            buffer.clear()
-        elif start:
-            del buffer[:start]
+        del buffer[: start if self._usable() else len(buffer)]
         return frames
+
+    def _usable(self) -> bool:
+        return self.fault is None
 
     def close(self) -> None:
         """Say that the stream has ended: a frame that was cut short becomes the fault."""

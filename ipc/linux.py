@@ -56,9 +56,9 @@ def children_of(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError, ValueError):
-                with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                    found += [int(part) for part in file.read().split()]
+            path = f"/proc/{pid}/task/{thread}/children"
+            with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
+                found += [int(part) for part in file.read().split()]
     return found
 
 

@@ -19,7 +19,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from fsmv2.supervisor.core.action import Action, ActionResult, check_action_type
+from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, check_action_type
 from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.settings import default_procs
@@ -59,7 +59,8 @@ class Handle:
         """Have it end: dequeued, or told and then killed. False: it has its result already."""
         return self._pool.cancel(self)
 
-    def _settle(self, result: ActionResult) -> None:
+    def settle(self, result: ActionResult) -> None:
+        """The pool's side: here is the result."""
         self._result = result
         self._done.set()
 
@@ -120,9 +121,7 @@ class ActionPool:
         self._driver = threading.Thread(target=self._drive, name="fsmv2-pool", daemon=True)
         self._driver.start()
 
-    def submit(
-        self, action: Action, *, key: str = "", timeout_s: float | None = None
-    ) -> Handle:
+    def submit(self, action: Action, *, key: str = "", timeout_s: float | None = None) -> Handle:
         """Take ``action`` and return its handle at once.
 
         Actions of one ``key`` run in order, one at a time. ``timeout_s`` replaces the type's
@@ -140,14 +139,12 @@ class ActionPool:
                 self._handles[attempt_id] = handle
             after = self._pool.next_moment()
         if early is not None:
-            handle._settle(early)
+            handle.settle(early)
         elif after is not None and (before is None or after < before):
             os.eventfd_write(self._wake_fd, 1)  # the driver waits for a later moment
         return handle
 
-    def run(
-        self, action: Action, *, key: str = "", timeout_s: float | None = None
-    ) -> ActionResult:
+    def run(self, action: Action, *, key: str = "", timeout_s: float | None = None) -> ActionResult:
         """`submit` and wait for the result."""
         return self.submit(action, key=key, timeout_s=timeout_s).result()
 
@@ -182,9 +179,22 @@ class ActionPool:
         if handle is None:
             self._early[attempt_id] = result  # refused before its handle was known
         else:
-            handle._settle(result)
+            handle.settle(result)
 
     def _drive(self) -> None:
+        try:
+            self._drive_until_closed()
+        except BaseException as error:
+            # A bug of ours. Nobody may wait for ever for what will not come.
+            self._closed = True
+            why = ActionError("PoolBroken", f"{type(error).__name__}: {error}")
+            for attempt_id, handle in list(self._handles.items()):
+                handle.settle(
+                    ActionResult(status="refused", action_type="", attempt_id=attempt_id, error=why)
+                )
+            raise
+
+    def _drive_until_closed(self) -> None:
         poller = select.poll()
         poller.register(self._pool.fileno(), select.POLLIN)
         poller.register(self._wake_fd, select.POLLIN)

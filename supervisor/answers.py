@@ -50,7 +50,7 @@ class Answers:
         if received.fault is not None:
             return self._lost(proc, str(received.fault))
         if received.closed:
-            self._pool.unwatch(proc.channel.read_fd)
+            self._pool.poller.unwatch(proc.channel.read_fd)
             self._pool.happen(proc, ProcEvent.CHANNEL_ENDED)
         return None
 
@@ -61,17 +61,17 @@ class Answers:
         for line in lines:
             self._pool.on_event(ProcOutput(slot=proc.slot, line=redact(line, secrets)))
         if not lines and mask & ~1:  # hung up, and nothing left
-            self._pool.unwatch(proc.output_fd)
+            self._pool.poller.unwatch(proc.output_fd)
 
     def woken(self, proc: ProcHandle, mask: int) -> None:
         """The proc's stack dump is complete (or it is gone)."""
         if proc.stack_is_complete():
             self._pool.happen(proc, ProcEvent.STACK_CAME)
         elif mask & ~1:
-            self._pool.unwatch(proc.woken_fd)
+            self._pool.poller.unwatch(proc.woken_fd)
 
     def _lost(self, proc: ProcHandle, why: str) -> None:
-        self._pool.unwatch(proc.channel.read_fd)
+        self._pool.poller.unwatch(proc.channel.read_fd)
         proc.detail = why
         if proc.state is not ProcState.KILLED:
             proc.cause = "channel"
@@ -141,7 +141,7 @@ class Answers:
     ) -> ActionResult:
         queued_s, ran_s = self._times(proc, attempt)
         if isinstance(message, Raised):
-            ended = ActionResult(
+            return ActionResult(
                 status="cancelled" if message.cancelled and attempt.cancel_cause else "failed",
                 action_type=attempt.name,
                 attempt_id=attempt.id,
@@ -150,7 +150,6 @@ class Answers:
                 ran_s=ran_s,
                 ended_at=time.time(),
             )
-            return ended
         try:
             value = decode(message.value, attempt.value_type)
         except FrameError as error:
@@ -213,8 +212,8 @@ class Answers:
         queued_s, ran_s = self._times(proc, attempt)
         wall = time.time()
         back_s = None
-        if proc.replaced_at is not None and proc.killed_at is not None:
-            back_s = max(0.0, proc.replaced_at - proc.killed_at)
+        if proc.replaced_at is not None and proc.overdue_at is not None:
+            back_s = max(0.0, proc.replaced_at - proc.overdue_at)
         status, certificate = certify(
             Ending(
                 cause=proc.cause,
@@ -265,5 +264,3 @@ class Answers:
             queued_s=time.monotonic() - attempt.submitted_at,
             ended_at=time.time(),
         )
-
-

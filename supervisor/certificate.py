@@ -42,13 +42,15 @@ def look_at(pid: int) -> LastLook:
             wait_channel = file.read().decode("ascii", "replace") or None
         if wait_channel == "0":
             wait_channel = None
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # Not ru_maxrss: that figure is inherited from the process it was forked from.
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmHWM:"):
-                    peak = int(line.split()[1]) * 1024
-                    break
+    # Not ru_maxrss: that figure is inherited from the process it was forked from.
+    with (
+        contextlib.suppress(OSError, ValueError, IndexError),
+        open(f"/proc/{pid}/status", "rb") as f,
+    ):
+        for line in f:
+            if line.startswith(b"VmHWM:"):
+                peak = int(line.split()[1]) * 1024
+                break
     return LastLook(state, wait_channel, cpu_s, peak)
 
 
@@ -111,8 +113,10 @@ def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
             return "cancelled", "cancelled", "the root: the pool was stopped"
         case "channel" if killed:
             return "crashed", "lost_channel", "the root: its channel was lost"
-    return "crashed", death_verdict(ending.exit_code), (
-        "not this root; the kernel does not tell who" if killed else None
+    return (
+        "crashed",
+        death_verdict(ending.exit_code),
+        ("not this root; the kernel does not tell who" if killed else None),
     )
 
 

@@ -18,6 +18,7 @@ import prometheus_client
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core.fsm import Phase
+from fsmv2.supervisor.core.procfsm import ProcState
 
 PATHS_MAX = 200
 SERIES_MAX = 1_000
@@ -25,7 +26,6 @@ OTHER = "other"
 
 TICK_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 ACTION_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-PROC_STATES = ("starting", "idle", "busy", "stopping", "dead")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -239,7 +239,7 @@ class Metrics:
                 self._count("fsmv2_reconciliation_total", "add")
             case ev.WorkerUpdated():
                 self._count("fsmv2_reconciliation_total", "update")
-            case ev.WorkerRemoved(path=path):
+            case ev.WorkerRemoved():
                 self._count("fsmv2_reconciliation_total", "remove")
             case ev.ChildrenRefused():
                 self._count("fsmv2_reconciliation_total", "refuse")
@@ -280,7 +280,7 @@ class Metrics:
     def pool(self, stats: Mapping[str, Any]) -> None:
         """Set the pool's gauges from the status document's ``pool`` object: ``procs`` with
         ``state``, ``lane`` and ``action``, and ``queued``, a number or one for each lane."""
-        states = dict.fromkeys(PROC_STATES, 0)
+        states = {str(state): 0 for state in ProcState}
         busy: dict[str, int] = {}
         lanes: dict[str, int] = {}
         for proc in stats.get("procs", ()):

@@ -92,8 +92,8 @@ class Nursery:
     def _watch_template(self) -> None:
         child, control = self.template.child, self.template.control
         if child is not None and control is not None:
-            self._pool.watch(control.fileno(), self._template_spoke)
-            self._pool.watch(child.pidfd, self._template_ended)
+            self._pool.poller.watch(control.fileno(), self._template_spoke)
+            self._pool.poller.watch(child.pidfd, self._template_ended)
 
     def _template_spoke(self, mask: int) -> None:
         reply = self.template.read_reply()
@@ -109,7 +109,7 @@ class Nursery:
                 if mask & ~select.EPOLLIN and self.template.control is not None:
                     # It is gone or going: its pidfd will say so. A hung-up socket stays
                     # readable for ever, so it must not stay watched.
-                    self._pool.unwatch(self.template.control.fileno())
+                    self._pool.poller.unwatch(self.template.control.fileno())
 
     def _forked(self, reply: Forked, now: float) -> None:
         proc = next((p for p in self.procs if p.slot == reply.slot), None)
@@ -133,13 +133,13 @@ class Nursery:
         while (reply := self.template.read_reply()) is not None:
             if isinstance(reply, Forked):
                 self._forked(reply, now)
-        self._pool.unwatch(pidfd)
+        self._pool.poller.unwatch(pidfd)
         if control is not None:
-            self._pool.unwatch(control.fileno())
+            self._pool.poller.unwatch(control.fileno())
         pid = self.template.pid
         code = self.template.reap(now, self._pool.random.random())
         if code is None:
-            self._pool.watch(pidfd, self._template_ended)
+            self._pool.poller.watch(pidfd, self._template_ended)
             return
         if not self._pool.closing:
             self._pool.on_event(
@@ -207,16 +207,16 @@ class Nursery:
         self.procs.append(proc)
         self._alive += 1
         pool = self._pool
-        pool.watch(proc.channel.read_fd, partial(pool.answers.readable, proc))
-        pool.watch(proc.output_fd, partial(pool.answers.output, proc))
-        pool.watch(proc.woken_fd, partial(pool.answers.woken, proc))
-        pool.set_timer(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
+        pool.poller.watch(proc.channel.read_fd, partial(pool.answers.readable, proc))
+        pool.poller.watch(proc.output_fd, partial(pool.answers.output, proc))
+        pool.poller.watch(proc.woken_fd, partial(pool.answers.woken, proc))
+        pool.deadlines.set(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
         return True
 
     def learn_pid(self, proc: ProcHandle, pid: int) -> None:
         """The proc's pid is known now: watch for its death."""
         if proc.set_pid(pid):
-            self._pool.watch(proc.pidfd, partial(self._exited, proc))
+            self._pool.poller.watch(proc.pidfd, partial(self._exited, proc))
 
     def joined(self, proc: ProcHandle, now: float) -> None:
         """The proc said hello: it fills a gap in a lane, or waits as a spare."""
@@ -260,7 +260,7 @@ class Nursery:
         if ended is None:
             return
         self._exits[proc.serial] = ended
-        self._pool.unwatch(proc.pidfd)
+        self._pool.poller.unwatch(proc.pidfd)
         # What it managed to say before it died still counts.
         self._pool.answers.readable(proc, select.EPOLLIN)
         self._pool.answers.output(proc, select.EPOLLIN)
@@ -283,9 +283,9 @@ class Nursery:
     def _forget(self, proc: ProcHandle) -> None:
         pool = self._pool
         for fd in (proc.channel.read_fd, proc.channel.write_fd, proc.output_fd, proc.woken_fd):
-            pool.unwatch(fd)
+            pool.poller.unwatch(fd)
         if proc.pidfd >= 0:
-            pool.unwatch(proc.pidfd)
+            pool.poller.unwatch(proc.pidfd)
         if proc.ready_at is None:
             self._alive -= 1
         proc.close()
@@ -338,9 +338,9 @@ class Nursery:
         """End the template; forget procs that could not be reaped in time."""
         control, child = self.template.control, self.template.child
         if control is not None:
-            self._pool.unwatch(control.fileno())
+            self._pool.poller.unwatch(control.fileno())
         if child is not None:
-            self._pool.unwatch(child.pidfd)
+            self._pool.poller.unwatch(child.pidfd)
         self.template.close()
         for proc in list(self.procs):
             self._forget(proc)

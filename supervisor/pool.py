@@ -11,10 +11,7 @@ Single-threaded: whoever owns it polls `fileno()` until `next_moment()` and call
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import random
-import select
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,14 +37,15 @@ from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.procfsm import ProcEffect, ProcEvent, ProcState, step
 from fsmv2.supervisor.core.queue import KeyedQueue
+from fsmv2.supervisor.deadlines import Deadlines
 from fsmv2.supervisor.nursery import Nursery
+from fsmv2.supervisor.poller import WRITABLE, Poller
 from fsmv2.supervisor.procs import ProcHandle
 
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
 STACK_BUDGET_S = 0.020
 LEAVE_BUDGET_S = 0.050
 AFFINITIES_MAX = 10_000
-EVENTS_MAX = 64
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
@@ -94,12 +92,10 @@ class Pool:
         self.closing = False
         self.on_event = on_event
         self.run_folder = run_folder
-        self.random = random.Random(seed)  # noqa: S311 - spreads waits, protects nothing
+        self.random = random.Random(seed)
         self._on_result = on_result
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
-        self._timers: list[tuple[float, int, ProcHandle, ProcEvent, int]] = []
-        self._ticket = itertools.count()
+        self.poller = Poller()
+        self.deadlines = Deadlines()
         self._was_subreaper = is_subreaper()
         self.answers = Answers(self)
         self.nursery = Nursery(
@@ -108,7 +104,7 @@ class Pool:
 
     def __repr__(self) -> str:
         lanes = ", ".join(
-            f"{lane.name}: {len(lane.members)} procs, {len(lane.idle)} idle, {len(lane.queue)} queued"
+            f"{lane.name}: {len(lane.members)} procs, {len(lane.idle)} idle, {lane.queue!r}"
             for lane in self.lanes.values()
         )
         return f"<Pool {lanes}; {len(self.spares)} spare>"
@@ -122,11 +118,11 @@ class Pool:
 
     def fileno(self) -> int:
         """A descriptor that is readable when `step` has something to do."""
-        return self._epoll.fileno()
+        return self.poller.fileno()
 
     def next_moment(self) -> float | None:
         """When `step` must be called even if nothing is readable (monotonic seconds)."""
-        timer = self._timers[0][0] if self._timers else None
+        timer = self.deadlines.next_moment()
         birth = self.nursery.next_moment()
         if timer is None or birth is None:
             return timer if birth is None else birth
@@ -141,17 +137,10 @@ class Pool:
 
     def step(self, timeout_s: float = 0.0) -> None:
         """Handle what has happened. Waits only up to ``timeout_s`` for the first of it."""
-        try:
-            events = self._epoll.poll(timeout_s, EVENTS_MAX)
-        except InterruptedError:
-            events = []
-        for fd, mask in events:
-            handler = self._handlers.get(fd)
-            if handler is not None:  # an earlier handler of this batch may have closed it
-                handler(mask)
-        if self._timers and self._timers[0][0] <= time.monotonic():
-            self._fire_timers()
-        self.nursery.tend(time.monotonic())
+        self.poller.poll(timeout_s)
+        now = time.monotonic()
+        self.deadlines.fire(now, self.happen)
+        self.nursery.tend(now)
 
     def close(self, grace_s: float = 1.0) -> None:
         """Refuse new actions, kill what runs, end every process; results are still given.
@@ -169,6 +158,7 @@ class Pool:
                 proc.cause = proc.cause or "stop"
                 self.happen(proc, ProcEvent.KILL_ORDERED)
             else:
+                proc.cause = proc.cause or "retired"
                 self.happen(proc, ProcEvent.LEAVE_ORDERED)
         give_up = time.monotonic() + grace_s
         while self.nursery.procs and time.monotonic() < give_up:
@@ -179,7 +169,7 @@ class Pool:
         while self.nursery.procs and time.monotonic() < give_up:
             self.wait(0.05)
         self.nursery.close()
-        self._epoll.close()
+        self.poller.close()
         if not self._was_subreaper:
             set_subreaper(False)
 
@@ -214,7 +204,9 @@ class Pool:
             if queue.offer(attempt, attempt.key, urgent):
                 self.dispatch(self.lanes[lane])
                 return attempt.id
-            why = ActionError("QueueFull", f"got {len(queue)} waiting, want at most {queue.capacity}")
+            why = ActionError(
+                "QueueFull", f"got {len(queue)} waiting, want at most {queue.capacity}"
+            )
         self._finish(attempt, self.answers.refused(attempt, why))
         return attempt.id
 
@@ -233,7 +225,7 @@ class Pool:
             attempt.cancel_cause = cause
             proc.page.cancel(attempt.id)
             moment = time.monotonic() + (attempt.grace_s if cause == "cancelled" else 0.0)
-            self.set_timer(moment, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
+            self.deadlines.set(moment, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
         return True
 
     def in_flight(self, attempt_id: int) -> Attempt | None:
@@ -283,15 +275,13 @@ class Pool:
         proc.log_tail.clear()
         proc.stack = None
         proc.state, _ = step(proc.state, ProcEvent.ACTION_GIVEN)
-        self.set_timer(now + attempt.timeout_s, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
-        order = Run(
-            attempt.id, attempt.reference, msgspec.Raw(attempt.payload), attempt.timeout_s
-        )
+        self.deadlines.set(now + attempt.timeout_s, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
+        order = Run(attempt.id, attempt.reference, msgspec.Raw(attempt.payload), attempt.timeout_s)
         if not proc.channel.send(encode(order)):
             # It has just died: the kernel will say so, and the attempt goes to another proc.
             return
         if proc.channel.wants_write:
-            self.watch(proc.channel.write_fd, partial(self._writable, proc), select.EPOLLOUT)
+            self.poller.watch(proc.channel.write_fd, partial(self._writable, proc), WRITABLE)
 
     def finish(self, proc: ProcHandle, result: ActionResult) -> None:
         """The attempt of ``proc`` is over: free its key, give its one result."""
@@ -335,7 +325,7 @@ class Pool:
                 self._leave_lane(proc, now)
             case ProcEffect.TAKE_STACK:
                 proc.ask_for_stack()
-                self.set_timer(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
+                self.deadlines.set(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
             case ProcEffect.KILL:
                 proc.keep_stack()
                 proc.kill(now)
@@ -345,7 +335,7 @@ class Pool:
             case ProcEffect.WAIT_TO_LEAVE:
                 # A dying proc closes its files a moment before the kernel reports its death.
                 wait_s = LEAVE_BUDGET_S if proc.cause != "retired" else 1.0
-                self.set_timer(now + wait_s, proc, ProcEvent.LEAVE_OVERDUE)
+                self.deadlines.set(now + wait_s, proc, ProcEvent.LEAVE_OVERDUE)
             case ProcEffect.BURY:
                 self.answers.bury(proc, now)
             case ProcEffect.ANSWER:
@@ -367,63 +357,10 @@ class Pool:
         lane.idle.append(proc)
         self.dispatch(lane)
 
-    # --- polling ----------------------------------------------------------------------------
-
-    def watch(self, fd: int, handler: Callable[[int], None], mask: int = select.EPOLLIN) -> None:
-        """Call ``handler(mask)`` when ``fd`` is ready."""
-        if fd in self._handlers:
-            self._epoll.modify(fd, mask)
-        else:
-            self._epoll.register(fd, mask)
-        self._handlers[fd] = handler
-
-    def unwatch(self, fd: int) -> None:
-        """Stop watching ``fd``. Call it before the descriptor is closed."""
-        if self._handlers.pop(fd, None) is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._epoll.unregister(fd)
-
     def _writable(self, proc: ProcHandle, _mask: int) -> None:
         proc.channel.flush()
         if not proc.channel.wants_write:
-            self.unwatch(proc.channel.write_fd)
-
-    def set_timer(
-        self, moment: float, proc: ProcHandle, event: ProcEvent, attempt_id: int = 0
-    ) -> None:
-        """Have ``event`` happen to ``proc`` at ``moment``, if it still has that attempt."""
-        heapq.heappush(self._timers, (moment, next(self._ticket), proc, event, attempt_id))
-
-    def _fire_timers(self) -> None:
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            _moment, _ticket, proc, event, attempt_id = heapq.heappop(self._timers)
-            if attempt_id:
-                attempt = proc.attempt
-                if attempt is None or attempt.id != attempt_id:
-                    continue
-                later = self._not_yet(proc, attempt, now)
-                if later is not None:
-                    self.set_timer(later, proc, event, attempt_id)
-                    continue
-            self.happen(proc, event)
-
-    def _not_yet(self, proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
-        """The true moment of an attempt's end, if it is later than ``now``; marks the cause."""
-        if attempt.cancel_cause is not None:
-            proc.cause = attempt.cancel_cause
-            return None
-        begun_id, begun_at, _cpu_s = proc.page.begun()
-        start = begun_at if begun_id == attempt.id else (attempt.dispatched_at or now)
-        deadline = start + attempt.timeout_s
-        if deadline > now:
-            return deadline
-        if attempt.grace_s > 0:
-            proc.page.cancel(attempt.id)
-            if deadline + attempt.grace_s > now:
-                return deadline + attempt.grace_s
-        proc.cause = "deadline"
-        return None
+            self.poller.unwatch(proc.channel.write_fd)
 
     # --- looking in -------------------------------------------------------------------------
 

@@ -34,10 +34,33 @@ class ProcHandle:
     """The root's side of one proc, from the fork order to the reaping."""
 
     __slots__ = (
-        "attempt", "cause", "channel", "descendants_killed", "detail", "fork_sent_at",
-        "killed_at", "lane", "last_key", "late_answer", "log_tail", "look", "output_fd",
-        "page", "page_fd", "pid", "pidfd", "ready_at", "replaced_at", "serial", "slot",
-        "stack", "state", "theirs", "woken_fd", "_partial",
+        "_partial",
+        "attempt",
+        "cause",
+        "channel",
+        "descendants_killed",
+        "detail",
+        "fork_sent_at",
+        "killed_at",
+        "lane",
+        "last_key",
+        "late_answer",
+        "log_tail",
+        "look",
+        "output_fd",
+        "overdue_at",
+        "page",
+        "page_fd",
+        "pid",
+        "pidfd",
+        "ready_at",
+        "replaced_at",
+        "serial",
+        "slot",
+        "stack",
+        "state",
+        "theirs",
+        "woken_fd",
     )  # fmt: skip
 
     def __init__(self, slot: str, serial: int, now: float) -> None:
@@ -53,6 +76,7 @@ class ProcHandle:
         self.look = LastLook()
         self.stack: str | None = None
         self.descendants_killed = 0
+        self.overdue_at: float | None = None
         self.killed_at: float | None = None
         self.replaced_at: float | None = None
         self.fork_sent_at = now
@@ -117,7 +141,7 @@ class ProcHandle:
         with contextlib.suppress(OSError):
             text = read_dump(self.page_fd)
             if text:
-                self.stack = text
+                self.stack = without_our_frames(text)
 
     def kill(self, now: float) -> None:
         """Take a last look, then SIGKILL the proc and everything below it."""
@@ -175,3 +199,15 @@ class ProcHandle:
             if fd >= 0:
                 os.close(fd)
                 setattr(self, name, -1)
+
+
+def without_our_frames(dump: str) -> str:
+    """A stack dump without the frames of the proc's own loop, which every stack ends with and
+    which say nothing about the action."""
+    kept: list[str] = []
+    ours = False
+    for line in dump.splitlines():
+        ours = bool(line.strip()) and (ours or '/workerproc/proc.py", line' in line)
+        if not ours:
+            kept.append(line)
+    return "\n".join(kept)

@@ -91,7 +91,7 @@ class Proc:
             answer: FromProc = Done(
                 order.attempt_id, msgspec.Raw(value), time.process_time() - cpu_s
             )
-        except BaseException as error:  # noqa: BLE001 - an action may raise anything at all
+        except BaseException as error:
             answer = Raised(
                 attempt_id=order.attempt_id,
                 kind=type(error).__name__,
@@ -136,7 +136,7 @@ def resolve(reference: str) -> Any:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - __str__ is the action's code too
+    except Exception:
         return "<the exception's text could not be made>"
 
 
@@ -147,7 +147,7 @@ def _trace_of(error: BaseException) -> str:
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # noqa: BLE001
+    except Exception:
         return "<the traceback could not be formatted>"
 
 

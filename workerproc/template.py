@@ -73,7 +73,7 @@ def _import(name: str) -> str:
     """Import ``name``; returns why it failed, or nothing."""
     try:
         importlib.import_module(name)
-    except BaseException as error:  # noqa: BLE001 - a plug-in may raise anything at import
+    except BaseException as error:
         last = traceback.format_exception_only(type(error), error)[-1].strip()
         return last or type(error).__name__
     return ""
@@ -126,7 +126,7 @@ def _in_the_middle(
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.flush()
-    except BaseException:  # noqa: BLE001 - must not return into the template's loop
+    except BaseException:
         with contextlib.suppress(Exception):
             traceback.print_exc()
     finally:

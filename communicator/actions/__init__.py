@@ -1,0 +1,1 @@
+"""What the communicator does in a proc: log in, and sync (push, then pull)."""

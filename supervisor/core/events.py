@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from fsmv2.supervisor.core.action import DeathCertificate
-from fsmv2.supervisor.core.fsm import State
+from fsmv2.supervisor.core.fsm import snake_case
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -26,11 +26,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def name(cls) -> str:
         """The static name: ``StateChanged`` is logged as ``state_changed``."""
-        return _snake(cls.__name__)
-
-
-def _snake(name: str) -> str:
-    return type(name, (State,), {}).state_name()
+        return snake_case(cls.__name__)
 
 
 # --- the root -------------------------------------------------------------------------------

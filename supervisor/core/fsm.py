@@ -42,6 +42,14 @@ class Phase(enum.StrEnum):
     STOPPING = "stopping"
 
 
+def snake_case(name: str) -> str:
+    """``TryingHard`` as ``trying_hard``."""
+    return "".join(
+        f"_{c.lower()}" if c.isupper() and i and not name[i - 1].isupper() else c.lower()
+        for i, c in enumerate(name)
+    )
+
+
 class State:
     """One state of a worker. Subclass it, set ``phase``, override `next`.
 
@@ -57,11 +65,7 @@ class State:
     @classmethod
     def state_name(cls) -> str:
         """The class's name in snake_case: ``TryingHard`` shows as ``trying_hard``."""
-        name = cls.__name__
-        return "".join(
-            f"_{c.lower()}" if c.isupper() and i and not name[i - 1].isupper() else c.lower()
-            for i, c in enumerate(name)
-        )
+        return snake_case(cls.__name__)
 
 
 class _Decision(msgspec.Struct, frozen=True):
@@ -119,11 +123,12 @@ class Desired(msgspec.Struct, frozen=True):
     config: Any
     shutdown: bool = False
     disabled: bool = False
+    parent_stops: bool = False
 
     @property
     def stop_asked(self) -> bool:
         """True when this worker should walk to stopped, whatever the cause."""
-        return self.shutdown or self.disabled or self.state == "stopped"
+        return self.shutdown or self.disabled or self.parent_stops or self.state == "stopped"
 
     @property
     def stop_reason(self) -> str:
@@ -132,6 +137,8 @@ class Desired(msgspec.Struct, frozen=True):
             return "asked to shut down"
         if self.disabled:
             return "disabled"
+        if self.parent_stops:
+            return "its parent stops"
         return "desired state is stopped"
 
 
@@ -228,6 +235,14 @@ class Snapshot:
     desired: Desired
     status: Any
     children: ChildrenView
+    _age_s: float | None
+    _entered_at: float
+    _failures: Mapping[str, int]
+    _monotonic: float
+    _result_ends: Mapping[str, float]
+    _results: Mapping[str, ActionResult]
+    _time_read: list[bool]
+    _wall: float
 
     def __init__(
         self,

@@ -80,8 +80,9 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not isinstance(self.state, str) or not self.state.strip():
             raise SpecError(f"cannot use DesiredState: state is {self.state!r}, want a word")
-        if isinstance(self.children, list):
-            msgspec.structs.force_setattr(self, "children", tuple(self.children))
+        children: object = self.children
+        if isinstance(children, list):  # what a worker's author is most likely to hand over
+            msgspec.structs.force_setattr(self, "children", tuple(children))
 
 
 def check_name(name: object, what: str) -> str:
@@ -103,7 +104,8 @@ def check_children(specs: Sequence[ChildSpec], known_types: Collection[str], pat
     seen: dict[str, int] = {}
     for index, spec in enumerate(specs):
         where = f"{path}: children[{index}]"
-        if not isinstance(spec, ChildSpec):
+        declared: object = spec
+        if not isinstance(declared, ChildSpec):
             faults.append(f"{where}: got {type(spec).__name__}, want ChildSpec")
             continue
         try:
@@ -199,7 +201,9 @@ def _nearest(text: str, kind: Any) -> str:
     """For an unknown field, the fields there are (the class knows; msgspec's text does not)."""
     if "unknown field" not in text:
         return ""
-    names = [field.encode_name for field in msgspec.structs.fields(kind)] if isinstance(
-        kind, type
-    ) and issubclass(kind, msgspec.Struct) else []
+    names = (
+        [field.encode_name for field in msgspec.structs.fields(kind)]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        else []
+    )
     return f", want one of {', '.join(names)}" if names else ""

@@ -1,0 +1,108 @@
+"""The login, as an action.
+
+Knows: where an auth token may come from, what a session is made of.
+Does not know: when to log in, how long to wait.
+Invariants: a login that the relay or the network refused is an outcome, never an exception, so
+that the state machine sees its kind; the auth token is read in the proc.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from fsmv2.communicator.outcomes import Credentials, LoginOutcome, Session
+from fsmv2.communicator.transport import token
+from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
+from fsmv2.supervisor import Action, ActionContext, Secret
+
+TOKEN_ENV = "AUTH_TOKEN"
+TOKEN_FILE_BYTES_MAX = 16_384
+# A name of its own, so that a test can let years pass for logins and for nothing else.
+wall_clock_s = time.time
+
+
+class AuthenticateAction(Action, frozen=True):
+    """Log in with ``credentials``. The identity of the last login and the count of failures
+    travel along, so that the outcome can carry them on."""
+
+    timeout_s: ClassVar[float] = 40.0
+
+    credentials: Credentials
+    errors_in_row: int = 0
+    instance_uuid: str = ""
+    instance_name: str = ""
+
+    def execute(self, ctx: ActionContext) -> LoginOutcome:
+        """One login; returns its outcome, whatever the relay says."""
+        # Here, not above: the module is imported in the root, the HTTP client must not be.
+        from fsmv2.communicator.transport.http import Relay, transport_for
+
+        credentials = self.credentials
+        if credentials.allow_insecure_tls:
+            ctx.log("TLS certificates are not verified", "warning", relay=credentials.relay_url)
+        relay = Relay(credentials.relay_url, credentials.timeout_s, credentials.allow_insecure_tls)
+        try:
+            login = transport_for(relay).authenticate(resolve_auth_token(credentials))
+        except TransportError as error:
+            return self._failed(ctx, error.problem)
+        if not login.instance_uuid:
+            ctx.log("the login reply has no uuid, keeping the last one", "warning")
+        now = wall_clock_s()
+        life_s = token.life_s(login.token.reveal(), now)
+        return LoginOutcome(
+            made_for=credentials,
+            session=Session(
+                token=login.token,
+                expires_at=now + life_s,
+                refresh_at=now + life_s - token.refresh_margin_s(life_s),
+            ),
+            instance_uuid=login.instance_uuid or self.instance_uuid,
+            instance_name=login.instance_name or self.instance_name,
+        )
+
+    def _failed(self, ctx: ActionContext, problem: Problem) -> LoginOutcome:
+        if self.errors_in_row == 0:  # once per incident; the state's reason tells of the rest
+            ctx.log("login failed", "warning", kind=str(problem.kind), status=problem.status)
+        return LoginOutcome(
+            made_for=self.credentials,
+            problem=problem,
+            errors_in_row=self.errors_in_row + 1,
+            instance_uuid=self.instance_uuid,
+            instance_name=self.instance_name,
+        )
+
+
+def resolve_auth_token(credentials: Credentials) -> Secret:
+    """The auth token, from the config, a file or the environment, in this order.
+
+    Raises `TransportError` of kind invalid_token: a missing token is waited out like a refused
+    one, because only people can mend it.
+    """
+    if credentials.auth_token:
+        return credentials.auth_token
+    if credentials.auth_token_file:
+        return _from_file(Path(credentials.auth_token_file))
+    text = os.environ.get(TOKEN_ENV, "").strip()
+    if not text:
+        raise _no_token(f"want auth_token, auth_token_file or the variable {TOKEN_ENV}")
+    return Secret(text)
+
+
+def _from_file(path: Path) -> Secret:
+    try:
+        with path.open("rb") as file:
+            text = file.read(TOKEN_FILE_BYTES_MAX).decode("utf-8").strip()
+    except OSError as error:
+        raise _no_token(f"auth_token_file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _no_token(f"auth_token_file {path}: got no UTF-8, want one line of text") from None
+    if not text:
+        raise _no_token(f"auth_token_file {path}: got an empty file, want one line of text")
+    return Secret(text)
+
+
+def _no_token(why: str) -> TransportError:
+    return TransportError(Problem(Kind.INVALID_TOKEN, f"cannot log in without a token: {why}"))

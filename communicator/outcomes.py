@@ -1,0 +1,85 @@
+"""What the communicator's actions bring back, and what the next ones take along.
+
+Knows: the data of a login, of a session, of the two directions.
+Does not know: transports, files, states.
+Invariants: everything a decision needs is in here, so that no client and no session lives in
+the root; a token is always a `Secret`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fsmv2.communicator.transport.errors import Problem
+from fsmv2.supervisor import Secret
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """Which relay, and who we are there. Two equal ones may share a session.
+
+    The auth token is looked for in this order: ``auth_token``, the file ``auth_token_file``,
+    the environment variable AUTH_TOKEN; always in the proc, never in the root.
+    """
+
+    relay_url: str
+    auth_token: Secret | None = None
+    auth_token_file: str | None = None
+    timeout_s: float = 10.0
+    allow_insecure_tls: bool = False
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A login that succeeded. Moments are seconds since the epoch.
+
+    From ``refresh_at`` on a new login is due, well before ``expires_at``.
+    """
+
+    token: Secret
+    expires_at: float
+    refresh_at: float
+
+
+class LoginOutcome(msgspec.Struct, frozen=True):
+    """The result of one login: a ``session`` or a ``problem``.
+
+    The identity is the last one the relay told us, kept over failures and over replies
+    without one. ``errors_in_row`` counts failed logins since the last that succeeded.
+    """
+
+    made_for: Credentials
+    session: Session | None = None
+    problem: Problem | None = None
+    errors_in_row: int = 0
+    instance_uuid: str = ""
+    instance_name: str = ""
+
+
+class Direction(msgspec.Struct, frozen=True):
+    """How pushing, or pulling, stands after an attempt.
+
+    ``errors_in_row`` and ``problem`` are of the last tries, 0 and None after a success;
+    ``idle_s`` are the seconds from the last try of this direction to the end of the attempt
+    that reports it; ``moved`` counts the messages of the last try; ``waiting`` the files left
+    in the folder afterwards; ``refused`` the messages that the last try set aside.
+    """
+
+    errors_in_row: int = 0
+    problem: Problem | None = None
+    idle_s: float = float("inf")
+    moved: int = 0
+    waiting: int = 0
+    refused: int = 0
+
+
+class SyncOutcome(msgspec.Struct, frozen=True):
+    """Both directions after one attempt, each with its own error.
+
+    ``login_id`` is the attempt id of the login whose session was used: a rejection concerns
+    that login only, not a later one.
+    """
+
+    made_for: Credentials
+    login_id: int
+    push: Direction = Direction()
+    pull: Direction = Direction()
+    token_rejected: bool = False

@@ -1,0 +1,33 @@
+"""Syncing: logged in, messages move both ways.
+
+Knows: when it must log in again, and when it is no longer well.
+Does not know: how long errors are waited out (`reading`).
+Invariants: no sync without a session that is good beyond its refresh moment.
+"""
+
+from __future__ import annotations
+
+from fsmv2.communicator.states import authenticating, degraded
+from fsmv2.communicator.states.reading import (
+    DEGRADED_AT_ERRORS,
+    directions,
+    sync_step,
+    usable_session,
+)
+from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
+
+
+class Syncing(State):
+    """Syncs at every poll interval, and after an error at its backoff."""
+
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Go | Act | Stay:
+        """To Authenticating without a session, to Degraded at 3 errors in a row."""
+        usable = usable_session(snap)
+        if isinstance(usable, str):
+            return Go(authenticating.Authenticating, reason=usable)
+        both = directions(snap)
+        if both.errors_in_row >= DEGRADED_AT_ERRORS:
+            return Go(degraded.Degraded, reason=str(both))
+        return sync_step(snap, usable, both)

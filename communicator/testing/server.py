@@ -1,0 +1,148 @@
+"""The HTTP/1.1 server under the relay stand-in.
+
+Knows: connections, framing, how a fault looks on the wire.
+Does not know: paths, tokens, which fault is due; it asks the relay for each request.
+Invariants: keep-alive unless a fault or a bad request ends the connection; an answer leaves in
+one write; no wait outlives the relay.
+"""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import socket
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fsmv2.communicator.testing.backend import Answer
+from fsmv2.communicator.testing.faults import Fault
+
+if TYPE_CHECKING:
+    from fsmv2.communicator.testing.relay import Relay
+
+BODY_BYTES_MAX = 64 * 1024 * 1024
+STATS_PATH = "/_relay/stats"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Accepts; one thread per connection, all ended and joined by the relay's `close`."""
+
+    # Joined at close, not abandoned: a test must not leave a socket behind.
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, address: tuple[str, int], relay: Relay) -> None:
+        self.relay = relay
+        self.connections = itertools.count(1)
+        self._open: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        super().__init__(address, Handler)
+
+    def server_bind(self) -> None:
+        # Without HTTPServer's reverse lookup of the name, which can take seconds.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
+
+    def track(self, connection: socket.socket, is_open: bool) -> None:
+        """Remember an open connection, or forget a closed one."""
+        with self._guard:
+            if is_open:
+                self._open.add(connection)
+            else:
+                self._open.discard(connection)
+        if is_open and self.relay.closing.is_set():
+            self.end_connections()
+
+    def end_connections(self) -> None:
+        """Shut every connection down; their threads then end by themselves."""
+        with self._guard:
+            for connection in self._open:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # the other end was quicker
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Reads requests, asks the relay, writes what it says or what the fault makes of it."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.number = next(self.server.connections)
+        self.server.track(self.connection, True)
+
+    def finish(self) -> None:
+        self.server.track(self.connection, False)
+        super().finish()
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing: requests are recorded, not printed."""
+
+    def _serve(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not length.isdecimal():
+            self._reply(Answer(411, b""), None, close=True)
+            return
+        if int(length) > BODY_BYTES_MAX:
+            self._reply(Answer(413, b""), None, close=True)
+            return
+        body = self.rfile.read(int(length))
+        path = self.path.partition("?")[0]
+        if path == STATS_PATH:
+            self._reply(Answer(200, msgspec.json.encode(self.server.relay.stats())), None)
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
+        self._reply(answer, fault)
+
+    do_GET = _serve  # noqa: N815 - http.server's naming
+    do_POST = _serve  # noqa: N815 - http.server's naming
+    do_PUT = _serve  # noqa: N815 - http.server's naming
+    do_DELETE = _serve  # noqa: N815 - http.server's naming
+    do_PATCH = _serve  # noqa: N815 - http.server's naming
+    do_HEAD = _serve  # noqa: N815 - http.server's naming
+
+    def _reply(self, answer: Answer, fault: Fault | None, close: bool = False) -> None:
+        fault = fault or Fault()
+        if fault.delay_s:
+            self.server.relay.closing.wait(fault.delay_s)
+        if fault.drop:
+            # Linger 0: the client sees a reset, as from a proxy that died.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return
+        body = answer.body if fault.keep_bytes is None else answer.body[: fault.keep_bytes]
+        lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('',))[0]}"]
+        lines += [f"{name}: {value}" for name, value in answer.headers]
+        if answer.status != 204:
+            lines.append(f"Content-Length: {len(body)}")
+        if close or fault.cut_bytes is not None:
+            self.close_connection = True
+            lines.append("Connection: close")
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        if self.command == "HEAD":
+            body = b""
+        if fault.cut_bytes is not None:
+            body = body[: fault.cut_bytes]
+        if not fault.drip_s:
+            self.wfile.write(head + body)
+            return
+        self.wfile.write(head)
+        for byte in body:
+            self.wfile.write(bytes((byte,)))
+            if self.server.relay.closing.wait(fault.drip_s):
+                self.close_connection = True
+                return

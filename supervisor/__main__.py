@@ -1,0 +1,18 @@
+"""`fsmv2` and `python -m fsmv2.supervisor`.
+
+Knows: nothing but where the command line lives. Must be cheap and free of effects at import:
+a started process imports its parent's main module again.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line."""
+    from fsmv2.supervisor.cli import cli
+
+    cli.main(prog_name="fsmv2")
+
+
+if __name__ == "__main__":
+    main()

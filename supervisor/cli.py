@@ -1,0 +1,184 @@
+"""The command line.
+
+Knows: commands, options, exit codes, what goes to which stream.
+Does not know: how anything is done.
+Invariants: results go to standard output, everything else to standard error; exit codes are
+those of `EXIT_CODES`; a user's mistake never shows a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from fsmv2.supervisor.core.errors import SpecError, StartError
+
+EXIT_CODES = {
+    0: "done; for run: a clean stop",
+    1: "an error of fsmv2 itself (please report it with the traceback)",
+    2: "refused: the config, a plug-in or the command line is wrong; nothing was started",
+    3: "cannot start: port taken, folder not writable, disk full; nothing was left behind",
+    4: "forced: a second signal ended the stop before all workers had stopped",
+    5: "no supervisor answers at the address",
+}
+
+
+class Commands(click.Group):
+    """The built-in commands, and those that installed packages add under `fsmv2.commands`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of use."""
+        return [*super().list_commands(ctx), *(point.name for point in _added())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command; added ones are loaded only when they are called."""
+        known = super().get_command(ctx, name)
+        if known is not None:
+            return known
+        for point in _added():
+            if point.name == name:
+                loaded = point.load()
+                return loaded if isinstance(loaded, click.Command) else None
+        return None
+
+
+def _added() -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group="fsmv2.commands"))
+
+
+def _exit_codes() -> str:
+    return "\b\nExit codes:\n" + "\n".join(f"  {code}  {text}" for code, text in EXIT_CODES.items())
+
+
+@click.group(cls=Commands, epilog=_exit_codes(), context_settings={"max_content_width": 100})
+@click.version_option(package_name="fsmv2", message="fsmv2 %(version)s")
+def cli() -> None:
+    """Supervise a tree of state machines; run every effect in a process that can be killed."""
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Say what is wrong on standard error and exit with the code of its class."""
+    code = 3 if isinstance(error, StartError) else 2
+    click.echo(f"fsmv2: {error}", err=True)
+    sys.exit(code)
+
+
+def load(path: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """Settings, plug-ins and import folders of a config file, fully checked; exits if not."""
+    from fsmv2.supervisor.config import load_settings
+    from fsmv2.supervisor.configcheck import check_settings
+    from fsmv2.supervisor.plugins import load_plugins
+
+    try:
+        settings = load_settings(path)
+        search = (str(Path(path).resolve().parent), str(Path.cwd()))
+        plugins = load_plugins(settings.plugins, search=search)
+        check_settings(settings, plugins.factory)
+    except SpecError as error:
+        refuse(error)
+    return settings, plugins, search
+
+
+HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off for none."
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop by itself after that long.")
+@click.option("--http", "listen", help=HTTP_HELP)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "console", "json"]),
+    help="console for people, json for machines; auto: console on a terminal.",
+)
+def run(config: str, seconds: float | None, listen: str | None, log_format: str | None) -> None:
+    """Run the tree of CONFIG until Ctrl-C or SIGTERM (a second one forces)."""
+    settings, plugins, search = load(config)
+    settings = with_options(settings, listen, log_format)
+    summary = run_supervisor(settings, plugins, search, seconds, ())
+    click.echo(summary.text())
+    sys.exit(summary.exit_code)
+
+
+def with_options(settings: Any, listen: str | None, log_format: str | None) -> Any:
+    """The settings with the command line's options on top."""
+    from fsmv2.supervisor.settings import HttpSettings
+
+    replace = msgspec.structs.replace
+    if listen is not None:
+        settings = replace(settings, http=HttpSettings(listen))
+    if log_format is not None:
+        settings = replace(settings, log=replace(settings.log, format=log_format))
+    return settings
+
+
+def run_supervisor(
+    settings: Any,
+    plugins: Any,
+    search: tuple[str, ...],
+    seconds: float | None,
+    listeners: tuple[Callable[[Any], None], ...],
+) -> Any:
+    """Configure the log and run; exits with a clear text when it cannot start."""
+    from fsmv2.supervisor import logs
+    from fsmv2.supervisor.root import Supervisor
+
+    form = settings.log.format
+    if form == "auto":
+        form = "console" if sys.stderr.isatty() else "json"
+    logs.configure(form, settings.log.level, sys.stderr.fileno())
+    logs.capture_stdlib()
+    try:
+        return Supervisor(settings, plugins, search=search, listeners=listeners).run(seconds)
+    except (SpecError, StartError) as error:
+        refuse(error)
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+def check(config: str) -> None:
+    """Check CONFIG, its plug-ins and every worker's config; start nothing."""
+    settings, plugins, _search = load(config)
+    types = ", ".join(sorted({worker.type for worker in settings.workers})) or "none"
+    click.echo(
+        f"{config}: fine: {len(settings.workers)} workers of types {types}, "
+        f"{len(plugins.modules)} plug-ins"
+    )
+
+
+@cli.command()
+@click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")
+@click.option("--json", "as_json", is_flag=True, help="Print the document as it is.")
+def tree(listen: str | None, as_json: bool) -> None:
+    """Show the tree of a running supervisor."""
+    from fsmv2.supervisor.client import fetch, tree_text
+
+    document = _fetch(fetch, listen, "/api/v1/tree")
+    click.echo(msgspec.json.encode(document) if as_json else tree_text(document))
+
+
+@cli.command()
+@click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")
+@click.option("--json", "as_json", is_flag=True, help="Print the document as it is.")
+def status(listen: str | None, as_json: bool) -> None:
+    """Show how a running supervisor does."""
+    from fsmv2.supervisor.client import fetch, status_text
+
+    document = _fetch(fetch, listen, "/api/v1/status")
+    click.echo(msgspec.json.encode(document) if as_json else status_text(document))
+
+
+def _fetch(fetch: Callable[..., Any], listen: str | None, path: str) -> Any:
+    from fsmv2.supervisor.settings import HttpSettings
+
+    try:
+        return fetch(listen or HttpSettings().listen, path)
+    except OSError as error:
+        click.echo(f"fsmv2: {error}", err=True)
+        sys.exit(5)

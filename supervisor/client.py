@@ -1,0 +1,116 @@
+"""Asks a running supervisor and prints what it says.
+
+Knows: the API's addresses and documents, how they read on a terminal.
+Does not know: how the documents are made.
+Invariants: one request, a bounded wait, a bounded answer; no proxy stands between us and
+loopback; control characters in what comes back never reach the terminal.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from typing import Any
+
+import msgspec
+
+ANSWER_BYTES_MAX = 64 << 20
+WAIT_S = 5.0
+
+
+def fetch(listen: str, path: str) -> Any:
+    """The JSON document at ``path`` of the supervisor at ``HOST:PORT``.
+
+    Raises OSError with a clear text when nobody answers, or not with a document.
+    """
+    base = listen if "://" in listen else f"http://{listen}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(base + path, timeout=WAIT_S) as answer:
+            return msgspec.json.decode(answer.read(ANSWER_BYTES_MAX))
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"cannot ask {base}{path}: got HTTP {error.code}, want 200") from None
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        why = getattr(error, "reason", None) or error
+        raise OSError(
+            f"cannot ask the supervisor at {base}: {why}; is it running? "
+            "name its address with --http HOST:PORT"
+        ) from None
+
+
+def tree_text(root: dict[str, Any]) -> str:
+    """The tree, one node a line: name, type, state, since, reason, action in flight."""
+    rows: list[tuple[str, str, str, str, str]] = []
+
+    def walk(node: dict[str, Any], indent: str, branch: str) -> None:
+        action = node.get("action")
+        doing = f"  [{action['type']} {action['running_s']:.1f} s]" if action else ""
+        rows.append(
+            (
+                f"{indent}{branch}{node['name']}",
+                node["worker_type"],
+                node["state"] + ("" if node["circuit"] == "closed" else " (circuit open)"),
+                duration(node["since_s"]),
+                f"{node['reason']}{doing}",
+            )
+        )
+        below = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
+        children = node["children"]
+        for index, child in enumerate(children):
+            walk(child, below, "└─ " if index == len(children) - 1 else "├─ ")
+
+    walk(root, "", "")
+    return table(("NAME", "TYPE", "STATE", "SINCE", "REASON"), rows)
+
+
+def status_text(document: dict[str, Any]) -> str:
+    """The status as facts, one a line, each figure with its unit."""
+    pool = document["pool"]
+    workers = ", ".join(f"{n} {phase}" for phase, n in document["workers"].items() if n)
+    actions = ", ".join(f"{n} {name}" for name, n in document["actions"].items() if n)
+    busy = sum(proc["action"] is not None for proc in pool["procs"])
+    p50, p99 = _ms(document["tick_p50_ms"]), _ms(document["tick_p99_ms"])
+    facts = [
+        ("supervisor", f"{document['name']}, pid {document['pid']}, version {document['version']}"),
+        ("ready", f"{'yes' if document['ready'] else 'no'}: {document['reason']}"),
+        ("uptime", duration(document["uptime_s"])),
+        ("workers", workers or "none"),
+        ("actions", actions or "none yet"),
+        ("ticks", f"{document['ticks']}, p50 {p50}, p99 {p99}"),
+        ("procs", f"{len(pool['procs'])}, {busy} busy, {pool['queued']} actions queued"),
+        ("deaths", f"{pool['deaths']} procs since the start"),
+    ]
+    width = max(len(name) for name, _fact in facts)
+    return "\n".join(f"{name:<{width}}  {printable(fact)}" for name, fact in facts)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]] | list[Any]) -> str:
+    """Rows in columns, two spaces apart; the last column is not padded."""
+    cells = [tuple(printable(cell) for cell in row) for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head) - 1)]
+    return "\n".join(
+        "  ".join([*(f"{row[i]:<{width}}" for i, width in enumerate(widths)), row[-1]]).rstrip()
+        for row in cells
+    )
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters: a reason must not drive the terminal."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _ms(value: float | None) -> str:
+    return "not known yet" if value is None else f"{value:.2f} ms"

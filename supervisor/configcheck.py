@@ -1,0 +1,358 @@
+"""Checks what a config means: names, types, dependencies, templates, and a dry derive.
+
+Knows: the rules the core has for specs and variables, what the engine will inject.
+Does not know: files and formats, processes; no action is ever executed here.
+Invariants: all faults are found before one is raised; what worker code raises becomes a fault
+that names worker and step; a value under a key that looks like a credential's is in no message.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from fsmv2.ipc.redact import redact
+from fsmv2.supervisor.configfault import (
+    ConfigError,
+    Fault,
+    Places,
+    at_key,
+    hint,
+    secret_texts,
+    shown,
+)
+from fsmv2.supervisor.configwalk import describe, misfits
+from fsmv2.supervisor.core.action import Action, check_action_type
+from fsmv2.supervisor.core.errors import SpecError, TemplateError
+from fsmv2.supervisor.core.location import Location
+from fsmv2.supervisor.core.spec import (
+    DEPTH_MAX,
+    ChildSpec,
+    DesiredState,
+    UserSpec,
+    check_children,
+    check_name,
+    dependency_faults,
+)
+from fsmv2.supervisor.core.template import (
+    has_template,
+    render_config,
+    render_template,
+    undeclared_variables,
+)
+from fsmv2.supervisor.core.variables import RESERVED, VariableBundle, check_variables
+from fsmv2.supervisor.core.worker import WorkerFactory
+from fsmv2.supervisor.settings import Settings
+
+WORKERS_MAX = 10_000
+# Fixed: derive_desired_state must not depend on the moment, and a check must be repeatable.
+CHECKED_AT = "1970-01-01T00:00:00+00:00"
+_CONFIG_PLACE = re.compile(r"(?P<place>config\b[^:]*): (?P<text>.*)", re.DOTALL)
+
+
+def check_settings(
+    settings: Settings, factory: WorkerFactory, places: Places | None = None
+) -> None:
+    """Raise `ConfigError` with everything that would keep ``settings`` from running.
+
+    ``places`` (from `config.read_config`) adds file and line to each fault. Worker code runs
+    here: constructors, ``derive_desired_state`` and ``observe``, which are pure by contract.
+    """
+    check = _Check(settings, factory, Places() if places is None else places)
+    check.names()
+    check.dependencies()
+    check.variables()
+    check.http()
+    check.workers()
+    if check.faults:
+        raise ConfigError(sorted(check.faults, key=lambda fault: fault.line or 0))
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One node of the tree as it would be made. ``path`` is the node's, ``place`` the
+    config's; ``types`` are the worker types from the root down to this one."""
+
+    path: str
+    parent_path: str
+    place: str
+    worker_type: str
+    config: dict[str, Any] | str
+    above: VariableBundle
+    own: VariableBundle
+    location: Location
+    types: tuple[str, ...]
+
+
+class _Check:
+    def __init__(self, settings: Settings, factory: WorkerFactory, places: Places) -> None:
+        self.settings = settings
+        self.factory = factory
+        self.places = places
+        self.faults: list[Fault] = []
+        self.checked = 0
+
+    def add(self, place: str, message: str, hidden: tuple[str, ...] = ()) -> None:
+        self.faults.append(self.places.fault(place, redact(message, hidden)))
+
+    # --- the config itself ------------------------------------------------------------------
+
+    def names(self) -> None:
+        """Usable names, each once."""
+        self._name(self.settings.name, "name")
+        first: dict[str, int] = {}
+        for index, worker in enumerate(self.settings.workers):
+            place = f"workers[{index}].name"
+            self._name(worker.name, place)
+            if worker.name in first:
+                earlier = f"workers[{first[worker.name]}].name"
+                mark = self.places.mark(earlier)
+                line = f" (line {mark[0]})" if mark else ""
+                told = f"name {worker.name!r} is used twice, first at {earlier}{line}"
+                self.add(place, f"{told}, want a name of its own")
+            first.setdefault(worker.name, index)
+            if worker.type not in self.factory:
+                known = sorted(self.factory.type_names)
+                near = hint(worker.type, known) or ", none is registered (see plugins)"
+                self.add(f"workers[{index}].type", f"unknown worker type {worker.type!r}{near}")
+
+    def _name(self, name: str, place: str) -> None:
+        try:
+            check_name(name, "name")
+        except SpecError as error:
+            self.add(place, str(error))
+
+    def dependencies(self) -> None:
+        """``depends_on`` names siblings and has no cycle."""
+        workers = self.settings.workers
+        specs = [ChildSpec(w.name, w.type, depends_on=w.depends_on) for w in workers]
+        for fault in dependency_faults(specs):
+            index = next(
+                (i for i, w in enumerate(workers) if fault.startswith(f"{w.name}: ")), None
+            )
+            if index is None:
+                self.add("workers", fault)
+            else:
+                text = fault.removeprefix(f"{workers[index].name}: ")
+                self.add(f"workers[{index}].depends_on", text)
+
+    def variables(self) -> None:
+        """Every variable's name is one a template can use."""
+        self._variables(self.settings.global_, "global", "global variable", ())
+        for index, worker in enumerate(self.settings.workers):
+            place = f"workers[{index}].variables"
+            self._variables(worker.variables, place, "user variable", RESERVED)
+
+    def _variables(
+        self, names: dict[str, Any], place: str, what: str, reserved: tuple[str, ...]
+    ) -> None:
+        for name in names:
+            try:
+                check_variables({name: None}, what, reserved)
+            except SpecError as error:
+                self.add(at_key(place, name), str(error))
+
+    def http(self) -> None:
+        """``listen`` is HOST:PORT or off."""
+        listen = self.settings.http.listen
+        host, _, port = listen.rpartition(":")
+        # isdecimal alone would let other alphabets' digits through to the socket.
+        usable = port.isascii() and port.isdecimal() and int(port[:6]) <= 65535
+        if listen != "off" and not (host and usable):
+            got = shown(listen, "http.listen")
+            self.add("http.listen", f'got {got}, want HOST:PORT with port 0 to 65535, or "off"')
+
+    # --- the tree ---------------------------------------------------------------------------
+
+    def workers(self) -> None:
+        """A dry derive of every worker and of the children it declares."""
+        settings = self.settings
+        spoilt = {fault.path.partition(".variables")[0] for fault in self.faults}
+        if any(fault.path.startswith("global") for fault in self.faults):
+            return  # no bundle can be built, and that is already told
+        for index, worker in enumerate(settings.workers):
+            place = f"workers[{index}]"
+            if place in spoilt:
+                continue
+            self._node(
+                _Planned(
+                    path=f"{settings.name}/{worker.name}",
+                    parent_path=settings.name,
+                    place=place,
+                    worker_type=worker.type,
+                    config=worker.config,
+                    above=VariableBundle(global_=settings.global_),
+                    own=VariableBundle(user=worker.variables),
+                    location=settings.location.merge(worker.location),
+                    types=("root", worker.type),
+                )
+            )
+
+    def _node(self, node: _Planned) -> None:
+        self.checked += 1
+        if self.checked > WORKERS_MAX:
+            if self.checked == WORKERS_MAX + 1:
+                self.add(node.place, f"got over {WORKERS_MAX} workers, want at most that")
+            return
+        bundle = node.above.for_child(node.own, self._internal(node))
+        hidden = secret_texts(node.config) + secret_texts(bundle.flatten())
+        found = list(_template_faults(node.config, bundle, at_key(node.place, "config")))
+        for place, message in found:
+            self.add(place, message, hidden)
+        if found or node.worker_type not in self.factory:
+            return
+        desired = self._derive(node, bundle, hidden)
+        if desired is not None:
+            self._children(node, desired, bundle, hidden)
+
+    def _internal(self, node: _Planned) -> dict[str, Any]:
+        return {
+            "id": node.path,
+            "created_at": CHECKED_AT,
+            "parent_id": node.parent_path,
+            "bridged_by": node.parent_path,
+            "location": msgspec.to_builtins(node.location),
+            "location_path": node.location.path(self.settings.location_gaps),
+        }
+
+    def _derive(
+        self, node: _Planned, bundle: VariableBundle, hidden: tuple[str, ...]
+    ) -> DesiredState | None:
+        desired: Any
+        kind = node.worker_type
+        spec = UserSpec(config=node.config, variables=bundle)
+        try:
+            worker = _call(lambda: self.factory.create(kind), f"worker {kind!r}, constructor")
+            desired = _call(
+                lambda: worker.derive_desired_state(spec), f"worker {kind!r}, derive_desired_state"
+            )
+            if not isinstance(desired, DesiredState):
+                got = type(desired).__name__
+                raise SpecError(
+                    f"worker {kind!r}, derive_desired_state: returned {got}, want DesiredState"
+                )
+            action = _call(lambda: worker.observe(desired), f"worker {kind!r}, observe")
+            if isinstance(action, Action):
+                check_action_type(type(action))
+            elif action is not None:
+                got = type(action).__name__
+                raise SpecError(f"worker {kind!r}, observe: returned {got}, want Action or None")
+        except SpecError as error:
+            wrong = self._misfits(node, bundle, error)
+            for place, message in wrong or [_placed(error, node.place)]:
+                self.add(place, message, hidden)
+            return None
+        return desired
+
+    def _misfits(
+        self, node: _Planned, bundle: VariableBundle, error: SpecError
+    ) -> list[tuple[str, str]]:
+        """Every field of the config that does not fit, where decoding it was the trouble.
+
+        Only asked after a failure: a worker is free to decode its config in its own way.
+        """
+        if _CONFIG_PLACE.match(str(error)) is None or isinstance(error, TemplateError):
+            return []
+        config_type = self.factory.type_of(node.worker_type).config_type
+        try:
+            rendered = render_config(node.config, bundle)
+            return misfits(describe(config_type), rendered, at_key(node.place, "config"))
+        except (SpecError, TypeError):
+            return []
+
+    def _children(
+        self, node: _Planned, desired: DesiredState, bundle: VariableBundle, hidden: tuple[str, ...]
+    ) -> None:
+        if not desired.children:
+            return
+        if node.path.count("/") + 1 >= DEPTH_MAX:
+            chain = " -> ".join(node.types)
+            self.add(node.place, f"got children below depth {DEPTH_MAX}, want less: {chain}")
+            return
+        try:
+            _call(
+                lambda: check_children(desired.children, self.factory.type_names, node.path),
+                f"worker {node.worker_type!r}, children",
+            )
+        except SpecError as error:
+            self.add(node.place, str(error), hidden)
+            return
+        for child in desired.children:
+            place = f"{node.place}.children[{child.name}]"
+            user_spec: Any = child.user_spec  # msgspec checks types when decoding only
+            if not isinstance(user_spec, UserSpec):
+                got = type(user_spec).__name__
+                self.add(place, f"user_spec: got {got}, want UserSpec")
+                continue
+            self._node(
+                _Planned(
+                    path=f"{node.path}/{child.name}",
+                    parent_path=node.path,
+                    place=place,
+                    worker_type=child.worker_type,
+                    config=user_spec.config,
+                    above=bundle,
+                    own=user_spec.variables,
+                    location=node.location.merge(child.location),
+                    types=(*node.types, child.worker_type),
+                )
+            )
+
+
+def _call(step: Callable[[], object], where: str) -> Any:
+    """Run worker code; what it raises becomes a `SpecError` that says where.
+
+    Returns Any: what worker code gives back need not be what its annotation says.
+    """
+    try:
+        return step()
+    except SpecError:
+        raise
+    except (Exception, SystemExit) as error:
+        at = ""
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            at = f" ({os.path.basename(code.co_filename)}:{trace.tb_lineno})"
+            trace = trace.tb_next
+        raise SpecError(f"{where}: raised {type(error).__name__}: {error}{at}") from None
+
+
+def _placed(error: SpecError, place: str) -> tuple[str, str]:
+    """Split "config.port: Expected ..." into its place and its text."""
+    found = _CONFIG_PLACE.match(str(error))
+    return (f"{place}.{found['place']}", found["text"]) if found else (place, str(error))
+
+
+def _template_faults(config: Any, bundle: VariableBundle, place: str) -> Iterator[tuple[str, str]]:
+    """Templates that do not parse, and each variable that is missing."""
+    if isinstance(config, dict):
+        for key, item in config.items():
+            yield from _template_faults(item, bundle, at_key(place, str(key)))
+    elif isinstance(config, list | tuple):
+        for index, item in enumerate(config):
+            yield from _template_faults(item, bundle, f"{place}[{index}]")
+    elif isinstance(config, str) and has_template(config):
+        names = bundle.flatten()
+        try:
+            missing = undeclared_variables(config) - set(names)
+        except (TemplateError, RecursionError) as error:
+            yield place, str(error) or "cannot parse template: nested too deep"
+            return
+        if missing and not _renders(config, bundle):
+            for name in sorted(missing):
+                yield place, f"template needs {name!r}, which is no variable{hint(name, names)}"
+
+
+def _renders(text: str, bundle: VariableBundle) -> bool:
+    """True for a template that does without: ``{{ x | default(1) }}``, ``x is defined``."""
+    try:
+        render_template(text, bundle)
+    except TemplateError:
+        return False
+    return True

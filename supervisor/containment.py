@@ -1,0 +1,62 @@
+"""What becomes of a node whose worker's code failed.
+
+Knows: the wait, one report per incident, the end of an incident.
+Does not know: which step failed and why.
+Invariants: a fault costs its own node only: it keeps its last good desired state and its
+children; nothing worker code raises goes further than here.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
+from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core.backoff import delay_s
+from fsmv2.supervisor.core.errors import SpecError, WorkerFault
+from fsmv2.supervisor.node import Node
+
+
+def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
+    """Worker code raised: this node waits, with its last good desired state and children."""
+    node.fault_count += 1
+    if node.fault_count == 1:
+        node.fault_since = ctx.now
+    wait_s = delay_s(node.fault_count, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
+    node.fault_until = ctx.now + wait_s
+    text = f"{type(error).__name__}: {error}"
+    node.reason = f"{step} failed, next look in {wait_s:.1f} s: {text}"[:500]
+    ctx.wake(node, node.fault_until)
+    if (node.fault_step, node.fault_text) == (step, text):
+        return  # reported already; the state of this incident is in the node's reason
+    node.fault_step, node.fault_text = step, text
+    trace = "".join(traceback.format_exception(error)[-6:])
+    ctx.emit(
+        events.WorkerFaulted(
+            path=node.path,
+            step=step,
+            error=text,
+            failures=node.fault_count,
+            retry_in_s=wait_s,
+            traceback="" if isinstance(error, SpecError | WorkerFault) else trace,
+        )
+    )
+
+
+def end_backoff(node: Node, ctx: Context) -> None:
+    """The wait is over: look at the node anew in the next tick."""
+    node.fault_until = None
+    node.mark_dirty()
+
+
+def recover(node: Node, ctx: Context) -> None:
+    """Worker code went through: the incident, if there was one, is over."""
+    if not node.fault_count or node.fault_until is not None:
+        return
+    ctx.emit(
+        events.WorkerRecovered(
+            path=node.path, failures=node.fault_count, downtime_s=ctx.now - node.fault_since
+        )
+    )
+    node.fault_count = 0
+    node.fault_step = node.fault_text = ""

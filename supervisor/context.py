@@ -1,0 +1,81 @@
+"""What one tick is given: the moment, and the ports it may call.
+
+Knows: the moment, randomness, the pool's three calls, the event list, limits.
+Does not know: what is done with them.
+Invariants: ``now`` is read once per tick, by the engine; nothing in here waits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fsmv2.supervisor.core.action import Action
+from fsmv2.supervisor.core.events import Event
+from fsmv2.supervisor.core.location import GapPolicy
+from fsmv2.supervisor.core.worker import WorkerFactory
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.node import InFlight, Node
+
+STALE_S = 10.0
+STOP_ACTION_WAIT_S = 5.0
+RESYNC_S = 30.0
+FAULT_BACKOFF_S_MAX = 30.0
+OBSERVE_BACKOFF_S_MAX = 30.0
+
+
+class PoolPort(Protocol):
+    """The pool, as far as a tick may know it."""
+
+    def submit(
+        self,
+        action: Action,
+        *,
+        key: str = "",
+        lane: str = "actions",
+        timeout_s: float | None = None,
+        urgent: bool = False,
+    ) -> int:
+        """Offer an action; returns its attempt id at once."""
+
+    def cancel(self, attempt_id: int, cause: str = "cancelled") -> bool:
+        """Have an attempt end."""
+
+    def in_flight(self, attempt_id: int) -> Any:
+        """The attempt, if it has no result yet."""
+
+
+class Context:
+    """One tick's surroundings. ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
+
+    __slots__ = (
+        "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "now", "own",
+        "pool", "random", "wake", "wall",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        pool: PoolPort,
+        factory: WorkerFactory,
+        emit: Callable[[Event], None],
+        own: Callable[[Node, InFlight, bool], None],
+        wake: Callable[[Node, float], None],
+        rng: random.Random,
+        gaps: GapPolicy,
+        interval_s: float,
+    ) -> None:
+        self.pool = pool
+        self.factory = factory
+        self.emit = emit
+        self.own = own
+        self.wake = wake
+        self.random = rng
+        self.gaps: GapPolicy = gaps
+        self.interval_s = interval_s
+        self.infrastructure: str | None = None
+        self.now = 0.0
+        self.wall = 0.0
+        self.full = False

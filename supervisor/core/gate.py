@@ -1,0 +1,65 @@
+"""The one function that says what a node may do in this tick.
+
+Knows: the reasons to hold back, and which of them wins.
+Does not know: nodes, clocks, how the reasons came about.
+Invariants: I4, a stop is never gated by health, staleness or backoff; the first reason that
+applies is the one shown. Source: DESIGN.md §4.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """What is so at this moment. Seconds where the name says so; None: does not apply."""
+
+    stopping: bool = False
+    in_flight: str | None = None
+    children_left: int = 0
+    infrastructure_open: str | None = None
+    backoff_s: float | None = None
+    never_derived: bool = False
+    held_by: tuple[str, ...] = ()
+    stale_s: float | None = None
+    never_observed: bool = False
+    awaiting_observation: bool = False
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """May the desired state be derived, may a decision be taken, may it start an action?
+    ``why`` is the reason for the first "no", empty when all is allowed."""
+
+    derive: bool
+    decide: bool
+    act: bool
+    why: str
+
+
+def gate(now: Conditions) -> Gate:
+    """The gate for ``now``; see the table in tests/core/test_gate.py."""
+    if now.in_flight is not None:
+        derive = now.backoff_s is None and now.infrastructure_open is None
+        return Gate(derive, False, False, f"{now.in_flight} is in flight")
+    if now.stopping:
+        if now.children_left:
+            why = f"waiting for {now.children_left} children to stop"
+            return Gate(now.backoff_s is None, False, False, why)
+        return Gate(now.backoff_s is None, True, True, "")
+    if now.backoff_s is not None:
+        why = f"its code failed, next look in {now.backoff_s:.1f} s"
+        return Gate(False, False, False, why)
+    if now.infrastructure_open is not None:
+        return Gate(False, False, False, f"infrastructure: {now.infrastructure_open}")
+    if now.never_derived:
+        return Gate(True, False, False, "no desired state yet")
+    if now.held_by:
+        return Gate(True, False, False, f"waiting for {', '.join(now.held_by)} to run")
+    if now.never_observed:
+        return Gate(True, False, False, "waiting for the first observation")
+    if now.stale_s is not None:
+        why = f"paused: last observed {now.stale_s:.1f} s ago"
+        return Gate(True, False, False, why)
+    if now.awaiting_observation:
+        return Gate(True, False, False, "waiting for an observation newer than the last action")
+    return Gate(True, True, True, "")

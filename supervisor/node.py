@@ -1,0 +1,179 @@
+"""A node: the runtime record of one worker, one incarnation.
+
+Knows: its fields and who may write them.
+Does not know: when anything happens to them.
+Invariants: I1, one writer per field:
+
+| fields | written by |
+|---|---|
+| spec, variables, location, leaving, successor | the parent's step 3 (for the root: the engine) |
+| mapped_state, held_by, stop_from_parent | the parent's step 4 |
+| desired, derive_needed | step 2 |
+| children, declared, refused_children, done, generations | step 3 |
+| fault_* | `contain`, when worker code raises |
+| state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
+| status, observed_at, observe_*, results, failures, retry_at, acted_at | the inbox |
+| dirty, dirty_below, wake_at | everybody who changes something |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fsmv2.supervisor.core.action import Action, ActionResult, Retry, action_name
+from fsmv2.supervisor.core.fsm import ChildInfo, Identity, Phase, State
+from fsmv2.supervisor.core.location import Location
+from fsmv2.supervisor.core.spec import ChildSpec, DesiredState
+from fsmv2.supervisor.core.variables import VariableBundle
+from fsmv2.supervisor.core.worker import Worker
+
+NEVER = float("inf")
+
+
+class InFlight:
+    """An action offered to the pool and not answered yet. ``since`` is monotonic seconds."""
+
+    __slots__ = ("attempt_id", "name", "retry", "since", "timeout_s")
+
+    def __init__(self, attempt_id: int, kind: type[Action], since: float) -> None:
+        self.attempt_id = attempt_id
+        self.name = action_name(kind)
+        self.timeout_s = kind.timeout_s
+        self.retry: Retry = kind.retry
+        self.since = since
+
+
+class Node:
+    """See the module. Moments are monotonic seconds."""
+
+    __slots__ = (
+        "acted_at", "attempt", "children", "declared", "derive_needed", "desired", "dirty",
+        "dirty_below", "done", "entered_at", "failures", "fault_count", "fault_since",
+        "fault_step", "fault_text", "fault_until", "forced", "generation", "generations", "gone",
+        "held_by", "identity",
+        "leaving", "location", "mapped_state", "observation", "observe_at", "observe_failures",
+        "observe_since", "observed_at", "parent", "path", "reason", "refused_children",
+        "result_ends", "results", "retry_at", "spec", "stale_reported", "state",
+        "status", "stop_action_by", "stop_by", "stop_from_parent", "successor", "variables",
+        "wake_at", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        spec: ChildSpec,
+        worker: Worker,
+        parent: Node | None,
+        generation: int,
+        state: State,
+        now: float,
+    ) -> None:
+        self.spec = spec
+        self.worker = worker
+        self.parent = parent
+        self.path: str = spec.name if parent is None else f"{parent.path}/{spec.name}"
+        self.generation = generation
+        self.identity = Identity(spec.name, self.path, spec.worker_type, generation)
+        self.variables = VariableBundle()
+        self.location = Location()
+        self.children: dict[str, Node] = {}
+        # step 2
+        self.desired: DesiredState | None = None
+        self.derive_needed = True
+        # step 3
+        self.declared: tuple[ChildSpec, ...] | None = None
+        self.refused_children: str | None = None
+        self.done: dict[str, ChildSpec] = {}
+        self.generations: dict[str, int] = {}
+        # the parent's steps
+        self.leaving: str | None = None
+        self.successor: ChildSpec | None = None
+        self.stop_by: float | None = None
+        self.stop_action_by: float | None = None
+        self.stop_from_parent = False
+        self.mapped_state: str | None = None
+        self.held_by: tuple[str, ...] = ()
+        self.forced = False
+        self.gone = False
+        # faults of worker code
+        self.fault_count = 0
+        self.fault_since = 0.0
+        self.fault_until: float | None = None
+        self.fault_step = ""
+        self.fault_text = ""
+        # step 6
+        self.state = state
+        self.entered_at = now
+        self.reason = "just added"
+        self.attempt: InFlight | None = None
+        # the inbox
+        self.status: Any = None
+        self.observed_at: float | None = None
+        self.observation: InFlight | None = None
+        self.observe_at = now
+        self.observe_since = now
+        self.observe_failures = 0
+        self.stale_reported = False
+        self.results: dict[str, ActionResult] = {}
+        self.result_ends: dict[str, float] = {}
+        self.failures: dict[str, int] = {}
+        self.retry_at: dict[str, float] = {}
+        self.acted_at: float | None = None
+        # looking again
+        self.dirty = True
+        self.dirty_below = False
+        self.wake_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<node {self.path}#{self.generation} {self.state_name}: {self.reason}>"
+
+    @property
+    def state_name(self) -> str:
+        """The state's name in snake_case."""
+        return type(self.state).state_name()
+
+    @property
+    def restarts(self) -> int:
+        """How many incarnations there were before this one."""
+        return self.generation - 1
+
+    @property
+    def phase(self) -> Phase:
+        """The state's phase."""
+        return self.state.phase
+
+    @property
+    def desired_word(self) -> str:
+        """The desired state that counts: the parent's mapping before the worker's own."""
+        if self.mapped_state is not None:
+            return self.mapped_state
+        return self.desired.state if self.desired is not None else "stopped"
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether this worker should walk to stopped, whatever the cause."""
+        return bool(
+            self.leaving
+            or self.stop_from_parent
+            or not self.spec.enabled
+            or (self.desired is not None and self.desired_word == "stopped")
+        )
+
+    @property
+    def info(self) -> ChildInfo:
+        """What the parent's worker sees of this node."""
+        return ChildInfo(
+            self.spec.name,
+            self.path,
+            self.spec.worker_type,
+            self.state_name,
+            self.phase,
+            self.reason,
+        )
+
+    def mark_dirty(self) -> None:
+        """Look at this node in the next tick; its ancestors lead there."""
+        self.dirty = True
+        above = self.parent
+        while above is not None and not above.dirty_below:
+            above.dirty_below = True
+            above = above.parent

@@ -1,0 +1,66 @@
+"""Waits for descriptors and calls whoever asked.
+
+Knows: epoll, one handler per descriptor.
+Does not know: what descriptors belong to.
+Invariants: waiting happens only in `poll`; a handler that unwatches another descriptor of the
+same batch keeps that one's handler from being called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Callable
+
+EVENTS_MAX = 64
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+
+Handler = Callable[[int], None]
+
+
+class Poller:
+    """Descriptors and their handlers. Its own `fileno` can be watched by another poller."""
+
+    __slots__ = ("_epoll", "_handlers")
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+
+    def __repr__(self) -> str:
+        return f"<Poller {len(self._handlers)} descriptors>"
+
+    def fileno(self) -> int:
+        """Readable when `poll` has something to do."""
+        return self._epoll.fileno()
+
+    def watch(self, fd: int, handler: Handler, mask: int = READABLE) -> None:
+        """Call ``handler(mask)`` when ``fd`` is ready (or hung up)."""
+        if fd in self._handlers:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+        self._handlers[fd] = handler
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching ``fd``. Call it before the descriptor is closed; harmless twice."""
+        if self._handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._epoll.unregister(fd)
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Wait up to ``timeout_s`` for the first event, then call the handlers of a batch."""
+        try:
+            ready = self._epoll.poll(timeout_s, EVENTS_MAX)
+        except InterruptedError:
+            return
+        for fd, mask in ready:
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler(mask)
+
+    def close(self) -> None:
+        """Close the epoll descriptor; the watched ones stay their owners'."""
+        self._handlers.clear()
+        self._epoll.close()

@@ -1,0 +1,137 @@
+"""What the root publishes, and how often: the tree, the status, the gauges.
+
+Knows: the documents' pace; tick durations; when the supervisor is ready.
+Does not know: how documents reach their readers.
+Invariants: at most one publication in `PUBLISH_CHANGED_S` while things change, one in
+`PUBLISH_S` while they do not; every figure has its unit in its name.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import msgspec
+
+from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.metrics import Metrics
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.telemetry import Telemetry
+from fsmv2.supervisor.view import circuit_is_open, tree_document
+
+PUBLISH_S = 1.0
+PUBLISH_CHANGED_S = 0.25
+DURATIONS_KEPT = 600
+STATUSES = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "refused")
+
+Publish = Callable[[str, bytes], None]
+
+
+class Publisher:
+    """Call `publish` in each turn of the loop, `ticked` after each tick."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        pool: Pool,
+        telemetry: Telemetry,
+        metrics: Metrics,
+        publish: Publish | None,
+    ) -> None:
+        self._name = name
+        self._engine = engine
+        self._pool = pool
+        self._telemetry = telemetry
+        self._metrics = metrics
+        self._publish = publish
+        self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
+        self._at = float("-inf")
+        self._ticks = -1
+        self._started_at = time.monotonic()
+        self._started_wall = time.time()
+        self._version = version()
+
+    def ticked(self, duration_s: float) -> None:
+        """A tick took that long."""
+        self._durations.append(duration_s)
+        self._metrics.tick(duration_s)
+
+    def next_moment(self) -> float:
+        """When `publish` has something to say at the latest (monotonic seconds)."""
+        return self._at + PUBLISH_S
+
+    def publish(self, now: float) -> None:
+        """Publish if it is time."""
+        changed = self._engine.ticks != self._ticks
+        if now - self._at < (PUBLISH_CHANGED_S if changed else PUBLISH_S):
+            return
+        self._at = now
+        self._ticks = self._engine.ticks
+        engine = self._engine
+        nodes = list(engine.nodes())
+        phases = engine.phases()
+        statistics = self._pool.statistics()
+        self._metrics.tree(
+            phases,
+            {node.path: len(node.children) for node in nodes if node.children},
+            sum(circuit_is_open(node, engine) for node in nodes),
+        )
+        self._metrics.pool(statistics)
+        if self._publish is not None:
+            encode = msgspec.json.encode
+            self._publish("tree", encode(tree_document(engine, self._pool, now)))
+            self._publish("status", encode(self._status(now, phases, statistics)))
+
+    def _status(
+        self, now: float, phases: dict[str, int], statistics: dict[str, Any]
+    ) -> dict[str, Any]:
+        ready, reason = self._readiness(statistics)
+        durations = sorted(self._durations)
+        count = self._telemetry.statuses.get
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "version": self._version,
+            "started_at": self._started_wall,
+            "uptime_s": round(now - self._started_at, 3),
+            "ticks": self._engine.ticks,
+            "tick_p50_ms": _percentile_ms(durations, 0.50),
+            "tick_p99_ms": _percentile_ms(durations, 0.99),
+            "ready": ready,
+            "reason": reason,
+            "stopping": self._engine.stopping is not None,
+            "workers": phases,
+            "actions": {status: count(status, 0) for status in STATUSES},
+            "restarts": self._telemetry.restarts,
+            "pool": statistics,
+            "recent": list(self._telemetry.recent),
+        }
+
+    def _readiness(self, statistics: dict[str, Any]) -> tuple[bool, str]:
+        if self._engine.stopping is not None:
+            return False, f"stopping: {self._engine.stopping}"
+        if self._engine.context.infrastructure is not None:
+            return False, self._engine.context.infrastructure
+        missing = [name for name, lane in statistics["lanes"].items() if not lane["procs"]]
+        if missing:
+            return False, f"no procs yet for {', '.join(missing)}"
+        return True, "ticking, procs at work"
+
+
+def version() -> str:
+    """The installed version."""
+    try:
+        return metadata.version("fsmv2")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _percentile_ms(ordered: list[float], share: float) -> float | None:
+    if not ordered:
+        return None
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 3)

@@ -1,0 +1,307 @@
+"""`Supervisor`: the root process's loop, its signals, and the things it holds together.
+
+Knows: the pool, the engine, the ops process, telemetry; in which order they start and end.
+Does not know: how any of them works.
+Invariants: one thread, no locks; everything is checked before anything is started, and what
+was started is ended whatever happens; the loop waits in one place only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fsmv2.ipc import metricfile
+from fsmv2.supervisor import logs
+from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core.action import ActionResult
+from fsmv2.supervisor.core.errors import StartError
+from fsmv2.supervisor.core.events import Event
+from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
+from fsmv2.supervisor.core.variables import VariableBundle
+from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.metrics import Metrics
+from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
+from fsmv2.supervisor.poller import Poller
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.publisher import Publisher
+from fsmv2.supervisor.settings import Settings
+from fsmv2.supervisor.signals import Signals
+from fsmv2.supervisor.summary import Summary
+from fsmv2.supervisor.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.plugins import Plugins
+
+WAIT_S_MAX = 1.0
+EXIT_OK, EXIT_FORCED = 0, 4
+
+
+class Supervisor:
+    """Runs the tree of ``settings`` until it is told to stop.
+
+    ``plugins`` holds the worker types and the modules they come from; ``search`` are folders
+    added to the procs' import path. ``listeners`` are called with each event, after the tick
+    it belongs to. `run` raises `StartError` when the machine refuses to start it, with nothing
+    left behind.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        plugins: Plugins,
+        *,
+        search: tuple[str, ...] = (),
+        listeners: tuple[Callable[[Event], None], ...] = (),
+    ) -> None:
+        self.settings = settings
+        self.address = "off"
+        self._plugins = plugins
+        self._search = search
+        self._listeners = listeners
+        self._random = random.Random()
+        self._dead_slots: deque[str] = deque()
+        self._forced = False
+        self._stop_began = 0.0
+        self._ops: OpsProcess | None = None
+
+    # --- life -------------------------------------------------------------------------------
+
+    def run(self, seconds: float | None = None) -> Summary:
+        """Start, tick until stopped (after ``seconds`` at the latest, if given), end all.
+
+        Returns what happened; ``summary.exit_code`` is 0 for a clean stop, 4 for a forced one.
+        """
+        began = time.monotonic()
+        with contextlib.ExitStack() as undo:
+            self._start(undo)
+            self._loop(None if seconds is None else time.monotonic() + seconds)
+        telemetry = self._telemetry
+        clean = not self._forced and not telemetry.forced_removals
+        telemetry(events.SupervisorStopped(clean=clean, stop_s=time.monotonic() - self._stop_began))
+        telemetry.flush()
+        return Summary(
+            clean=clean,
+            exit_code=EXIT_FORCED if self._forced else EXIT_OK,
+            ran_s=time.monotonic() - began,
+            ticks=self._engine.ticks,
+            statuses=dict(telemetry.statuses),
+            deaths=dict(telemetry.deaths),
+            restarts=telemetry.restarts,
+            proc_deaths=telemetry.proc_deaths,
+        )
+
+    def _start(self, undo: contextlib.ExitStack) -> None:
+        """Acquire everything in order; ``undo`` ends it in reverse, also half-way."""
+        server = None
+        if self.settings.http.listen != "off":
+            server = bind(self.settings.http.listen)
+            undo.callback(server.close)
+            self.address = address_of(server)
+        run_folder = self._make_run_folder()
+        undo.callback(shutil.rmtree, run_folder, ignore_errors=True)
+        self._metrics_folder = self._make_metrics_folder(run_folder)
+        # Not earlier: no metric may exist before its folder was tried out.
+        metricfile.install("root", self._metrics_folder)
+        metrics = Metrics(logs.dropped_lines)
+        self._telemetry = Telemetry(metrics, self._listeners)
+        self._poller = Poller()
+        undo.callback(self._poller.close)
+        self._signals = undo.enter_context(Signals())
+        self._poller.watch(self._signals.fileno(), lambda _mask: None)
+        self._pool = self._make_pool(run_folder)
+        self._engine = self._make_engine()
+        try:
+            self._pool.start()
+            undo.callback(self._pool.close)
+            self._poller.watch(self._pool.fileno(), lambda _mask: self._pool.step())
+            if server is not None:
+                self._ops = OpsProcess(
+                    server, self._metrics_folder, self.settings.name, self._telemetry, self._poller
+                )
+                undo.callback(self._ops.close)
+                self._ops.start(time.monotonic)
+                self._telemetry.publish = self._ops.publish
+        except OSError as error:
+            raise StartError(f"cannot start processes: {error}") from None
+        self._publisher = Publisher(
+            self.settings.name,
+            self._engine,
+            self._pool,
+            self._telemetry,
+            metrics,
+            self._ops.publish if self._ops is not None else None,
+        )
+        self._say_started()
+
+    def _make_run_folder(self) -> str:
+        try:
+            return tempfile.mkdtemp(prefix=f"fsmv2-{self.settings.name}-")
+        except OSError as error:
+            raise StartError(f"cannot make a run folder: {error}") from None
+
+    def _make_metrics_folder(self, run_folder: str) -> str:
+        folder = (
+            self.settings.metrics.folder
+            or os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+            or os.path.join(run_folder, "metrics")
+        )
+        try:
+            metricfile.prepare_folder(folder)
+        except OSError as error:
+            raise StartError(str(error)) from None
+        return folder
+
+    def _make_pool(self, run_folder: str) -> Pool:
+        settings = self.settings.pool
+        pool = Pool(
+            {"actions": settings.procs, "observations": settings.observers},
+            spares=settings.spares,
+            queue=settings.queue,
+            preload=self._plugins.modules,
+            search=self._search,
+            run_folder=run_folder,
+            metrics_folder=self._metrics_folder,
+            on_result=self._deliver,
+            on_event=self._hear_pool,
+        )
+        pool.nursery.owns_process = True
+        pool.nursery.known_pids = lambda: {self._ops.pid} if self._ops is not None else set()
+        return pool
+
+    def _make_engine(self) -> Engine:
+        settings = self.settings
+        return Engine(
+            name=settings.name,
+            children=child_specs(settings),
+            factory=self._plugins.factory,
+            pool=self._pool,
+            emit=self._telemetry,
+            now=time.monotonic(),
+            wall=time.time(),
+            variables=VariableBundle(global_=dict(settings.global_)),
+            location=settings.location,
+            gaps=settings.location_gaps,
+            interval_s=settings.tick_interval_s,
+        )
+
+    def _say_started(self) -> None:
+        pool = self.settings.pool
+        self._telemetry(
+            events.SupervisorStarted(
+                supervisor=self.settings.name,
+                pid=os.getpid(),
+                workers=len(self.settings.workers),
+                procs=pool.procs,
+                observers=pool.observers,
+                http=self.address,
+            )
+        )
+        self._telemetry.flush()
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    def _loop(self, end_at: float | None) -> None:
+        engine = self._engine
+        while not engine.stopped:
+            now = time.monotonic()
+            if end_at is not None and now >= end_at:
+                end_at = None
+                self._stop("its time is up")
+            self._hear_signals()
+            if self._forced:
+                return
+            moment = engine.next_moment()
+            if moment is not None and moment <= now:
+                self._tick(now)
+            self._publisher.publish(now)
+            self._telemetry.flush()
+            self._wait(self._next_moment(end_at))
+
+    def _tick(self, now: float) -> None:
+        stuck = self._pool.nursery.stuck_since
+        self._engine.set_infrastructure(None if stuck is None else "no proc can be started")
+        self._engine.tick(now, time.time())
+        duration_s = time.monotonic() - now
+        self._publisher.ticked(duration_s)
+        interval_s = self.settings.tick_interval_s
+        if duration_s > interval_s:
+            self._telemetry(events.TickSlow(duration_s=duration_s, interval_s=interval_s))
+
+    def _next_moment(self, end_at: float | None) -> float:
+        ops_moment = self._ops.retry_at if self._ops is not None else None
+        asked = (self._engine.next_moment(), self._pool.next_moment(), end_at, ops_moment)
+        return min(
+            time.monotonic() + WAIT_S_MAX,
+            self._publisher.next_moment(),
+            *(moment for moment in asked if moment is not None),
+        )
+
+    def _wait(self, moment: float) -> None:
+        """The only place where the root waits; then what came is handled."""
+        self._poller.poll(max(0.0, moment - time.monotonic()))
+        now = time.monotonic()
+        pool_moment = self._pool.next_moment()
+        if pool_moment is not None and pool_moment <= now:
+            self._pool.step()
+        if self._ops is not None:
+            self._ops.tend(now, self._random.random())
+        while self._dead_slots:
+            # The slot's process is reaped: its live gauges drop, its counters stay.
+            with contextlib.suppress(OSError):
+                metricfile.release(self._dead_slots.popleft(), self._metrics_folder)
+
+    def _hear_signals(self) -> None:
+        for number in self._signals.take():
+            if number == signal.SIGHUP:
+                continue  # a terminal that went away is no reason to stop
+            if self._engine.stopping is not None:
+                self._forced = True
+            else:
+                self._stop(f"got {signal.Signals(number).name}")
+
+    def _stop(self, reason: str) -> None:
+        if self._engine.stopping is None:
+            self._stop_began = time.monotonic()
+            self._engine.stop(reason)
+
+    # --- what the pool says -----------------------------------------------------------------
+
+    def _deliver(self, attempt_id: int, result: ActionResult) -> None:
+        self._engine.deliver(attempt_id, result)
+
+    def _hear_pool(self, event: Event) -> None:
+        match event:
+            case events.ProcEnded(slot=slot):
+                self._dead_slots.append(slot)
+            case events.ActionProgressed() | events.ActionLogged():
+                # Observations have keys of their own; people know the worker's path.
+                event = msgspec.structs.replace(event, path=event.path.rstrip("?"))
+        self._telemetry(event)
+
+
+def child_specs(settings: Settings) -> tuple[ChildSpec, ...]:
+    """The config's workers as the root's children."""
+    return tuple(
+        ChildSpec(
+            name=worker.name,
+            worker_type=worker.type,
+            user_spec=UserSpec(worker.config, VariableBundle(user=dict(worker.variables))),
+            state_mapping=worker.state_mapping,
+            enabled=worker.enabled,
+            depends_on=worker.depends_on,
+            shutdown_timeout_s=worker.shutdown_timeout_s,
+            location=worker.location,
+        )
+        for worker in settings.workers
+    )

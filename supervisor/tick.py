@@ -1,0 +1,39 @@
+"""The tick: six steps, in this order, for each node that has to be looked at.
+
+Knows: the steps, and that they run parent before child, children before the parent's act.
+Does not know: clocks, sockets, processes; the `Context` holds the moment and the ports.
+Invariants: I5, nothing here waits; I9; worker code that raises stops its own node only; no
+step logs, each appends events. A node is looked at when something about it has changed or a
+moment it asked for has come; ``full`` looks at all and must decide the same.
+
+Reading order: `tick`, then `steps` (1 to 4) from top to bottom, then `acting` (6).
+"""
+
+from __future__ import annotations
+
+from fsmv2.supervisor import acting, steps
+from fsmv2.supervisor.context import Context
+from fsmv2.supervisor.node import Node
+
+
+def tick(node: Node, now: Context) -> None:
+    """Look at ``node`` and everything below it that needs it."""
+    look = node.dirty or now.full
+    if not look and not node.dirty_below:
+        return
+    node.dirty = node.dirty_below = False
+    if look:
+        health = steps.check_health(node, now)  # 1
+        steps.derive(node, now, health)  # 2
+        steps.reconcile(node, now, health)  # 3
+        steps.map_states(node, now)  # 4
+    tick_children(node, now)  # 5
+    # A child that has just changed may change what its parent decides in this very tick.
+    if look or node.dirty:
+        acting.act(node, now)  # 6
+
+
+def tick_children(node: Node, now: Context) -> None:
+    """Step 5: the children, in start order."""
+    for child in list(node.children.values()):
+        tick(child, now)

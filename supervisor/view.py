@@ -1,0 +1,78 @@
+"""The tree and the status as plain documents, for the API, the page and the command line.
+
+Knows: nodes, statistics, the fields DESIGN.md §7 promises.
+Does not know: who reads them, HTTP.
+Invariants: no secret (values hide themselves), no value of an action; JSON-ready builtins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fsmv2.ipc.codec import to_builtins
+from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.node import InFlight, Node
+from fsmv2.supervisor.pool import Pool
+
+
+def tree_document(engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
+    """The root's object with all nodes below it; moments become seconds before ``now``."""
+    return _node(engine.root, engine, pool, now)
+
+
+def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
+    return {
+        "path": node.path,
+        "name": node.spec.name,
+        "worker_type": node.spec.worker_type,
+        "state": node.state_name,
+        "phase": str(node.phase),
+        "reason": node.reason,
+        "desired_state": "stopped" if node.stop_asked else node.desired_word,
+        "since_s": round(now - node.entered_at, 3),
+        "circuit": "open" if circuit_is_open(node, engine) else "closed",
+        "action": _in_flight(node.attempt, pool, now, "actions"),
+        "restarts": node.restarts,
+        "generation": node.generation,
+        "location_path": node.location.path(engine.context.gaps),
+        "status": _status(node),
+        "observation_age_s": None
+        if node.observed_at is None
+        else round(max(0.0, now - node.observed_at), 3),
+        "children": [_node(child, engine, pool, now) for child in node.children.values()],
+    }
+
+
+def circuit_is_open(node: Node, engine: Engine) -> bool:
+    """Open: this node derives and acts no more, because its own code failed or because no
+    proc can be started (the root's breaker)."""
+    if node.parent is None and engine.context.infrastructure is not None:
+        return True
+    return node.fault_until is not None
+
+
+def _status(node: Node) -> Any:
+    try:
+        return to_builtins(node.status)
+    except (TypeError, ValueError, RecursionError):
+        return f"<{type(node.status).__qualname__}>"
+
+
+def _in_flight(
+    in_flight: InFlight | None, pool: Pool, now: float, lane: str
+) -> dict[str, Any] | None:
+    if in_flight is None:
+        return None
+    attempt = pool.in_flight(in_flight.attempt_id)
+    queued = attempt is None or attempt.proc is None
+    return {
+        "attempt_id": in_flight.attempt_id,
+        "type": in_flight.name,
+        "lane": lane,
+        "queued": queued,
+        "running_s": 0.0
+        if queued or attempt is None
+        else round(max(0.0, now - (attempt.dispatched_at or now)), 3),
+        "timeout_s": in_flight.timeout_s,
+        "progress": attempt.progress if attempt is not None else None,
+    }

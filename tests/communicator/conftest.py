@@ -1,0 +1,58 @@
+"""What the communicator's tests share: a relay on loopback and an action's context."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport import http
+
+
+class FakeContext:
+    """An `ActionContext` that keeps what an action says."""
+
+    def __init__(self, scratch: Path, timeout_s: float = 40.0) -> None:
+        self.attempt_id = 1
+        self.scratch = scratch
+        self.cancelled = False
+        self.logged: list[tuple[str, str, dict[str, Any]]] = []
+        self._ends_at = time.monotonic() + timeout_s
+
+    @property
+    def deadline_s(self) -> float:
+        return self._ends_at - time.monotonic()
+
+    def progress(self, text: str) -> None:
+        self.logged.append((text, "progress", {}))
+
+    def log(self, event: str, level: str = "info", **fields: Any) -> None:
+        self.logged.append((event, level, fields))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> FakeContext:
+    return FakeContext(tmp_path)
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    with Relay() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_connection_outlives_its_test() -> Iterator[None]:
+    yield
+    http.close_all()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)

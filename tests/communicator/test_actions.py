@@ -1,0 +1,544 @@
+"""The login and the sync against the real relay stand-in, over a real socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fsmv2.communicator import spool
+from fsmv2.communicator.actions import push as push_module
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.pull import INBOX_FILES_MAX
+from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.outcomes import Credentials, Direction, LoginOutcome, SyncOutcome
+from fsmv2.communicator.testing import faults
+from fsmv2.communicator.testing.backend import DEMO_NAME, DEMO_TOKEN, DEMO_UUID
+from fsmv2.communicator.testing.faults import Fault
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.codec import CodecError, decode_content
+from fsmv2.communicator.transport.errors import Kind
+from fsmv2.communicator.transport.http import transport_for
+from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
+from fsmv2.communicator.transport.token import double_hash
+from fsmv2.ipc.codec import decode, encode
+from fsmv2.supervisor import ActionContext, Secret
+
+JSON = (("Content-Type", "application/json"),)
+
+
+def credentials(relay: Relay, token: str | None = DEMO_TOKEN, **fields: Any) -> Credentials:
+    return Credentials(relay.url, None if token is None else Secret(token), **fields)
+
+
+def login(context: ActionContext, relay: Relay, **fields: Any) -> LoginOutcome:
+    fields.setdefault("credentials", credentials(relay))
+    return AuthenticateAction(**fields).execute(context)
+
+
+def sync(context: ActionContext, relay: Relay, tmp_path: Path, **fields: Any) -> SyncOutcome:
+    """Log in, then sync once with folders under ``tmp_path``."""
+    made_for = fields.pop("credentials", credentials(relay))
+    outcome = login(context, relay)
+    assert outcome.session is not None
+    fields = {"outbox": str(tmp_path / "out"), "inbox": str(tmp_path / "in"), **fields}
+    action = SyncAction(
+        credentials=made_for,
+        session=outcome.session,
+        login_id=7,
+        instance_uuid=outcome.instance_uuid,
+        **fields,
+    )
+    return action.execute(context)
+
+
+def post(tmp_path: Path, *payloads: Any) -> list[Path]:
+    return [
+        spool.post(tmp_path / "out", email="ada@example.com", message_type="status", payload=p)
+        for p in payloads
+    ]
+
+
+def received(tmp_path: Path) -> list[Any]:
+    return [
+        decode_content(message.content)[1]
+        for path in spool.inbox_files(tmp_path / "in")
+        for message in spool.read_messages(path)
+    ]
+
+
+def test_login_sends_the_double_hash_and_brings_a_session(
+    context: ActionContext, relay: Relay
+) -> None:
+    """Bearer of the double hash, an empty body, the JWT from the cookie, life from its `exp`."""
+    outcome = login(context, relay)
+    (request,) = relay.requests("login")
+    assert request.headers["authorization"] == f"Bearer {double_hash(DEMO_TOKEN)}"
+    assert request.headers["content-type"] == "application/json"
+    assert (request.body, request.headers["content-length"]) == (b"", "0")
+    assert outcome.problem is None
+    assert outcome.session is not None
+    assert (outcome.instance_uuid, outcome.instance_name) == (DEMO_UUID, DEMO_NAME)
+    life_s = outcome.session.expires_at - request.at
+    assert 23 * 3600 - 60 < life_s < 23 * 3600 + 60
+    assert outcome.session.expires_at - outcome.session.refresh_at == pytest.approx(600)
+    assert decode(encode(outcome), LoginOutcome) == outcome
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "status"),
+    [
+        (Fault(status=401, body=b'{"error":"no"}', headers=JSON), Kind.INVALID_TOKEN, 401),
+        (Fault(status=404), Kind.INSTANCE_DELETED, 404),
+        (Fault(status=503), Kind.SERVER_ERROR, 503),
+        (Fault(status=200, body=b'{"uuid":"x"}', headers=JSON), Kind.INVALID_TOKEN, 200),
+        (Fault(status=201, body=b"{}", headers=JSON), Kind.UNKNOWN, 201),
+        (Fault(status=307, headers=(("Location", "/api/v2/instance/login"),)), Kind.UNKNOWN, 307),
+        (faults.captive_portal(), Kind.UNKNOWN, 200),
+        (faults.truncated_json(), Kind.UNKNOWN, 200),
+        (faults.nginx_502(), Kind.SERVER_ERROR, 502),
+        (faults.zscaler_block(), Kind.PROXY_BLOCK, 403),
+        (faults.cloudflare_challenge(), Kind.CLOUDFLARE, 429),
+        (faults.cloudflare_challenge(403), Kind.CLOUDFLARE, 403),
+        (faults.cloudflare_challenge(503), Kind.CLOUDFLARE, 503),
+        (faults.rate_limit(), Kind.RATE_LIMIT, 429),
+        (faults.dropped(), Kind.NETWORK, None),
+        (Fault(cut_bytes=5), Kind.NETWORK, None),
+    ],
+)
+def test_failed_login_is_an_outcome_with_its_kind(
+    context: ActionContext, relay: Relay, fault: Fault, kind: Kind, status: int | None
+) -> None:
+    """Never an exception; one request each; the identity and the count are carried on."""
+    relay.fault("login", fault)
+    outcome = login(context, relay, errors_in_row=2, instance_uuid="kept")
+    assert outcome.session is None
+    assert outcome.problem is not None
+    assert (outcome.problem.kind, outcome.problem.status) == (kind, status)
+    assert (outcome.errors_in_row, outcome.instance_uuid) == (3, "kept")
+    assert len(relay.requests("login")) == 1
+    assert DEMO_TOKEN not in outcome.problem.text
+    assert login(context, relay).session is not None, "the next login works"
+
+
+def test_retry_after_reaches_the_outcome(context: ActionContext, relay: Relay) -> None:
+    """Seconds, as the relay asked for them."""
+    relay.fault("login", faults.rate_limit(retry_after="77"))
+    outcome = login(context, relay)
+    assert outcome.problem is not None
+    assert outcome.problem.retry_after_s == 77
+
+
+def test_unknown_token_is_refused(context: ActionContext, relay: Relay) -> None:
+    """The relay knows tokens by their double hash only."""
+    outcome = login(context, relay, credentials=credentials(relay, "wrong-token"))
+    assert outcome.problem is not None
+    assert outcome.problem.kind is Kind.INVALID_TOKEN
+
+
+def test_relay_that_is_not_there_is_a_network_problem(
+    context: ActionContext, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused connections and unresolvable names, told without the client's own text."""
+    relay.close()
+    outcome = login(context, relay)
+    assert outcome.problem is not None
+    assert outcome.problem.kind is Kind.NETWORK
+    assert "refused" in outcome.problem.text
+
+    def no_name(*args: object, **fields: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    lost = Credentials("http://relay.invalid/api", Secret(DEMO_TOKEN))
+    outcome = login(context, relay, credentials=lost)
+    assert outcome.problem is not None
+    assert outcome.problem.kind is Kind.NETWORK
+
+
+@pytest.mark.parametrize("fault", [Fault(delay_s=60.0), Fault(drip_s=0.3)])
+def test_slow_relay_is_a_network_problem_at_the_timeout(
+    context: ActionContext, relay: Relay, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence ends the request, and so does a body that drips for ever."""
+    monkeypatch.setattr("fsmv2.communicator.transport.http.CONNECT_S", 0.5)
+    relay.fault("login", fault)
+    outcome = login(context, relay, credentials=credentials(relay, timeout_s=0.5))
+    assert outcome.problem is not None
+    assert outcome.problem.kind is Kind.NETWORK
+
+
+def test_reply_without_uuid_keeps_the_last_one(context: ActionContext, relay: Relay) -> None:
+    """Empty means "unchanged"."""
+    relay.backend.login_body = b"{}"
+    outcome = login(context, relay, instance_uuid="3f0c", instance_name="press")
+    assert outcome.session is not None
+    assert (outcome.instance_uuid, outcome.instance_name) == ("3f0c", "press")
+
+
+def test_auth_token_comes_from_config_file_or_environment(
+    context: ActionContext, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this order, and read in the proc at every login."""
+    none = credentials(relay, None)
+    outcome = login(context, relay, credentials=none)
+    assert outcome.problem is not None
+    assert outcome.problem.kind is Kind.INVALID_TOKEN
+    assert "AUTH_TOKEN" in outcome.problem.text
+    assert relay.requests() == []
+
+    monkeypatch.setenv("AUTH_TOKEN", "wrong-token")
+    file = tmp_path / "token"
+    from_file = credentials(relay, None, auth_token_file=str(file))
+    outcome = login(context, relay, credentials=from_file)
+    assert outcome.problem is not None
+    assert "No such file" in outcome.problem.text
+    file.write_text(f"{DEMO_TOKEN}\n")
+    assert login(context, relay, credentials=from_file).session is not None
+
+    monkeypatch.setenv("AUTH_TOKEN", DEMO_TOKEN)
+    assert login(context, relay, credentials=none).session is not None
+
+
+def test_sync_moves_messages_both_ways_in_order(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """Pushed once each, then deleted here; pulled once each, then on disk here."""
+    post(tmp_path, {"n": 1}, {"n": 2}, {"n": 3})
+    for number in (7, 8):
+        relay.send("ada@example.com", "action", {"n": number})
+    outcome = sync(context, relay, tmp_path)
+    assert [entry.payload["n"] for entry in relay.pushed()] == [1, 2, 3]
+    assert {entry.batch for entry in relay.pushed()} == {0}
+    assert {entry.instance_uuid for entry in relay.pushed()} == {DEMO_UUID}
+    assert list((tmp_path / "out").iterdir()) == []
+    assert received(tmp_path) == [{"n": 7}, {"n": 8}]
+    assert (outcome.push.moved, outcome.pull.moved, outcome.pull.waiting) == (3, 2, 1)
+    assert outcome.push.problem is outcome.pull.problem is None
+    assert not outcome.token_rejected
+    assert decode(encode(outcome), SyncOutcome) == outcome
+
+
+def test_idle_sync_makes_no_push_and_writes_no_file(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """An empty outbox is no request; an empty reply, or 204, is no file."""
+    for status in (200, 204):
+        relay.backend.idle_status = status
+        outcome = sync(context, relay, tmp_path)
+        assert outcome.pull.problem is None
+    assert relay.requests("push") == []
+    assert len(relay.requests("pull")) == 2
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_connection_is_kept_over_actions(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """One TCP connection for two logins and two syncs: it lives in the proc, not in a client."""
+    post(tmp_path, 1)
+    sync(context, relay, tmp_path)
+    sync(context, relay, tmp_path)
+    assert len(relay.requests()) == 5
+    assert {request.connection for request in relay.requests()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (faults.nginx_502(), Kind.SERVER_ERROR),
+        (faults.captive_portal(), Kind.UNKNOWN),
+        (faults.zscaler_block(), Kind.PROXY_BLOCK),
+        (faults.cloudflare_challenge(403), Kind.CLOUDFLARE),
+        (faults.rate_limit("9"), Kind.RATE_LIMIT),
+        (Fault(status=304), Kind.UNKNOWN),
+        (Fault(status=302, headers=(("Location", "/api"),)), Kind.UNKNOWN),
+        (Fault(status=404), Kind.INSTANCE_DELETED),
+        (Fault(status=401), Kind.INVALID_TOKEN),
+        (Fault(status=403), Kind.INVALID_TOKEN),
+        (faults.dropped(), Kind.NETWORK),
+    ],
+)
+def test_failed_push_keeps_every_message_and_hides_no_pull(
+    context: ActionContext, relay: Relay, tmp_path: Path, fault: Fault, kind: Kind
+) -> None:
+    """Only a 2xx that is no page deletes a message; the pull goes on all the same."""
+    files = post(tmp_path, "a", "b")
+    relay.send("ada@example.com", "action", "in")
+    relay.fault("push", fault)
+    before = Direction(errors_in_row=1)
+    outcome = sync(context, relay, tmp_path, push=before)
+    assert outcome.push.problem is not None
+    assert outcome.push.problem.kind is kind
+    assert (outcome.push.errors_in_row, outcome.push.waiting) == (2, 2)
+    assert sorted((tmp_path / "out").iterdir()) == files
+    assert relay.pushed() == []
+    assert outcome.pull.problem is None
+    assert received(tmp_path) == ["in"]
+    assert outcome.token_rejected is (kind is Kind.INVALID_TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (faults.nginx_502(), Kind.SERVER_ERROR),
+        (faults.captive_portal(), Kind.UNKNOWN),
+        (Fault(status=201, body=b"{}"), Kind.UNKNOWN),
+        (Fault(status=401), Kind.INVALID_TOKEN),
+        (faults.dropped(), Kind.NETWORK),
+    ],
+)
+def test_failed_pull_hides_no_push(
+    context: ActionContext, relay: Relay, tmp_path: Path, fault: Fault, kind: Kind
+) -> None:
+    """Each direction has its own error and its own count."""
+    post(tmp_path, "a")
+    relay.fault("pull", fault)
+    outcome = sync(context, relay, tmp_path, pull=Direction(errors_in_row=4))
+    assert outcome.pull.problem is not None
+    assert outcome.pull.problem.kind is kind
+    assert outcome.pull.errors_in_row == 5
+    assert (outcome.push.errors_in_row, outcome.push.moved) == (0, 1)
+    assert outcome.token_rejected is (kind is Kind.INVALID_TOKEN)
+
+
+def test_revoked_token_is_reported(context: ActionContext, relay: Relay, tmp_path: Path) -> None:
+    """So that the next decision is a login."""
+    outcome = login(context, relay)
+    assert outcome.session is not None
+    relay.revoke_tokens()
+    action = SyncAction(
+        credentials=credentials(relay),
+        session=outcome.session,
+        login_id=7,
+        instance_uuid="",
+        outbox=None,
+        inbox=str(tmp_path / "in"),
+    )
+    synced = action.execute(context)
+    assert synced.token_rejected
+    assert synced.login_id == 7
+
+
+def test_truncated_pull_reply_is_kept_and_the_next_pull_works(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """The relay has forgotten it, so we do not throw it away because we cannot read it."""
+    relay.send("ada@example.com", "action", "lost")
+    relay.fault("pull", faults.truncated_json())
+    outcome = sync(context, relay, tmp_path)
+    assert outcome.pull.problem is not None
+    assert outcome.pull.problem.kind is Kind.UNKNOWN
+    (kept,) = (tmp_path / "in").iterdir()
+    assert kept.suffix == ".unreadable"
+    assert kept.read_bytes() == b'{"UMHMessage'
+    relay.send("ada@example.com", "action", "next")
+    outcome = sync(context, relay, tmp_path, pull=outcome.pull)
+    assert outcome.pull.errors_in_row == 0
+    assert received(tmp_path) == ["next"]
+
+
+def test_reply_saved_by_a_killed_attempt_is_delivered_before_the_next_pull(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """A kill between the sync to disk and the unpacking loses nothing."""
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    content = relay_content("from before")
+    body = {"UMHMessages": [{"email": "ada@example.com", "content": content}]}
+    (inbox / "00000000000000000001-1.reply").write_text(json.dumps(body))
+    relay.send("ada@example.com", "action", "from after")
+    outcome = sync(context, relay, tmp_path)
+    assert received(tmp_path) == ["from before", "from after"]
+    assert outcome.pull.moved == 2
+    assert all(path.suffix == ".jsonl" for path in inbox.iterdir())
+
+
+def relay_content(payload: Any) -> str:
+    from fsmv2.communicator.transport.codec import encode_content
+
+    return encode_content("action", payload)
+
+
+def test_full_inbox_is_not_pulled_into(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """Messages wait at the relay, where they are safe; it is neither error nor success."""
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    for number in range(INBOX_FILES_MAX):
+        (inbox / f"{number:020d}-1.jsonl").touch()
+    before = Direction(errors_in_row=2)
+    outcome = sync(context, relay, tmp_path, pull=before)
+    assert relay.requests("pull") == []
+    assert (outcome.pull.errors_in_row, outcome.pull.waiting) == (2, INBOX_FILES_MAX)
+
+
+def test_inbox_that_cannot_be_written_is_found_before_the_pull(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """A destructive request is not made without a place for its answer."""
+    (tmp_path / "in").write_text("a file, not a folder")
+    outcome = sync(context, relay, tmp_path)
+    assert outcome.pull.problem is not None
+    assert "inbox" in outcome.pull.problem.text
+    assert relay.requests("pull") == []
+
+
+def test_after_a_failure_messages_go_one_by_one_in_order(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """So that one message the relay does not take cannot hold back the others."""
+    relay.fault("push", Fault(status=503))
+    post(tmp_path, 1, 2, 3)
+    outcome = sync(context, relay, tmp_path)
+    assert outcome.push.errors_in_row == 1
+    outcome = sync(context, relay, tmp_path, push=outcome.push)
+    assert [(entry.payload, entry.batch) for entry in relay.pushed()] == [(1, 0), (2, 1), (3, 2)]
+    assert outcome.push.errors_in_row == 0
+
+
+def test_message_the_relay_refuses_is_set_aside_not_deleted(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """400 on a single message concerns that message; 400 on a batch condemns nobody."""
+    files = post(tmp_path, 1, 2, 3)
+    relay.fault("push", Fault(status=400))
+    outcome = sync(context, relay, tmp_path)
+    assert (outcome.push.refused, outcome.push.waiting) == (0, 3)
+    relay.fault("push", Fault(status=400))
+    outcome = sync(context, relay, tmp_path, push=outcome.push)
+    assert (outcome.push.refused, outcome.push.moved, outcome.push.waiting) == (1, 2, 0)
+    assert [entry.payload for entry in relay.pushed()] == [2, 3]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{files[0].name}.refused"]
+
+
+def test_outbox_file_that_is_no_message_is_set_aside(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """And the messages around it are sent."""
+    (good,) = post(tmp_path, 1)
+    bad = good.with_name("00-bad.json")
+    bad.write_text("{")
+    outcome = sync(context, relay, tmp_path)
+    assert (outcome.push.refused, outcome.push.moved) == (1, 1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00-bad.json.refused"]
+
+
+def test_lost_answer_duplicates_at_most_the_batch_in_flight(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """The relay took it and the answer was lost: sent again, because losing is worse."""
+    post(tmp_path, 1, 2)
+    relay.fault("push", faults.dropped(commit=True))
+    outcome = sync(context, relay, tmp_path)
+    assert outcome.push.problem is not None
+    sync(context, relay, tmp_path, push=outcome.push)
+    assert [entry.payload for entry in relay.pushed()] == [1, 2, 1, 2]
+    assert len({entry.content_hash for entry in relay.pushed()}) == 2
+
+
+def test_large_outbox_goes_in_batches(
+    context: ActionContext, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an attempt ends after its limit of requests, so that a pull gets its turn."""
+    monkeypatch.setattr(push_module, "BATCH_MESSAGES_MAX", 10)
+    monkeypatch.setattr(push_module, "REQUESTS_MAX", 2)
+    post(tmp_path, *range(25))
+    outcome = sync(context, relay, tmp_path)
+    assert (outcome.push.moved, outcome.push.waiting) == (20, 5)
+    assert len(relay.requests("pull")) == 1
+    sync(context, relay, tmp_path, push=outcome.push)
+    assert [entry.payload for entry in relay.pushed()] == list(range(25))
+
+
+def test_direction_that_waits_is_left_out_and_stays_as_it_was(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """Its error, its count, and the time since its last try go on."""
+    post(tmp_path, 1)
+    outcome = sync(
+        context, relay, tmp_path, push=Direction(3, idle_s=5.0), push_now=False, pull_now=True
+    )
+    assert relay.requests("push") == []
+    assert outcome.push.errors_in_row == 3
+    assert 5.0 <= outcome.push.idle_s < 25.0
+    assert 0.0 <= outcome.pull.idle_s < 20.0
+
+
+def test_cancelled_sync_makes_no_request(context: Any, relay: Relay, tmp_path: Path) -> None:
+    """On a stop nothing more is taken from the relay."""
+    post(tmp_path, 1)
+    outcome = login(context, relay)
+    assert outcome.session is not None
+    context.cancelled = True
+    sync(context, relay, tmp_path)
+    assert relay.requests("pull") == relay.requests("push") == []
+
+
+def test_two_requests_at_the_longest_timeout_fit_into_one_sync() -> None:
+    """The framework's kill is for what hangs, not for a relay that is slow within limits."""
+    request_s_max = CONNECT_S + TIMEOUT_S_MAX
+    assert SyncAction.timeout_s > 2 * request_s_max
+    assert AuthenticateAction.timeout_s > request_s_max
+
+
+def test_nothing_secret_is_in_a_repr_a_log_or_an_error(
+    context: Any, relay: Relay, tmp_path: Path
+) -> None:
+    """Not the auth token, its hash, the JWT or a message; also when a relay repeats them all."""
+    body_secret = "valve-code-4711"
+    post(tmp_path, {"code": body_secret})
+    first = login(context, relay)
+    assert first.session is not None
+    jwt = first.session.token.reveal()
+    hidden = [DEMO_TOKEN, double_hash(DEMO_TOKEN), jwt, body_secret]
+    echo = " ".join(hidden).encode()
+    shown: list[str] = [repr(first)]
+    for fault in (
+        Fault(status=500, body=echo),
+        Fault(status=200, body=echo, headers=JSON),
+        Fault(status=200, body=b"{" + echo, headers=(*JSON, ("Set-Cookie", f"token={jwt}"))),
+    ):
+        relay.fault("login", fault)
+        # The login's own text is shown, without what might be a token; it knows no messages.
+        shown.append(repr(login(context, relay)).replace(body_secret, ""))
+        for endpoint in ("push", "pull"):
+            relay.fault(endpoint, fault)
+        outcome = sync(context, relay, tmp_path)
+        shown += [repr(outcome), str(outcome.push.problem), str(outcome.pull.problem)]
+        relay.heal()
+    shown += [repr(context.logged), repr(transport_for_repr(relay))]
+    shown += [repr(msgspec.to_builtins(first, enc_hook=repr))]
+    for text in shown:
+        for secret in hidden:
+            assert secret not in text
+
+
+def transport_for_repr(relay: Relay) -> object:
+    from fsmv2.communicator.transport import http
+
+    return transport_for(http.Relay(relay.url))
+
+
+def test_spool_files_appear_whole_and_leave_no_draft(tmp_path: Path) -> None:
+    """A producer that fails half-way leaves nothing behind that could be sent."""
+    with pytest.raises(TypeError):
+        spool.post(tmp_path / "out", email="a", message_type="t", payload=object())
+    with spool.writing(tmp_path / "out") as draft:
+        draft.file.write(b"half, and never published")
+    assert list((tmp_path / "out").iterdir()) == []
+    path = spool.post(tmp_path / "out", email="a", message_type="t", payload=1)
+    assert [path] == list((tmp_path / "out").iterdir())
+    assert os.stat(path).st_size > 0
+    assert spool.inbox_files(tmp_path / "nowhere") == []
+    reply = tmp_path / "x.reply"
+    reply.write_bytes(b"[")
+    with pytest.raises(CodecError):
+        spool.unpack(reply)
+    assert (tmp_path / "x.unreadable").exists()

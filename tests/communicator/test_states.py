@@ -1,0 +1,402 @@
+"""Every transition, on hand-built snapshots: no clock, no relay, no process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from fsmv2.communicator import Communicator, CommunicatorConfig
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.outcomes import (
+    Credentials,
+    Direction,
+    LoginOutcome,
+    Session,
+    SyncOutcome,
+)
+from fsmv2.communicator.states.authenticating import Authenticating
+from fsmv2.communicator.states.degraded import Degraded
+from fsmv2.communicator.states.stopped import Stopped
+from fsmv2.communicator.states.syncing import Syncing
+from fsmv2.communicator.transport.errors import Kind, Problem
+from fsmv2.supervisor import Act, ActionResult, Go, Secret, Snapshot, State, Stay
+from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.core.fsm import Decision, Desired, Identity, decide
+
+NOW = 1_800_000_000.0
+AUTH_TOKEN = "auth-token-hunter2"
+JWT = "jwt-hunter3"
+CONFIG = CommunicatorConfig(
+    "https://relay.example.com/api", auth_token=Secret(AUTH_TOKEN), outbox="out", inbox="in"
+)
+MADE_FOR = Credentials(CONFIG.relay_url, CONFIG.auth_token)
+SESSION = Session(Secret(JWT), expires_at=NOW + 80_000, refresh_at=NOW + 79_400)
+NETWORK = Problem(Kind.NETWORK, "cannot reach the relay: refused")
+LOGIN_ID, SYNC_ID = 100, 200
+
+
+def login(session: Session | None = SESSION, **fields: Any) -> LoginOutcome:
+    fields.setdefault("made_for", MADE_FOR)
+    fields.setdefault("instance_uuid", "3f0c")
+    return LoginOutcome(session=session, **fields)
+
+
+def failed_login(kind: Kind, errors: int = 1, **fields: Any) -> LoginOutcome:
+    return login(None, problem=Problem(kind, f"HTTP x ({kind})", **fields), errors_in_row=errors)
+
+
+def tried(errors: int = 0, problem: Problem | None = None, **fields: Any) -> Direction:
+    if errors:
+        problem = problem or NETWORK
+    return Direction(errors_in_row=errors, problem=problem, **{"idle_s": 0.0, **fields})
+
+
+def synced(push: Direction, pull: Direction, **fields: Any) -> SyncOutcome:
+    fields.setdefault("made_for", MADE_FOR)
+    fields.setdefault("login_id", LOGIN_ID)
+    return SyncOutcome(push=push, pull=pull, **fields)
+
+
+def snapshot(
+    state: type[State],
+    *,
+    logged_in: LoginOutcome | None = None,
+    login_s: float = 10.0,
+    sync: SyncOutcome | None = None,
+    sync_s: float = 0.5,
+    config: CommunicatorConfig = CONFIG,
+    killed: dict[str, int] | None = None,
+    login_id: int = LOGIN_ID,
+    now: float = NOW,
+    shutdown: bool = False,
+) -> Snapshot:
+    """What the engine would build: ``login_s`` and ``sync_s`` seconds after the last results."""
+    results: dict[str, ActionResult] = {}
+    if logged_in is not None:
+        results["AuthenticateAction"] = ActionResult(
+            status="succeeded",
+            action_type="AuthenticateAction",
+            attempt_id=login_id,
+            value=logged_in,
+        )
+    if sync is not None:
+        results["SyncAction"] = ActionResult(
+            status="succeeded", action_type="SyncAction", attempt_id=SYNC_ID, value=sync
+        )
+    for name in killed or {}:
+        results[name] = ActionResult(
+            status="timed_out",
+            action_type=name,
+            attempt_id=300,
+            certificate=DeathCertificate(verdict="timed_out"),
+        )
+    ends = {"AuthenticateAction": 1000 - login_s, "SyncAction": 1000 - sync_s}
+    return Snapshot(
+        identity=Identity("line-1", "root/line-1", "communicator", 1),
+        state=state(),
+        desired=Desired("running", config, shutdown=shutdown),
+        results=results,
+        result_ends={name: ends[name] for name in results},
+        failures=killed or {},
+        monotonic=1000.0,
+        wall=now,
+    )
+
+
+def decided(snap: Snapshot) -> Decision:
+    """The decision, with what must hold of every one: a reason, and no secret in it."""
+    decision = decide(Communicator(), snap)
+    assert AUTH_TOKEN not in repr(decision)
+    assert JWT not in repr(decision)
+    return decision
+
+
+def went(snap: Snapshot) -> type[State]:
+    decision = decided(snap)
+    assert isinstance(decision, Go), decision
+    return decision.state
+
+
+def logs_in(snap: Snapshot) -> AuthenticateAction:
+    decision = decided(snap)
+    assert isinstance(decision, Act), decision
+    assert isinstance(decision.action, AuthenticateAction)
+    return decision.action
+
+
+def syncs(snap: Snapshot) -> SyncAction:
+    decision = decided(snap)
+    assert isinstance(decision, Act), decision
+    assert isinstance(decision.action, SyncAction)
+    return decision.action
+
+
+def waits(snap: Snapshot) -> str:
+    decision = decided(snap)
+    assert isinstance(decision, Stay), decision
+    return decision.reason
+
+
+def test_stopped_goes_to_authenticating() -> None:
+    """Asked to run, the first thing is a login."""
+    assert went(snapshot(Stopped)) is Authenticating
+
+
+@pytest.mark.parametrize("state", [Authenticating, Syncing, Degraded])
+def test_a_stop_leads_to_stopped_from_everywhere(state: type[State]) -> None:
+    """Also in the middle of an incident."""
+    sick = synced(tried(9), tried(9))
+    assert went(snapshot(state, logged_in=login(), sync=sick, shutdown=True)) is Stopped
+
+
+def test_first_login_carries_the_credentials_only() -> None:
+    """Nothing is known yet."""
+    action = logs_in(snapshot(Authenticating))
+    assert action == AuthenticateAction(credentials=MADE_FOR)
+
+
+def test_login_leads_to_syncing() -> None:
+    """A session that is good beyond its refresh moment may be used."""
+    assert went(snapshot(Authenticating, logged_in=login())) is Syncing
+
+
+@pytest.mark.parametrize(
+    ("kind", "errors", "wait_s"),
+    [
+        (Kind.SERVER_ERROR, 1, 2),
+        (Kind.SERVER_ERROR, 2, 4),
+        (Kind.NETWORK, 5, 32),
+        (Kind.NETWORK, 60, 60),
+        (Kind.INVALID_TOKEN, 1, 60),
+        (Kind.INVALID_TOKEN, 1000, 60),
+        (Kind.INSTANCE_DELETED, 1, 300),
+        (Kind.CLOUDFLARE, 1, 60),
+        (Kind.RATE_LIMIT, 2, 60),
+    ],
+)
+def test_failed_login_is_waited_out_from_the_last_attempt_and_never_given_up(
+    kind: Kind, errors: int, wait_s: float
+) -> None:
+    """Before the wait is over nothing is sent; after it, one login, for ever."""
+    failure = failed_login(kind, errors)
+    reason = waits(snapshot(Authenticating, logged_in=failure, login_s=wait_s - 0.01))
+    assert f"failed {errors} in a row" in reason
+    assert str(kind) in reason
+    action = logs_in(snapshot(Authenticating, logged_in=failure, login_s=wait_s * 1.2 + 0.01))
+    assert action.errors_in_row == errors
+    assert action.instance_uuid == "3f0c"
+
+
+def test_retry_after_is_honoured_at_the_first_failed_login() -> None:
+    """30 s asked for are 30 s, though our own schedule says 2."""
+    failure = failed_login(Kind.SERVER_ERROR, 1, status=503, retry_after_s=30.0)
+    waits(snapshot(Authenticating, logged_in=failure, login_s=29.9))
+    logs_in(snapshot(Authenticating, logged_in=failure, login_s=36.1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"auth_token": Secret("another-token")},
+        {"relay_url": "https://other.example.com"},
+        {"auth_token_file": "/run/token"},
+    ],
+)
+@pytest.mark.parametrize("state", [Syncing, Degraded])
+def test_changed_relay_or_token_takes_effect_at_once(
+    state: type[State], change: dict[str, Any]
+) -> None:
+    """From a healthy session, and out of a parked login without waiting for its end."""
+    changed = msgspec.structs.replace(CONFIG, **change)
+    assert went(snapshot(state, logged_in=login(), config=changed)) is Authenticating
+    action = logs_in(snapshot(Authenticating, logged_in=login(), config=changed, login_s=0.0))
+    assert action.instance_uuid == ""
+    parked = failed_login(Kind.INVALID_TOKEN, 7)
+    action = logs_in(snapshot(Authenticating, logged_in=parked, config=changed, login_s=0.1))
+    assert action.errors_in_row == 0
+
+
+def test_changed_config_that_fails_too_waits_like_any_other() -> None:
+    """The change bypasses the wait once, not on every tick."""
+    changed = msgspec.structs.replace(CONFIG, auth_token=Secret("another-token"))
+    made_for = msgspec.structs.replace(MADE_FOR, auth_token=Secret("another-token"))
+    failure = login(None, made_for=made_for, problem=NETWORK, errors_in_row=1)
+    waits(snapshot(Authenticating, logged_in=failure, config=changed, login_s=0.1))
+
+
+def test_killed_login_is_waited_out() -> None:
+    """An attempt that was killed brought no value; its count is the framework's."""
+    killed = {"AuthenticateAction": 3}
+    reason = waits(snapshot(Authenticating, killed=killed, login_s=7.9))
+    assert "timed_out" in reason
+    assert logs_in(snapshot(Authenticating, killed=killed, login_s=9.7)).errors_in_row == 3
+
+
+@pytest.mark.parametrize("state", [Syncing, Degraded])
+def test_token_is_renewed_before_it_expires(state: type[State]) -> None:
+    """At its refresh moment, not at its end, and not before."""
+    at = SESSION.refresh_at
+    assert went(snapshot(state, logged_in=login(), now=at)) is Authenticating
+    assert logs_in(snapshot(Authenticating, logged_in=login(), now=at)).errors_in_row == 0
+    sick = synced(tried(3), tried(3))
+    early = snapshot(state, logged_in=login(), sync=sick, now=at - 1)
+    assert not (isinstance(d := decided(early), Go) and d.state is Authenticating)
+
+
+def test_a_token_that_dies_at_once_makes_no_login_loop() -> None:
+    """Two logins are at least a second apart, whatever a relay hands out."""
+    dead = Session(Secret(JWT), expires_at=NOW, refresh_at=NOW)
+    waits(snapshot(Authenticating, logged_in=login(dead), login_s=0.5))
+    logs_in(snapshot(Authenticating, logged_in=login(dead), login_s=1.0))
+
+
+@pytest.mark.parametrize("state", [Syncing, Degraded])
+def test_refused_token_is_dropped_at_once(state: type[State]) -> None:
+    """401 or 403 on a sync: one login, though the token has hours to live."""
+    refusal = Problem(Kind.INVALID_TOKEN, "HTTP 401 (invalid_token): 9 bytes of body", 401)
+    sync = synced(tried(), tried(1, refusal), token_rejected=True)
+    snap = snapshot(state, logged_in=login(), sync=sync, login_s=3000)
+    assert went(snap) is Authenticating
+    logs_in(snapshot(Authenticating, logged_in=login(), sync=sync, login_s=3000))
+
+
+def test_new_login_clears_the_refusal_of_the_old_one() -> None:
+    """The refused sync is tried again at once with the new token, not after 60 s."""
+    refusal = Problem(Kind.INVALID_TOKEN, "HTTP 401", 401)
+    sync = synced(tried(), tried(1, refusal), token_rejected=True)
+    fresh: dict[str, Any] = {"logged_in": login(), "sync": sync, "login_id": LOGIN_ID + 5}
+    assert went(snapshot(Authenticating, **fresh)) is Syncing
+    action = syncs(snapshot(Syncing, **fresh))
+    assert action.login_id == LOGIN_ID + 5
+    assert action.pull_now
+
+
+def test_new_tokens_that_are_refused_too_make_no_login_loop() -> None:
+    """From the second refusal in a row, logins are a minute apart."""
+    refusal = Problem(Kind.INVALID_TOKEN, "HTTP 403", 403)
+    sync = synced(tried(), tried(2, refusal), token_rejected=True)
+    fields: dict[str, Any] = {"logged_in": login(), "sync": sync}
+    assert "refused" in waits(snapshot(Authenticating, login_s=59.9, **fields))
+    logs_in(snapshot(Authenticating, login_s=72.1, **fields))
+
+
+def test_first_sync_does_both_directions() -> None:
+    """Right after the login."""
+    action = syncs(snapshot(Syncing, logged_in=login()))
+    assert action.push_now
+    assert action.pull_now
+    assert action.login_id == LOGIN_ID
+    assert action.instance_uuid == "3f0c"
+    assert action.session == SESSION
+    assert (action.outbox, action.inbox) == ("out", "in")
+
+
+def test_healthy_sync_waits_for_its_poll_interval() -> None:
+    """With the time that is left in the reason."""
+    sync = synced(tried(moved=4), tried(moved=2))
+    reason = waits(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.75))
+    assert "4 moved" in reason
+    assert "next sync in 0.2 s" in reason
+    assert "token good for 80000 s" in reason
+    syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=1.0))
+
+
+def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
+    """An attempt that stopped at its limit leaves more to do."""
+    sync = synced(tried(moved=100, waiting=50), tried())
+    syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.0))
+
+
+@pytest.mark.parametrize("errors", [1, 2, 3, 4, 6, 50])
+@pytest.mark.parametrize("side", ["push", "pull"])
+def test_degraded_at_three_errors_of_one_direction(errors: int, side: str) -> None:
+    """Two are bad luck; three are an incident, whatever the other direction does."""
+    both = {"push": tried(), "pull": tried(), side: tried(errors)}
+    snap = snapshot(Syncing, logged_in=login(), sync=synced(**both), sync_s=0.1)
+    if errors < 3:
+        assert f"{side} failed {errors} in a row" in waits(snap)
+    else:
+        assert went(snap) is Degraded
+
+
+def test_first_success_ends_degraded() -> None:
+    """And not before: two errors in a row are still errors."""
+    well = synced(tried(moved=1), tried())
+    assert went(snapshot(Degraded, logged_in=login(), sync=well)) is Syncing
+    waits(snapshot(Degraded, logged_in=login(), sync=synced(tried(2), tried()), sync_s=0.1))
+
+
+def test_no_state_is_entered_and_left_at_once() -> None:
+    """What leads into Degraded does not lead out of it, and the other way round."""
+    for errors in range(8):
+        both: dict[str, Any] = {"logged_in": login(), "sync": synced(tried(errors), tried())}
+        ways = [isinstance(decided(snapshot(state, **both)), Go) for state in (Syncing, Degraded)]
+        assert ways != [True, True]
+
+
+@pytest.mark.parametrize("state", [Syncing, Degraded])
+@pytest.mark.parametrize(("errors", "wait_s"), [(1, 2), (2, 4), (3, 8), (6, 60), (900, 60)])
+def test_failed_direction_is_left_out_until_its_wait_is_over(
+    state: type[State], errors: int, wait_s: float
+) -> None:
+    """The other direction goes on at the poll interval meanwhile."""
+    if state is Syncing and errors >= 3:
+        return
+    for idle_s, tries in ((wait_s - 2.0, False), (wait_s * 1.2, True)):
+        sync = synced(tried(errors, idle_s=idle_s), tried())
+        action = syncs(snapshot(state, logged_in=login(), sync=sync, sync_s=1.5))
+        assert action.push_now is tries
+        assert action.pull_now
+        assert action.push.idle_s == idle_s + 1.5
+
+
+def test_retry_after_on_a_sync_is_honoured_from_the_first_error() -> None:
+    """While the other direction goes on."""
+    limited = Problem(Kind.RATE_LIMIT, "HTTP 429", 429, retry_after_s=120.0)
+    sync = synced(tried(1, limited), tried(1, limited))
+    waits(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=119.9))
+    syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=144.1))
+
+
+def test_killed_syncs_count_as_errors_of_both_directions() -> None:
+    """A hung relay that makes the framework kill us is an incident too, and it can end."""
+    fields: dict[str, Any] = {"logged_in": login(), "killed": {"SyncAction": 3}}
+    assert went(snapshot(Syncing, **fields)) is Degraded
+    waits(snapshot(Degraded, sync_s=7.9, **fields))
+    action = syncs(snapshot(Degraded, sync_s=9.7, **fields))
+    assert action.push.errors_in_row == action.pull.errors_in_row == 3
+
+
+def test_a_direction_that_is_off_has_no_errors() -> None:
+    """After a kill nothing would ever clear them, and Degraded would never end."""
+    config = msgspec.structs.replace(CONFIG, outbox=None)
+    snap = snapshot(Degraded, logged_in=login(), killed={"SyncAction": 3}, sync_s=60, config=config)
+    action = syncs(snap)
+    assert action.push == Direction()
+    assert action.outbox is None
+
+
+def test_errors_of_another_relay_do_not_count() -> None:
+    """A changed relay starts with a clean slate."""
+    old = Credentials("https://old.example.com", CONFIG.auth_token)
+    sync = synced(tried(9), tried(9), made_for=old, token_rejected=True, login_id=7)
+    action = syncs(snapshot(Syncing, logged_in=login(), sync=sync))
+    assert action.push.errors_in_row == 0
+
+
+def test_without_folders_nothing_is_synced() -> None:
+    """Pulling deletes at the relay, so without a place to put it nothing is pulled."""
+    config = CommunicatorConfig(CONFIG.relay_url, auth_token=CONFIG.auth_token)
+    assert "neither outbox nor inbox" in waits(snapshot(Syncing, logged_in=login(), config=config))
+
+
+def test_equal_snapshots_give_equal_decisions() -> None:
+    """No dice and no clock of its own."""
+    sync = synced(tried(2), tried(1))
+    first, second = (
+        decided(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=3.0)) for _ in range(2)
+    )
+    assert first == second

@@ -1,0 +1,209 @@
+"""Whole incidents: the real decisions and the real actions against the relay, on a clock that
+is moved by hand. The engine is not in here; it has its own tests."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fsmv2.communicator import Communicator, CommunicatorConfig, spool
+from fsmv2.communicator.actions import authenticate
+from fsmv2.communicator.testing import faults
+from fsmv2.communicator.testing.backend import DEMO_TOKEN
+from fsmv2.communicator.testing.faults import Fault
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.codec import decode_content
+from fsmv2.ipc.codec import decode, encode
+from fsmv2.supervisor import Act, Action, ActionResult, Go, Secret, Snapshot, State
+from fsmv2.supervisor.core.action import action_name, value_type
+from fsmv2.supervisor.core.fsm import Desired, Identity, decide
+
+STEP_S = 0.25
+
+
+class Line:
+    """One communicator, driven by hand: decide, act at once, move the clock."""
+
+    def __init__(self, relay: Relay, folder: Path, context: Any) -> None:
+        self.config = CommunicatorConfig(
+            relay.url,
+            auth_token=Secret(DEMO_TOKEN),
+            outbox=str(folder / "out"),
+            inbox=str(folder / "in"),
+        )
+        self.folder = folder
+        self.context = context
+        self.worker = Communicator()
+        self.state: type[State] = Communicator.initial
+        self.passed_s = 0.0
+        self.trail = [self.state.state_name()]
+        self.tries: list[tuple[float, str]] = []
+        self.reasons: list[str] = []
+        self._results: dict[str, ActionResult] = {}
+        self._ends: dict[str, float] = {}
+        self._started_at = time.time()
+
+    @property
+    def wall_s(self) -> float:
+        return self._started_at + self.passed_s
+
+    def run(self, seconds: float) -> None:
+        """Let that many seconds pass, looking at the worker four times in each."""
+        until = self.passed_s + seconds
+        while self.passed_s < until:
+            self.look()
+            self.passed_s += STEP_S
+
+    def look(self) -> None:
+        snap = Snapshot(
+            identity=Identity("line", "root/line", "communicator", 1),
+            state=self.state(),
+            desired=Desired("running", self.config),
+            results=self._results,
+            result_ends=self._ends,
+            monotonic=self.passed_s,
+            wall=self.wall_s,
+        )
+        decision = decide(self.worker, snap)
+        self.reasons.append(decision.reason)
+        if isinstance(decision, Go):
+            self.state = decision.state
+            self.trail.append(self.state.state_name())
+        elif isinstance(decision, Act):
+            self.act(decision.action)
+
+    def act(self, action: Action) -> None:
+        """Run the action as a proc would: over the codec there and back."""
+        kind = type(action)
+        arrived = decode(encode(action), kind)
+        value = decode(encode(arrived.execute(self.context)), value_type(kind))
+        name = action_name(kind)
+        self.tries.append((self.passed_s, name))
+        self._ends[name] = self.passed_s
+        self._results[name] = ActionResult(
+            status="succeeded", action_type=name, attempt_id=len(self.tries), value=value
+        )
+
+    def post(self, payload: Any) -> None:
+        spool.post(self.folder / "out", email="a@x", message_type="status", payload=payload)
+
+    def received(self) -> list[Any]:
+        return [
+            decode_content(message.content)[1]
+            for path in spool.inbox_files(self.folder / "in")
+            for message in spool.read_messages(path)
+        ]
+
+
+def test_outage_degrades_and_recovers_without_a_loss(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Two minutes of 502: Degraded after three errors, few attempts, then every message."""
+    line = Line(relay, tmp_path, context)
+    line.post(0)
+    line.run(3)
+    assert line.trail == ["stopped", "authenticating", "syncing"]
+    for endpoint in ("push", "pull"):
+        relay.fault(endpoint, faults.nginx_502(), times=None)
+    before = len(relay.requests("push"))
+    for number in range(1, 13):
+        line.post(number)
+        relay.send("ada@example.com", "action", number)
+        line.run(10)
+    assert line.trail[3:] == ["degraded"]
+    # 2 + 4 + 8 + 16 + 32 s: five waits fit into two minutes, and one more is under way.
+    assert 5 <= len(relay.requests("push")) - before <= 7
+    assert any("502 Bad Gateway" in reason for reason in line.reasons)
+    relay.heal()
+    line.run(75)
+    assert line.trail[4:] == ["syncing"]
+    assert [entry.payload for entry in relay.pushed()] == list(range(13))
+    assert line.received() == list(range(1, 13))
+
+
+def test_revoked_token_leads_to_one_login_and_no_loss(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Though it has 23 h to live, and within a second."""
+    line = Line(relay, tmp_path, context)
+    line.run(3)
+    relay.revoke_tokens()
+    line.post("after")
+    relay.send("ada@example.com", "action", "after")
+    line.run(3)
+    assert line.trail[3:] == ["authenticating", "syncing"]
+    assert len(relay.requests("login")) == 2
+    assert [entry.payload for entry in relay.pushed()] == ["after"]
+    assert line.received() == ["after"]
+
+
+def test_tokens_that_are_refused_in_use_make_no_login_storm(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Ten minutes of 403 on every sync: about one login a minute."""
+    line = Line(relay, tmp_path, context)
+    for endpoint in ("push", "pull"):
+        relay.fault(endpoint, Fault(status=403), times=None)
+    line.run(600)
+    assert 9 <= len(relay.requests("login")) <= 13
+
+
+def test_refused_login_is_tried_once_a_minute_until_it_is_mended(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """It is parked, with its reason, and not given up."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", Fault(status=401), times=None)
+    line.run(300)
+    assert line.trail == ["stopped", "authenticating"]
+    assert 4 <= len(relay.requests("login")) <= 6
+    assert "invalid_token" in line.reasons[-1]
+    relay.heal()
+    line.run(75)
+    assert line.trail[-1] == "syncing"
+
+
+def test_short_lived_token_is_renewed_at_half_its_life(
+    tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 min of life: 24 logins in an hour, and never an expired token at the relay."""
+    lines: list[Line] = []
+
+    def clock_s() -> float:
+        return lines[0].wall_s if lines else time.time()
+
+    monkeypatch.setattr(authenticate, "wall_clock_s", clock_s)
+    with Relay(token_life_s=300, clock=clock_s) as relay:
+        lines.append(Line(relay, tmp_path, context))
+        lines[0].config = msgspec.structs.replace(lines[0].config, poll_interval_s=20.0)
+        lines[0].run(3600)
+        assert 23 <= len(relay.requests("login")) <= 25
+        assert {request.status for request in relay.requests("pull")} == {200}
+
+
+def test_one_sick_direction_does_not_slow_the_other(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """While every pull fails, a message is pushed within two poll intervals."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("pull", faults.nginx_502(), times=None)
+    line.run(60)
+    assert line.trail[-1] == "degraded"
+    assert len(relay.requests("pull")) <= 7
+    line.post("now")
+    line.run(2)
+    assert [entry.payload for entry in relay.pushed()] == ["now"]
+
+
+def test_healthy_line_makes_one_sync_per_poll_interval(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """One login, one action a second, one connection; both directions ride together."""
+    line = Line(relay, tmp_path, context)
+    line.run(60)
+    assert 45 <= len(relay.requests("pull")) <= 61
+    assert len(relay.requests("pull")) == len([t for t in line.tries if t[1] == "SyncAction"])
+    assert {request.connection for request in relay.requests()} == {1}

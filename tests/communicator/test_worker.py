@@ -1,0 +1,108 @@
+"""The plug-in: what it exports, what it imports, which configs it takes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fsmv2.communicator as package
+from fsmv2.communicator import WORKERS, Communicator, CommunicatorConfig
+from fsmv2.supervisor import Secret, UserSpec, WorkerFactory
+from fsmv2.supervisor.core.errors import SpecError
+
+FOLDER = Path(package.__file__).parent
+URL = "https://relay.example.com/api"
+
+
+def test_importing_the_worker_loads_no_http_client() -> None:
+    """The root decides and never speaks HTTP, so it does not pay for a client."""
+    code = (
+        "import sys, fsmv2.communicator, fsmv2.communicator.worker\n"
+        "import fsmv2.communicator.actions.sync, fsmv2.communicator.actions.authenticate\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'urllib3', 'ssl', 'multiprocess'}))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_package_uses_public_names_only_and_urllib3_in_one_file() -> None:
+    """A plug-in like any user's: nothing below `fsmv2.supervisor`, one file per dependency."""
+    clients = []
+    for path in FOLDER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert not name.startswith("fsmv2.supervisor."), f"{path.name} imports {name}"
+                assert not name.startswith(("fsmv2.ipc", "fsmv2.workerproc")), path.name
+                if name.startswith("urllib3"):
+                    clients.append(path.relative_to(FOLDER).as_posix())
+    assert set(clients) == {"transport/http.py"}
+
+
+def test_only_the_transport_and_the_login_reveal_a_secret() -> None:
+    """Everywhere else a token is a `Secret`."""
+    users = {
+        path.relative_to(FOLDER).as_posix()
+        for path in FOLDER.rglob("*.py")
+        if ".reveal()" in path.read_text()
+    }
+    assert users == {"transport/http.py", "actions/authenticate.py"}
+
+
+def test_worker_registers() -> None:
+    """`WORKERS` is all a config's plugin list needs."""
+    assert WorkerFactory(WORKERS).type_names == {"communicator"}
+
+
+def test_config_decodes_with_defaults_and_a_hidden_token() -> None:
+    """The token is a Secret from the first moment."""
+    spec = UserSpec(config={"relay_url": URL, "auth_token": "hunter2-token"})
+    desired = Communicator().derive_desired_state(spec)
+    assert desired.state == "running"
+    assert desired.config == CommunicatorConfig(URL, auth_token=Secret("hunter2-token"))
+    assert "hunter2" not in repr(desired)
+    assert desired.config.timeout_s == 10
+    assert desired.config.poll_interval_s == 1
+    assert Communicator().observe(desired) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({}, "relay_url"),
+        ({"relay_url": "ftp://relay"}, "want http"),
+        ({"relay_url": "relay.example.com"}, "want http"),
+        ({"relay_url": "http://relay:99999"}, "no URL"),
+        ({"relay_url": "http://host/a b"}, "blank"),
+        ({"relay_url": "http://host/a?x=1"}, "query"),
+        ({"relay_url": URL, "timeout_s": 16}, "timeout_s"),
+        ({"relay_url": URL, "timeout_s": 0}, "timeout_s"),
+        ({"relay_url": URL, "poll_interval_s": 0}, "poll_interval_s"),
+        ({"relay_url": URL, "outbox": ""}, "outbox"),
+        ({"relay_url": URL, "outbox": "x", "inbox": "x"}, "two folders"),
+        ({"relay_url": URL, "relayURL": "x"}, "relayURL"),
+    ],
+)
+def test_unusable_config_is_refused_with_its_field(config: dict[str, object], told: str) -> None:
+    """Refused when it is derived, not when it is first used."""
+    with pytest.raises(SpecError, match=told):
+        Communicator().derive_desired_state(UserSpec(config=dict(config)))
+
+
+def test_password_in_the_url_is_refused_without_showing_it() -> None:
+    """A URL is shown in logs; a password in it would be too."""
+    spec = UserSpec(config={"relay_url": "https://user:hunter2@relay.example.com/api"})
+    with pytest.raises(SpecError) as caught:
+        Communicator().derive_desired_state(spec)
+    assert "hunter2" not in str(caught.value)
