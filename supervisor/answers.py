@@ -186,10 +186,10 @@ class Answers:
         if attempt is not None:
             if proc.late_answer is not None and proc.cause != "stop":
                 pool.finish(proc, self._result_of(proc, attempt, proc.late_answer))
-            elif proc.page.begun()[0] != attempt.id and pool.put_back(proc):
-                pool.dispatch(pool.lanes[attempt.lane])
-            else:
+            elif proc.page.begun()[0] == attempt.id or not pool.put_back(proc):
                 pool.finish(proc, self._death_of(proc, attempt, code, cpu_s, now))
+            # Its key is free now, or the attempt waits again: somebody may be idle.
+            pool.dispatch(pool.lanes[attempt.lane])
         expected = proc.cause is not None and proc.cause != "channel"
         pool.nursery.bury(proc, failed_start=proc.ready_at is None and not expected)
         pool.on_event(

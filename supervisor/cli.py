@@ -72,17 +72,26 @@ def refuse(error: Exception) -> NoReturn:
 def load(path: str) -> tuple[Any, Any, tuple[str, ...]]:
     """Settings, plug-ins and import folders of a config file, fully checked; exits if not."""
     from fsmv2.supervisor.config import load_settings
+
+    try:
+        settings = load_settings(path)
+    except SpecError as error:
+        refuse(error)
+    search = (str(Path(path).resolve().parent), str(Path.cwd()))
+    return settings, load_plugins_for(settings, search), search
+
+
+def load_plugins_for(settings: Any, search: tuple[str, ...] = ()) -> Any:
+    """The plug-ins of ``settings``, with every worker's config checked; exits if not usable."""
     from fsmv2.supervisor.configcheck import check_settings
     from fsmv2.supervisor.plugins import load_plugins
 
     try:
-        settings = load_settings(path)
-        search = (str(Path(path).resolve().parent), str(Path.cwd()))
         plugins = load_plugins(settings.plugins, search=search)
         check_settings(settings, plugins.factory)
     except SpecError as error:
         refuse(error)
-    return settings, plugins, search
+    return plugins
 
 
 HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off for none."

@@ -115,7 +115,7 @@ def _walk_fields(kind: _Fields, value: Any, path: str) -> Iterator[Misfit]:
         yield from _convert(kind, known, path)
 
 
-def _convert(kind: _Fields, value: Any, path: str) -> Iterator[Misfit]:
+def _convert(kind: _Fields | inspect.CustomType, value: Any, path: str) -> Iterator[Misfit]:
     try:
         msgspec.convert(value, kind.cls, dec_hook=_decode_wire_type)
     except msgspec.ValidationError as error:
@@ -174,6 +174,8 @@ def _fits_scalar(kind: inspect.Type, value: Any) -> bool:
             if kind.max_length is not None and len(value) > kind.max_length:
                 return False
             return kind.pattern is None or re.search(kind.pattern, value) is not None
+        case inspect.CustomType():
+            return not list(_convert(kind, value, ""))
     return True  # the class around it decides, see `_convert`
 
 
@@ -227,15 +229,15 @@ def wanted(kind: inspect.Type) -> str:
 
 def _number(noun: str, kind: inspect.IntType | inspect.FloatType) -> str:
     if kind.ge is not None and kind.le is not None:
-        return f"{noun} from {kind.ge:g} to {kind.le:g}"
+        return f"{noun} from {kind.ge} to {kind.le}"
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = [
-        f"{word} {getattr(kind, name):g}"
+        f"{word} {getattr(kind, name)}"
         for name, word in words.items()
         if getattr(kind, name) is not None
     ]
     if kind.multiple_of is not None:
-        bounds.append(f"a multiple of {kind.multiple_of:g}")
+        bounds.append(f"a multiple of {kind.multiple_of}")
     return f"{noun} {' and '.join(bounds)}" if bounds else noun
 
 

@@ -328,7 +328,12 @@ class Pool:
                 self.deadlines.set(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
             case ProcEffect.KILL:
                 proc.keep_stack()
-                proc.kill(now)
+                if proc.pid:
+                    proc.kill(now)
+                else:
+                    # Never forked (the template died with the order), or nobody told us: then
+                    # it finds its pipes closed and leaves by itself.
+                    self.happen(proc, ProcEvent.EXITED)
             case ProcEffect.SAY_EXIT:
                 with contextlib.suppress(FrameError):
                     proc.channel.send(encode(Exit()))

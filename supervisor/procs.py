@@ -207,7 +207,9 @@ def without_our_frames(dump: str) -> str:
     kept: list[str] = []
     ours = False
     for line in dump.splitlines():
+        if line.startswith("Extension modules:"):
+            continue
         ours = bool(line.strip()) and (ours or '/workerproc/proc.py", line' in line)
         if not ours:
             kept.append(line)
-    return "\n".join(kept)
+    return "\n".join(kept).strip("\n")

@@ -32,6 +32,7 @@ from fsmv2.supervisor.config import load_settings, load_text, read_config
 from fsmv2.supervisor.configcheck import check_settings
 from fsmv2.supervisor.configfault import ConfigError, Fault, Places, at_key, shown
 from fsmv2.supervisor.configwalk import describe, misfits
+from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.plugins import load_plugins
 
 FULL: dict[str, Any] = {
@@ -42,7 +43,7 @@ FULL: dict[str, Any] = {
             "type": "lamp",
             "config": {"host": "{{ HOST }}", "port": 1},
             "variables": {"HOST": "h", "nested": {"a": [1, 2.5, True, "x"]}},
-            "location": {"area": "a", "line": "l", "cell": "c"},
+            "location": {"enterprise": "E", "site": "S", "area": "a", "line": "l", "cell": "c"},
             "enabled": False,
             "state_mapping": {"running": "up"},
             "depends_on": ["fan"],
@@ -51,7 +52,7 @@ FULL: dict[str, Any] = {
         {"name": "fan", "type": "fan", "config": "speed: 3\n"},
     ],
     "plugins": ["one", "two"],
-    "location": {"enterprise": "e", "site": "s"},
+    "location": {"enterprise": "e", "site": "s", "area": "a", "line": "l", "cell": "c"},
     "location_gaps": "unknown_all",
     "global": {"broker": "b:1", "ports": [1, 2]},
     "tick_interval_s": 0.25,
@@ -71,7 +72,7 @@ workers:
     variables:
       HOST: h
       nested: {a: [1, 2.5, true, x]}
-    location: {area: a, line: l, cell: c}
+    location: {enterprise: E, site: S, area: a, line: l, cell: c}
     enabled: false
     state_mapping: {running: up}
     depends_on: [fan]
@@ -81,7 +82,7 @@ workers:
     config: |
       speed: 3
 plugins: [one, two]
-location: {enterprise: e, site: s}
+location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
 global: {broker: "b:1", ports: [1, 2]}
 tick_interval_s: 0.25
@@ -97,7 +98,7 @@ name = "site"
 plugins = ["one", "two"]
 location_gaps = "unknown_all"
 tick_interval_s = 0.25
-location = {enterprise = "e", site = "s"}
+location = {enterprise = "e", site = "s", area = "a", line = "l", cell = "c"}
 global = {broker = "b:1", ports = [1, 2]}
 pool = {procs = 3, observers = 2, spares = 0, queue = 7}
 http = {listen = "off"}
@@ -109,7 +110,7 @@ name = "lamp"
 type = "lamp"
 config = {host = "{{ HOST }}", port = 1}
 variables = {HOST = "h", nested = {a = [1, 2.5, true, "x"]}}
-location = {area = "a", line = "l", cell = "c"}
+location = {enterprise = "E", site = "S", area = "a", line = "l", cell = "c"}
 enabled = false
 state_mapping = {running = "up"}
 depends_on = ["fan"]
@@ -156,13 +157,7 @@ def test_full_example_gives_every_key() -> None:
         elif isinstance(kind, msgspec.inspect.VarTupleType):
             yield from keys_missing(kind.item_type, value[0], f"{path}[0]")
 
-    missing = list(keys_missing(describe(Settings), FULL, ""))
-    assert missing == [".location.area", ".location.line", ".location.cell",
-                       ] + [] or set(missing) <= {
-        f".{where}.{level}"
-        for where in ("location", "workers[0].location")
-        for level in ("enterprise", "site", "area", "line", "cell")
-    }  # fmt: skip
+    assert list(keys_missing(describe(Settings), FULL, "")) == []
 
 
 def test_yaml_faults_come_all_at_once_with_place_and_hint() -> None:
@@ -189,14 +184,15 @@ global: {5: x, y: 99999999999999999999999}
 metrics: {folder: 3}
 zzz: 1
 """
+    no_space = "want no '.' and no white space"
+    keys = [field.encode_name for field in msgspec.structs.fields(Settings)]
     assert faults_of(text) == [
         "c:3:5: pool.procs: got 'two', want an integer from 1 to 256",
         "c:4:5: pool.spars: unknown key 'spars', did you mean 'spares'?",
-        "c:5:5: pool.queue: got 0, want an integer from 1 to 1e+06",
+        "c:5:5: pool.queue: got 0, want an integer from 1 to 1000000",
         "c:7:5: workers[0].type: missing, want a string",
         "c:8:5: workers[0].tipe: unknown key 'tipe', did you mean 'type'?",
-        "c:9:5: workers[0].location: cannot use location site 'a b': "
-        "want no '.' and no white space",
+        f"c:9:5: workers[0].location: cannot use location site 'a b': {no_space}",
         "c:10:5: workers[0].enabled: got 3, want true or false",
         "c:11:5: workers[0].shutdown_timeout_s: got 99999, want a number above 0 and at most 3600",
         "c:12:5: workers[0].depends_on: got 'x', want a list",
@@ -210,8 +206,7 @@ zzz: 1
         "c:19:10: global: got key '5', want text (put it in quotes)",
         "c:19:16: global.y: got an integer that does not fit 64 bits",
         "c:20:11: metrics.folder: got 3, want a string or null",
-        "c:21:1: zzz: unknown key 'zzz', want one of name, workers, plugins, location, "
-        "location_gaps, global, tick_interval_s, pool, http, store, log, metrics",
+        f"c:21:1: zzz: unknown key 'zzz', want one of {', '.join(keys)}",
     ]
 
 
@@ -277,7 +272,7 @@ def test_alias_bomb_is_refused() -> None:
         ("json", '{"name": "a", "tick_interval_s": 1e999}', "got inf, want a finite number"),
         ("json", '{"name": "\\ud800"}', "c: name: got text with half a surrogate pair"),
         ("toml", "a = 1\na = 2", "cannot read config: Cannot overwrite a value"),
-        ("toml", "a = ", "c:1:5: cannot read config: Invalid value, want TOML"),
+        ("toml", "a = \nb = 1", "c:1:5: cannot read config: Invalid value, want TOML"),
         ("ini", "a", "got format 'ini', want one of yaml, json, toml"),
         ("yaml", "name: " + "x" * 2**20, "over 1048576 bytes, want at most that"),
     ],
@@ -349,8 +344,7 @@ def test_any_data_is_settings_or_a_config_error(tree: Any) -> None:
     for kind in ("json", "yaml"):
         try:
             outcomes.append(load_text(text, kind, "c"))  # type: ignore[arg-type]
-        except ConfigError as error:
-            assert error.faults
+        except ConfigError:
             outcomes.append(None)
     if outcomes[0] is not None and outcomes[1] is not None:
         assert outcomes[0] == outcomes[1]
@@ -372,10 +366,7 @@ def test_walk_agrees_with_msgspec(tree: dict[str, Any]) -> None:
     found = misfits(describe(Settings), tree, "")
     try:
         msgspec.convert(tree, Settings)
-    except (msgspec.ValidationError, ValueError):
-        assert found
-    except Exception as error:
-        assert "location" in str(error)
+    except (msgspec.ValidationError, SpecError):
         assert found
     else:
         # An integral float, and only that, is refused here where msgspec takes it.
@@ -453,10 +444,10 @@ class Shelf(Worker):
             case "form":
                 return {"state": "running"}
             case "child":
-                return DesiredState("running", children=("x",))  # type: ignore[arg-type]
+                return DesiredState("running", config, children=("x",))  # type: ignore[arg-type]
             case "spec":
                 child = ChildSpec("a", "lamp", user_spec=None)  # type: ignore[arg-type]
-                return DesiredState("running", children=(child,))
+                return DesiredState("running", config, children=(child,))
         kind = config.get("child", "lamp")
         names = config.get("names", ["inner"])
         user = UserSpec(config=config.get("inner", {}))
@@ -549,16 +540,16 @@ workers:
 http: {listen: nowhere}
 """
     want = "want 1 to 63 of letters, digits, '_', '-' or '.', beginning with a letter or digit"
+    twice = "name 'c' is used twice, first at workers[1].name (line 4), want a name of its own"
     assert checked(text, tmp_path) == [
         f"c:1:1: name: cannot use name 'my site': {want}",
-        "c:3:5: workers: depends_on is circular: d -> e -> d",
+        "c:2:1: workers: depends_on is circular: d -> e -> d",
         f"c:3:6: workers[0].name: cannot use name 'a/b': {want}",
         "c:4:15: workers[1].type: unknown worker type 'lmp', did you mean 'lamp'?",
         "c:5:46: workers[2].depends_on: depends_on names 'x', want a sibling: a/b, c, d, e",
-        "c:7:6: workers[4].name: name 'c' is used twice, first at workers[1].name (line 4), "
-        "want a name of its own",
+        f"c:7:6: workers[4].name: {twice}",
         "c:8:8: http.listen: got 'nowhere', want HOST:PORT with port 0 to 65535, or \"off\"",
-    ] or [fault for fault in checked(text, tmp_path) if "workers: " in fault]
+    ]
 
 
 def test_variable_names_are_checked(tmp_path: Path) -> None:
@@ -597,7 +588,7 @@ def test_every_wrong_field_of_a_worker_config_is_told(tmp_path: Path) -> None:
         "config.token: got a list of 1, want a Secret or null",
     ]
     text = worker("type: lamp, config: {host: forbidden}")
-    assert checked(text, tmp_path) == ["c:3:26: workers[0].config: host is forbidden"]
+    assert checked(text, tmp_path) == ["c:3:27: workers[0].config: host is forbidden"]
 
 
 @pytest.mark.parametrize(

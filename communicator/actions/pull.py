@@ -14,11 +14,11 @@ from pathlib import Path
 import msgspec
 
 from fsmv2.communicator import spool
+from fsmv2.communicator.actions.call import Call
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
-from fsmv2.communicator.transport.protocol import Transport
-from fsmv2.supervisor import ActionContext, Secret
+from fsmv2.supervisor import ActionContext
 
 INBOX_FILES_MAX = 1_000
 # Replies known to hold nothing: an idle relay sends one per poll, not worth two disk syncs.
@@ -27,23 +27,21 @@ _EMPTY_REPLIES = frozenset(
 )
 
 
-def pull_inbox(
-    ctx: ActionContext, transport: Transport, token: Secret, inbox: Path, before: Direction
-) -> Direction:
+def pull_inbox(call: Call, inbox: Path, before: Direction) -> Direction:
     """Take what waits at the relay into ``inbox`` and return how pulling stands."""
     moved = unreadable = 0
     problem: Problem | None = None
     try:
         for reply in spool.saved_replies(inbox):  # a killed attempt got this far
-            moved += _unpack(ctx, reply)[0]
+            moved += _unpack(call.ctx, reply)[0]
         waiting = len(spool.inbox_files(inbox))
         if waiting >= INBOX_FILES_MAX:
             return msgspec.structs.replace(before, moved=moved, waiting=waiting, idle_s=0.0)
         with spool.writing(inbox) as draft:
-            body = transport.pull(token)
+            body = call.transport.pull(call.token)
             if body.strip() not in _EMPTY_REPLIES:
                 draft.file.write(body)
-                found, unreadable = _unpack(ctx, draft.publish(".reply"))
+                found, unreadable = _unpack(call.ctx, draft.publish(".reply"))
                 moved += found
         waiting = len(spool.inbox_files(inbox))
     except TransportError as error:
@@ -54,7 +52,7 @@ def pull_inbox(
     if problem is None and unreadable and not moved:
         problem = Problem(Kind.UNKNOWN, "cannot read the pull reply: it is kept as .unreadable")
     if problem is not None and before.problem is None:
-        ctx.log("pull failed", "warning", kind=str(problem.kind), status=problem.status)
+        call.ctx.log("pull failed", "warning", kind=str(problem.kind), status=problem.status)
     return Direction(
         errors_in_row=0 if problem is None else before.errors_in_row + 1,
         problem=problem,

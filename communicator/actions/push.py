@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fsmv2.communicator import spool
+from fsmv2.communicator.actions.call import Call
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
-from fsmv2.communicator.transport.protocol import Transport
-from fsmv2.supervisor import ActionContext, Secret
 
 BATCH_MESSAGES_MAX = 100
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -26,13 +25,7 @@ POISON_STATUSES = frozenset({400, 413, 422})
 
 
 def push_outbox(
-    ctx: ActionContext,
-    transport: Transport,
-    token: Secret,
-    instance_uuid: str,
-    outbox: Path,
-    before: Direction,
-    may_go_on: Callable[[], bool],
+    call: Call, outbox: Path, before: Direction, may_go_on: Callable[[], bool]
 ) -> Direction:
     """Send what waits in ``outbox`` and return how pushing stands.
 
@@ -55,14 +48,16 @@ def push_outbox(
             if not taken or not may_go_on():
                 break
             try:
-                transport.push(token, [each.message for each in taken], instance_uuid)
+                call.transport.push(
+                    call.token, [each.message for each in taken], call.instance_uuid
+                )
             except TransportError as error:
                 if not (len(taken) == 1 and error.problem.status in POISON_STATUSES):
                     problem = error.problem
                     break
                 spool.set_aside(taken[0].path)
                 refused += 1
-                ctx.log("message refused by the relay", "warning", status=error.problem.status)
+                call.ctx.log("message refused by the relay", "warning", status=error.problem.status)
                 continue
             for each in taken:
                 each.delete()
@@ -71,9 +66,9 @@ def push_outbox(
     except OSError as error:
         problem = Problem(Kind.UNKNOWN, f"cannot work in the outbox: {error.strerror}")
     if refused:
-        ctx.log("messages set aside in the outbox", "warning", count=refused)
+        call.ctx.log("messages set aside in the outbox", "warning", count=refused)
     if problem is not None and before.problem is None:
-        ctx.log("push failed", "warning", kind=str(problem.kind), status=problem.status)
+        call.ctx.log("push failed", "warning", kind=str(problem.kind), status=problem.status)
     return Direction(
         errors_in_row=0 if problem is None else before.errors_in_row + 1,
         problem=problem,

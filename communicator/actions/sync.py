@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import msgspec
 
+from fsmv2.communicator.actions.call import Call
 from fsmv2.communicator.actions.pull import pull_inbox
 from fsmv2.communicator.actions.push import push_outbox
 from fsmv2.communicator.outcomes import Credentials, Direction, Session, SyncOutcome
@@ -51,24 +52,21 @@ class SyncAction(Action, frozen=True):
 
         made_for = self.credentials
         relay = Relay(made_for.relay_url, made_for.timeout_s, made_for.allow_insecure_tls)
-        transport = transport_for(relay)
+        call = Call(ctx, transport_for(relay), self.session.token, self.instance_uuid)
         request_s_max = CONNECT_S + made_for.timeout_s
         started = time.monotonic()
         push, pull = self.push, self.pull
         pushed_at = pulled_at = None
         if self.outbox is not None and self.push_now:
             push = push_outbox(
-                ctx,
-                transport,
-                self.session.token,
-                self.instance_uuid,
+                call,
                 Path(self.outbox),
                 self.push,
                 may_go_on=lambda: not ctx.cancelled and ctx.deadline_s > 2 * request_s_max,
             )
             pushed_at = time.monotonic()
         if self.inbox is not None and self.pull_now and not ctx.cancelled:
-            pull = pull_inbox(ctx, transport, self.session.token, Path(self.inbox), self.pull)
+            pull = pull_inbox(call, Path(self.inbox), self.pull)
             pulled_at = time.monotonic()
         ended = time.monotonic()
         return SyncOutcome(

@@ -319,8 +319,8 @@ def level_of(event: Event) -> Level:
             return "warning"
         case ActionLogged(record_level=("debug" | "info" | "warning" | "error") as level):
             return level
-        case ProcEnded(expected=True):
-            return "debug"
+        case ProcEnded(expected=True) | ProcEnded(attempt_id=int()):
+            return "debug"  # the attempt it had is told of by itself
         case ProcEnded():
             return "warning"
         case SupervisorStopped(clean=False) | WorkerRemoved(forced=True):

@@ -39,7 +39,6 @@ const bytes = (n) => (n < 1 << 20 ? `${Math.round(n / 1024)} KiB` : `${(n / (1 <
 /* ---- connection --------------------------------------------------------------------------- */
 
 let lastData = Date.now();
-let lastStatus = null;
 
 function showConnection(fine, why) {
   const lost = byId("lost");
@@ -47,6 +46,8 @@ function showConnection(fine, why) {
   const age = Math.round((Date.now() - lastData) / 1000);
   say(lost, why || `Connection to the supervisor lost, last data ${age} s old.`);
   lost.hidden = false;
+  say(byId("ready"), "unknown");
+  byId("ready").dataset.phase = "none";
 }
 
 async function ask(path) {
@@ -61,12 +62,9 @@ async function poll() {
       ["/api/v1/tree", "/api/v1/status", "/livez"].map(ask));
     if (tree.ok) showTree(tree.body);
     if (status.ok) showStatus(status.body);
-    if (live.ok) showConnection(true);
-    else if (live.body.last_word_s === null || live.body.last_word_s === undefined) {
-      showConnection(false, "Waiting for the supervisor's first word.");
-    } else {
-      showConnection(false, `Connection to the supervisor lost, last data ${Math.round(live.body.last_word_s)} s old.`);
-    }
+    const age = live.body.last_word_s;
+    showConnection(live.ok, typeof age !== "number" ? "Waiting for the supervisor's first word."
+      : `Connection to the supervisor lost, last data ${Math.round(age)} s old.`);
   } catch {
     showConnection(false);
   }
@@ -76,7 +74,6 @@ async function poll() {
 /* ---- header and procs ---------------------------------------------------------------------- */
 
 function showStatus(status) {
-  lastStatus = status;
   say(byId("name"), status.name);
   document.title = `${status.ready ? "" : "! "}${status.name} · fsmv2`;
   const ready = byId("ready");
@@ -396,8 +393,9 @@ function listen() {
   });
 }
 
-byId("loudness").addEventListener("change", (change) => { byId("events").dataset.show = change.target.value; });
-byId("events").dataset.show = byId("loudness").value;
+const showLevel = () => { byId("events").dataset.show = byId("loudness").value; };
+byId("loudness").addEventListener("change", showLevel);
+showLevel();
 byId("filter").addEventListener("input", () => { if (lastTree) showTree(lastTree); });
 byId("pause").addEventListener("click", (click) => {
   paused = !paused;

@@ -39,13 +39,17 @@ def serve(
     """Serve HTTP on the listening socket ``listen_fd`` until ``channel_fd`` ends or SIGTERM.
 
     Takes all three descriptors over. ``ready_fd`` gets one `OpsReady` frame when connections
-    are answered, and is closed. Raises `FrameError` for bytes that are no frames of ours: the
+    are answered, and is closed. Bytes that are no frames of ours end it with exit code 1: the
     root starts a new ops process then.
     """
     die_with_parent(root_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _log_to_stderr(name)
-    asyncio.run(_serve(channel_fd, ready_fd, listen_fd, metrics_folder, root_pid))
+    try:
+        asyncio.run(_serve(channel_fd, ready_fd, listen_fd, metrics_folder, root_pid))
+    except FrameError as error:
+        logging.getLogger("fsmv2.ops").error("cannot read the root's channel: %s", error)
+        raise SystemExit(1) from None
 
 
 async def _serve(

@@ -10,13 +10,7 @@ import pytest
 from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.actions.sync import SyncAction
-from fsmv2.communicator.outcomes import (
-    Credentials,
-    Direction,
-    LoginOutcome,
-    Session,
-    SyncOutcome,
-)
+from fsmv2.communicator.outcomes import Credentials, Direction, LoginOutcome, Session, SyncOutcome
 from fsmv2.communicator.states.authenticating import Authenticating
 from fsmv2.communicator.states.degraded import Degraded
 from fsmv2.communicator.states.stopped import Stopped

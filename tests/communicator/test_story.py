@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from fsmv2.communicator import Communicator, CommunicatorConfig, spool
 from fsmv2.communicator.actions import authenticate
 from fsmv2.communicator.testing import faults

@@ -1,10 +1,8 @@
-"""The login and the sync against the real relay stand-in, over a real socket."""
+"""The sync against the real relay stand-in, over a real socket."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,10 @@ from fsmv2.communicator.actions.pull import INBOX_FILES_MAX
 from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.outcomes import Credentials, Direction, LoginOutcome, SyncOutcome
 from fsmv2.communicator.testing import faults
-from fsmv2.communicator.testing.backend import DEMO_NAME, DEMO_TOKEN, DEMO_UUID
+from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
-from fsmv2.communicator.transport.codec import CodecError, decode_content
+from fsmv2.communicator.transport.codec import decode_content
 from fsmv2.communicator.transport.errors import Kind
 from fsmv2.communicator.transport.http import transport_for
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
@@ -70,139 +68,6 @@ def received(tmp_path: Path) -> list[Any]:
         for path in spool.inbox_files(tmp_path / "in")
         for message in spool.read_messages(path)
     ]
-
-
-def test_login_sends_the_double_hash_and_brings_a_session(
-    context: ActionContext, relay: Relay
-) -> None:
-    """Bearer of the double hash, an empty body, the JWT from the cookie, life from its `exp`."""
-    outcome = login(context, relay)
-    (request,) = relay.requests("login")
-    assert request.headers["authorization"] == f"Bearer {double_hash(DEMO_TOKEN)}"
-    assert request.headers["content-type"] == "application/json"
-    assert (request.body, request.headers["content-length"]) == (b"", "0")
-    assert outcome.problem is None
-    assert outcome.session is not None
-    assert (outcome.instance_uuid, outcome.instance_name) == (DEMO_UUID, DEMO_NAME)
-    life_s = outcome.session.expires_at - request.at
-    assert 23 * 3600 - 60 < life_s < 23 * 3600 + 60
-    assert outcome.session.expires_at - outcome.session.refresh_at == pytest.approx(600)
-    assert decode(encode(outcome), LoginOutcome) == outcome
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "status"),
-    [
-        (Fault(status=401, body=b'{"error":"no"}', headers=JSON), Kind.INVALID_TOKEN, 401),
-        (Fault(status=404), Kind.INSTANCE_DELETED, 404),
-        (Fault(status=503), Kind.SERVER_ERROR, 503),
-        (Fault(status=200, body=b'{"uuid":"x"}', headers=JSON), Kind.INVALID_TOKEN, 200),
-        (Fault(status=201, body=b"{}", headers=JSON), Kind.UNKNOWN, 201),
-        (Fault(status=307, headers=(("Location", "/api/v2/instance/login"),)), Kind.UNKNOWN, 307),
-        (faults.captive_portal(), Kind.UNKNOWN, 200),
-        (faults.truncated_json(), Kind.UNKNOWN, 200),
-        (faults.nginx_502(), Kind.SERVER_ERROR, 502),
-        (faults.zscaler_block(), Kind.PROXY_BLOCK, 403),
-        (faults.cloudflare_challenge(), Kind.CLOUDFLARE, 429),
-        (faults.cloudflare_challenge(403), Kind.CLOUDFLARE, 403),
-        (faults.cloudflare_challenge(503), Kind.CLOUDFLARE, 503),
-        (faults.rate_limit(), Kind.RATE_LIMIT, 429),
-        (faults.dropped(), Kind.NETWORK, None),
-        (Fault(cut_bytes=5), Kind.NETWORK, None),
-    ],
-)
-def test_failed_login_is_an_outcome_with_its_kind(
-    context: ActionContext, relay: Relay, fault: Fault, kind: Kind, status: int | None
-) -> None:
-    """Never an exception; one request each; the identity and the count are carried on."""
-    relay.fault("login", fault)
-    outcome = login(context, relay, errors_in_row=2, instance_uuid="kept")
-    assert outcome.session is None
-    assert outcome.problem is not None
-    assert (outcome.problem.kind, outcome.problem.status) == (kind, status)
-    assert (outcome.errors_in_row, outcome.instance_uuid) == (3, "kept")
-    assert len(relay.requests("login")) == 1
-    assert DEMO_TOKEN not in outcome.problem.text
-    assert login(context, relay).session is not None, "the next login works"
-
-
-def test_retry_after_reaches_the_outcome(context: ActionContext, relay: Relay) -> None:
-    """Seconds, as the relay asked for them."""
-    relay.fault("login", faults.rate_limit(retry_after="77"))
-    outcome = login(context, relay)
-    assert outcome.problem is not None
-    assert outcome.problem.retry_after_s == 77
-
-
-def test_unknown_token_is_refused(context: ActionContext, relay: Relay) -> None:
-    """The relay knows tokens by their double hash only."""
-    outcome = login(context, relay, credentials=credentials(relay, "wrong-token"))
-    assert outcome.problem is not None
-    assert outcome.problem.kind is Kind.INVALID_TOKEN
-
-
-def test_relay_that_is_not_there_is_a_network_problem(
-    context: ActionContext, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Refused connections and unresolvable names, told without the client's own text."""
-    relay.close()
-    outcome = login(context, relay)
-    assert outcome.problem is not None
-    assert outcome.problem.kind is Kind.NETWORK
-    assert "refused" in outcome.problem.text
-
-    def no_name(*args: object, **fields: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "unknown")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_name)
-    lost = Credentials("http://relay.invalid/api", Secret(DEMO_TOKEN))
-    outcome = login(context, relay, credentials=lost)
-    assert outcome.problem is not None
-    assert outcome.problem.kind is Kind.NETWORK
-
-
-@pytest.mark.parametrize("fault", [Fault(delay_s=60.0), Fault(drip_s=0.3)])
-def test_slow_relay_is_a_network_problem_at_the_timeout(
-    context: ActionContext, relay: Relay, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Silence ends the request, and so does a body that drips for ever."""
-    monkeypatch.setattr("fsmv2.communicator.transport.http.CONNECT_S", 0.5)
-    relay.fault("login", fault)
-    outcome = login(context, relay, credentials=credentials(relay, timeout_s=0.5))
-    assert outcome.problem is not None
-    assert outcome.problem.kind is Kind.NETWORK
-
-
-def test_reply_without_uuid_keeps_the_last_one(context: ActionContext, relay: Relay) -> None:
-    """Empty means "unchanged"."""
-    relay.backend.login_body = b"{}"
-    outcome = login(context, relay, instance_uuid="3f0c", instance_name="press")
-    assert outcome.session is not None
-    assert (outcome.instance_uuid, outcome.instance_name) == ("3f0c", "press")
-
-
-def test_auth_token_comes_from_config_file_or_environment(
-    context: ActionContext, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In this order, and read in the proc at every login."""
-    none = credentials(relay, None)
-    outcome = login(context, relay, credentials=none)
-    assert outcome.problem is not None
-    assert outcome.problem.kind is Kind.INVALID_TOKEN
-    assert "AUTH_TOKEN" in outcome.problem.text
-    assert relay.requests() == []
-
-    monkeypatch.setenv("AUTH_TOKEN", "wrong-token")
-    file = tmp_path / "token"
-    from_file = credentials(relay, None, auth_token_file=str(file))
-    outcome = login(context, relay, credentials=from_file)
-    assert outcome.problem is not None
-    assert "No such file" in outcome.problem.text
-    file.write_text(f"{DEMO_TOKEN}\n")
-    assert login(context, relay, credentials=from_file).session is not None
-
-    monkeypatch.setenv("AUTH_TOKEN", DEMO_TOKEN)
-    assert login(context, relay, credentials=none).session is not None
 
 
 def test_sync_moves_messages_both_ways_in_order(
@@ -524,21 +389,3 @@ def transport_for_repr(relay: Relay) -> object:
     from fsmv2.communicator.transport import http
 
     return transport_for(http.Relay(relay.url))
-
-
-def test_spool_files_appear_whole_and_leave_no_draft(tmp_path: Path) -> None:
-    """A producer that fails half-way leaves nothing behind that could be sent."""
-    with pytest.raises(TypeError):
-        spool.post(tmp_path / "out", email="a", message_type="t", payload=object())
-    with spool.writing(tmp_path / "out") as draft:
-        draft.file.write(b"half, and never published")
-    assert list((tmp_path / "out").iterdir()) == []
-    path = spool.post(tmp_path / "out", email="a", message_type="t", payload=1)
-    assert [path] == list((tmp_path / "out").iterdir())
-    assert os.stat(path).st_size > 0
-    assert spool.inbox_files(tmp_path / "nowhere") == []
-    reply = tmp_path / "x.reply"
-    reply.write_bytes(b"[")
-    with pytest.raises(CodecError):
-        spool.unpack(reply)
-    assert (tmp_path / "x.unreadable").exists()

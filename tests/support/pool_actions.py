@@ -1,0 +1,256 @@
+"""Actions for tests with real processes."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from fsmv2.supervisor import Action, ActionContext, Secret
+
+
+class Echo(Action, frozen=True):
+    value: int = 0
+
+    def execute(self, ctx: ActionContext) -> int:
+        return self.value
+
+
+class WhoAmI(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> int:
+        return os.getpid()
+
+
+class Sleep(Action, frozen=True):
+    seconds: float
+    timeout_s = 60.0
+
+    def execute(self, ctx: ActionContext) -> str:
+        time.sleep(self.seconds)
+        return "slept"
+
+
+class Spin(Action, frozen=True):
+    timeout_s = 0.2
+
+    def execute(self, ctx: ActionContext) -> None:
+        def guilty_loop() -> None:
+            while True:
+                pass
+
+        guilty_loop()
+
+
+class WaitOnLock(Action, frozen=True):
+    timeout_s = 0.2
+
+    def execute(self, ctx: ActionContext) -> None:
+        guilty_lock = threading.Lock()
+        guilty_lock.acquire()
+        guilty_lock.acquire()
+
+
+class HoldTheGil(Action, frozen=True):
+    timeout_s = 0.2
+
+    def execute(self, ctx: ActionContext) -> None:
+        re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+class IgnoreTerm(Action, frozen=True):
+    timeout_s = 0.2
+
+    def execute(self, ctx: ActionContext) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+
+
+class BlockAllSignals(Action, frozen=True):
+    timeout_s = 0.2
+
+    def execute(self, ctx: ActionContext) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+        while True:
+            time.sleep(1)
+
+
+class StopMyself(Action, frozen=True):
+    timeout_s = 0.2
+
+    def execute(self, ctx: ActionContext) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Segfault(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        print("about to read address 0")
+        ctypes.string_at(0)
+
+
+class Abort(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        os.abort()
+
+
+class Leave(Action, frozen=True):
+    code: int
+
+    def execute(self, ctx: ActionContext) -> None:
+        os._exit(self.code)
+
+
+class KillMyself(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Raise(Action, frozen=True):
+    text: str = "boom"
+
+    def execute(self, ctx: ActionContext) -> None:
+        raise ValueError(self.text)
+
+
+class ExitPolitely(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        sys.exit(3)
+
+
+class ReturnBytes(Action, frozen=True):
+    size: int
+
+    def execute(self, ctx: ActionContext) -> bytes:
+        return b"x" * self.size
+
+
+class Carry(Action, frozen=True):
+    load: bytes
+
+    def execute(self, ctx: ActionContext) -> int:
+        return len(self.load)
+
+
+class ReturnObject(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> object:
+        return object()
+
+
+class WrongAnnotation(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> int:
+        return "not a number"  # type: ignore[return-value]
+
+
+class TellSecret(Action, frozen=True):
+    token: Secret
+
+    def execute(self, ctx: ActionContext) -> Secret:
+        print("printed", self.token.reveal())
+        ctx.log("logged", text=self.token.reveal())
+        ctx.progress(f"at {self.token.reveal()}")
+        if self.token.reveal().startswith("crash"):
+            ctypes.string_at(0)
+        if self.token.reveal().startswith("raise"):
+            raise ValueError(f"cannot use {self.token.reveal()}")
+        return self.token
+
+
+class StartGrandchildren(Action, frozen=True):
+    """Leaves a child, a grandchild of its own session, and writes their pids to a file."""
+
+    path: str
+    timeout_s = 0.7
+
+    def execute(self, ctx: ActionContext) -> None:
+        code = "import os,time,sys; f=open(sys.argv[1],'a'); f.write(f'{os.getpid()}\\n'); f.close(); time.sleep(600)"
+        subprocess.Popen([sys.executable, "-c", code, self.path])
+        subprocess.Popen([sys.executable, "-c", code, self.path], start_new_session=True)
+        time.sleep(600)
+
+
+class Cooperate(Action, frozen=True):
+    timeout_s = 0.2
+    grace_s = 20.0
+
+    def execute(self, ctx: ActionContext) -> str:
+        while not ctx.cancelled:
+            time.sleep(0.005)
+        return "cleaned up"
+
+
+class Cancellable(Action, frozen=True):
+    """Marks a file when it runs, then waits to be told to end."""
+
+    path: str
+    grace_s = 20.0
+    timeout_s = 60.0
+
+    def execute(self, ctx: ActionContext) -> str:
+        with open(self.path, "w") as file:
+            file.write("running")
+        while not ctx.cancelled:
+            time.sleep(0.005)
+        raise InterruptedError("told to end")
+
+
+class Append(Action, frozen=True):
+    """Appends begin and end marks, so that overlap and order can be seen."""
+
+    path: str
+    mark: str
+    seconds: float = 0.0
+    timeout_s = 60.0
+
+    def execute(self, ctx: ActionContext) -> None:
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(f"+{self.mark}\n".encode())
+            time.sleep(self.seconds)
+            file.write(f"-{self.mark}\n".encode())
+
+
+class Flood(Action, frozen=True):
+    timeout_s = 0.5
+
+    def execute(self, ctx: ActionContext) -> None:
+        while True:
+            ctx.progress("x" * 1000)
+            print("y" * 1000)
+
+
+class WriteGarbage(Action, frozen=True):
+    """Writes bytes that are no frame onto every pipe it finds but its standard ones."""
+
+    data: bytes
+
+    def execute(self, ctx: ActionContext) -> int:
+        for name in os.listdir("/proc/self/fd"):
+            fd = int(name)
+            if fd <= 2:
+                continue
+            try:
+                if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+                    os.set_blocking(fd, False)
+                    os.write(fd, self.data)
+            except OSError:
+                pass
+        time.sleep(30)
+        return 1
+
+
+class ForkAndReturn(Action, frozen=True):
+    """A forked child that comes back from `execute` must not get into the loop."""
+
+    def execute(self, ctx: ActionContext) -> int:
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+        return pid
+
+
+class UseScratch(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> str:
+        (ctx.scratch / "file").write_text("x")
+        return str(ctx.scratch)
