@@ -20,6 +20,7 @@ from pathlib import Path
 
 import click
 
+from fsmv2.communicator.spool import post
 from fsmv2.examples.recordfile import read_after
 from fsmv2.supervisor.cli import HTTP_HELP, load_plugins_for, refuse, run_supervisor
 from fsmv2.supervisor.core.errors import StartError
@@ -53,7 +54,7 @@ def demo(seconds: float | None, listen: str, log_format: str) -> None:
                 _helper(
                     "fsmv2.communicator.testing.relay",
                     *("--token", DEMO_TOKEN, "--chatter", "2"),
-                    *("--outage-every", "20", "--outage-for", "6"),
+                    *("--outage-every", "40", "--outage-for", "10"),
                 )
             )
         except (OSError, StartError) as error:
@@ -61,7 +62,7 @@ def demo(seconds: float | None, listen: str, log_format: str) -> None:
         settings = _settings(folder, device, relay, listen, log_format)
         _say("starting the supervisor: one root, a template, procs, and the ops process")
         plugins = load_plugins_for(settings)
-        summary = run_supervisor(settings, plugins, (), seconds, ())
+        summary = run_supervisor(settings, plugins, seconds)
         click.echo(summary.text())
         click.echo(_records_text(Path(folder) / "bridge"))
     sys.exit(summary.exit_code)
@@ -99,10 +100,10 @@ def _settings(folder: str, device: str, relay: str, listen: str, log_format: str
     outbox, inbox = Path(folder) / "outbox", Path(folder) / "inbox"
     for made in (outbox, inbox):
         made.mkdir()
+    for number in range(1, 6):
+        post(outbox, email="ada@example.com", message_type="status", payload={"number": number})
     misbehaving = [
-        WorkerSettings(
-            name=name, type=kind, config={"every_s": every_s}, shutdown_timeout_s=5.0
-        )
+        WorkerSettings(name=name, type=kind, config={"every_s": every_s}, shutdown_timeout_s=5.0)
         for name, kind, every_s in (
             ("hangs", "hangs", 2.0),
             ("hangs-in-c", "hangs_in_c", 3.0),

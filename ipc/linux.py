@@ -15,6 +15,7 @@ import signal
 from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 
@@ -36,6 +37,12 @@ def die_with_parent(parent_pid: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(0)
+
+
+def set_name(name: str) -> None:
+    """Name this process as ``ps -o comm`` shows it; the kernel keeps 15 bytes. Unlike command
+    line and environment, the name is still readable once the process is a zombie."""
+    _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def set_subreaper(on: bool) -> None:
@@ -74,23 +81,36 @@ def descendants_of(pid: int, limit: int = 10_000) -> list[int]:
 
 
 class Orphan(NamedTuple):
-    """What /proc tells of a child we did not start: whether it is a zombie, and the pid of the
-    proc it comes from (its session's leader, or the mark in its environment), 0 if unknown."""
+    """What /proc tells of a child we did not start: its name, whether it is a zombie, and the
+    pid of the proc it comes from (its session's leader, or the mark in its environment), 0 if
+    unknown."""
 
+    name: str
     is_zombie: bool
     proc_pid: int
 
 
 def orphan_of(pid: int) -> Orphan:
     """Look at ``pid``. A process that is gone reads as no zombie and unknown."""
-    session = 0
-    state = ""
+    proc_pid = 0
+    name = state = ""
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        state, session = fields[0].decode(), int(fields[3])
+            head, _, tail = file.read().rpartition(b")")
+        name = head.partition(b"(")[2].decode("utf-8", "replace")
+        fields = tail.split()
+        state, proc_pid = fields[0].decode(), int(fields[3])
     with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/environ", "rb") as file:
         for entry in file.read().split(b"\0"):
             if entry.startswith(b"FSMV2_SLOT="):
-                return Orphan(state == "Z", int(entry.rpartition(b":")[2]))
-    return Orphan(state == "Z", session)
+                proc_pid = int(entry.rpartition(b":")[2])
+    return Orphan(name, state == "Z", proc_pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether ``pid`` exists and is not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False

@@ -88,9 +88,11 @@ FromProc = Hello | Done | Raised | Progress | Logged
 
 
 class Fork(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="fork"):
-    """Fork one proc that gets the file descriptors sent along, in the order of `PROC_FDS`."""
+    """Fork one proc, called ``name``, that gets the file descriptors sent along, in the order
+    of `PROC_FDS`."""
 
     slot: str
+    name: str
     root_pid: int
 
 

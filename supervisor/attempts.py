@@ -16,7 +16,7 @@ from fsmv2.supervisor.core.action import Action, ActionResult
 if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
-BEGINS_MAX = 3
+BEGINS_MAX = 20
 
 
 class Attempt:

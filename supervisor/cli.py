@@ -69,26 +69,28 @@ def refuse(error: Exception) -> NoReturn:
     sys.exit(code)
 
 
-def load(path: str) -> tuple[Any, Any, tuple[str, ...]]:
-    """Settings, plug-ins and import folders of a config file, fully checked; exits if not."""
-    from fsmv2.supervisor.config import load_settings
+def load(path: str) -> tuple[Any, Any]:
+    """Settings and plug-ins of a config file, fully checked; exits if they are not fine."""
+    from fsmv2.supervisor.config import read_config
 
     try:
-        settings = load_settings(path)
+        settings, places = read_config(path)
     except SpecError as error:
         refuse(error)
-    search = (str(Path(path).resolve().parent), str(Path.cwd()))
-    return settings, load_plugins_for(settings, search), search
+    return settings, load_plugins_for(settings, (str(Path(path).parent),), places)
 
 
-def load_plugins_for(settings: Any, search: tuple[str, ...] = ()) -> Any:
-    """The plug-ins of ``settings``, with every worker's config checked; exits if not usable."""
+def load_plugins_for(settings: Any, search: tuple[str, ...] = (), places: Any = None) -> Any:
+    """The plug-ins of ``settings``, with every worker's config checked; exits if not usable.
+
+    ``search`` are folders plug-ins may lie in; ``places`` knows the config file's lines.
+    """
     from fsmv2.supervisor.configcheck import check_settings
     from fsmv2.supervisor.plugins import load_plugins
 
     try:
-        plugins = load_plugins(settings.plugins, search=search)
-        check_settings(settings, plugins.factory)
+        plugins = load_plugins(settings.plugins, search, places)
+        check_settings(settings, plugins.factory, places)
     except SpecError as error:
         refuse(error)
     return plugins
@@ -108,9 +110,9 @@ HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off fo
 )
 def run(config: str, seconds: float | None, listen: str | None, log_format: str | None) -> None:
     """Run the tree of CONFIG until Ctrl-C or SIGTERM (a second one forces)."""
-    settings, plugins, search = load(config)
+    settings, plugins = load(config)
     settings = with_options(settings, listen, log_format)
-    summary = run_supervisor(settings, plugins, search, seconds, ())
+    summary = run_supervisor(settings, plugins, seconds)
     click.echo(summary.text())
     sys.exit(summary.exit_code)
 
@@ -130,9 +132,8 @@ def with_options(settings: Any, listen: str | None, log_format: str | None) -> A
 def run_supervisor(
     settings: Any,
     plugins: Any,
-    search: tuple[str, ...],
     seconds: float | None,
-    listeners: tuple[Callable[[Any], None], ...],
+    listeners: tuple[Callable[[Any], None], ...] = (),
 ) -> Any:
     """Configure the log and run; exits with a clear text when it cannot start."""
     from fsmv2.supervisor import logs
@@ -144,7 +145,7 @@ def run_supervisor(
     logs.configure(form, settings.log.level, sys.stderr.fileno())
     logs.capture_stdlib()
     try:
-        return Supervisor(settings, plugins, search=search, listeners=listeners).run(seconds)
+        return Supervisor(settings, plugins, listeners=listeners).run(seconds)
     except (SpecError, StartError) as error:
         refuse(error)
 
@@ -153,7 +154,7 @@ def run_supervisor(
 @click.argument("config", type=click.Path())
 def check(config: str) -> None:
     """Check CONFIG, its plug-ins and every worker's config; start nothing."""
-    settings, plugins, _search = load(config)
+    settings, plugins = load(config)
     types = ", ".join(sorted({worker.type for worker in settings.workers})) or "none"
     click.echo(
         f"{config}: fine: {len(settings.workers)} workers of types {types}, "

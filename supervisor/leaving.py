@@ -41,9 +41,15 @@ def still_needed(node: Node) -> set[str]:
     }
 
 
-def must_stop_first(child: Node) -> bool:
-    """Whether its parent's stop has to wait for this child."""
-    return bool(child.leaving or child.stop_from_parent) and child.phase is not Phase.STOPPED
+def children_to_wait_for(node: Node) -> list[Node]:
+    """The children that have to stop before this node may: all of them when it leaves; else
+    those its stop reaches (a child whose mapping has a word for "stopped" follows that)."""
+    return [
+        child
+        for child in node.children.values()
+        if child.phase is not Phase.STOPPED
+        and (node.leaving or "stopped" not in child.spec.state_mapping)
+    ]
 
 
 def bound_stop(node: Node, ctx: Context) -> None:
@@ -52,8 +58,7 @@ def bound_stop(node: Node, ctx: Context) -> None:
         node.stop_action_by = node.stop_by = None
         if not node.leaving:
             return
-    children = node.children.values()
-    if children and (node.leaving or any(must_stop_first(child) for child in children)):
+    if children_to_wait_for(node) or (node.leaving and node.children):
         return  # its time begins when its children are out of the way
     budget_s = node.spec.shutdown_timeout_s
     if node.leaving and node.stop_by is None:

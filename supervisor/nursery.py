@@ -10,6 +10,7 @@ a row are spaced by a growing wait.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import shutil
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.linux import children_of, orphan_of
+from fsmv2.ipc.linux import children_of, is_alive, orphan_of
 from fsmv2.ipc.messages import Forked, Preloaded
 from fsmv2.supervisor.certificate import death_verdict
 from fsmv2.supervisor.core.backoff import delay_s
@@ -42,6 +43,9 @@ START_BUDGET_S = 30.0
 STUCK_AFTER_FAILURES = 3
 SWEEP_AGAIN_S = 0.05
 BURIED_MAX = 1_000
+LAST_SWEEP_S = 2.0
+
+_pools = itertools.count(1)
 
 
 class Nursery:
@@ -72,6 +76,9 @@ class Nursery:
         self._stuck_since: float | None = None
         self._exits: dict[int, tuple[int, float]] = {}
         self._buried: deque[int] = deque(maxlen=BURIED_MAX)
+        # Several pools may live in one process; none may reap another's procs.
+        self._name = f"fsmv2.{next(_pools)}."
+        self._doomed: set[int] = set()
         self._sweep_at: float | None = None
         # The host's own children, which a sweep must leave alone; the supervisor sets both.
         self.known_pids: Callable[[], set[int]] = set
@@ -199,7 +206,7 @@ class Nursery:
             self._fail_start(now)
             self._note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
             return False
-        if not self.template.fork(proc):
+        if not self.template.fork(proc, f"{self._name}{slot}"):
             proc.close()
             self._slots.append(slot)
             self._fork_after = now + 0.01  # its socket is full or it has just died
@@ -277,6 +284,7 @@ class Nursery:
             self._fail_start(time.monotonic())
         if proc.pid:
             self._buried.append(proc.pid)
+        self._doomed.update(proc.below)
         proc.descendants_killed += self.sweep()
         self._forget(proc)
 
@@ -318,24 +326,31 @@ class Nursery:
         living = {proc.pid for proc in self.procs if proc.state in ALIVE}
         killed = 0
         self._sweep_at = None
-        for pid in children_of(os.getpid()):
+        children = children_of(os.getpid())
+        # Killed with their proc: once dead they are ours to reap, unless their own parent lives.
+        self._doomed = {pid for pid in self._doomed if pid in children or is_alive(pid)}
+        for pid in children:
             if pid in known:
                 continue
             orphan = orphan_of(pid)
-            ours = orphan.proc_pid in living or orphan.proc_pid in self._buried
+            ours = pid in self._doomed or orphan.proc_pid in living | set(self._buried)
             if orphan.is_zombie:
-                if ours or self.owns_process:
+                # A proc that died before anybody told us its pid still bears its name.
+                if ours or self.owns_process or orphan.name.startswith(self._name):
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
+                    self._doomed.discard(pid)
             elif ours and orphan.proc_pid not in living:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
-                self._sweep_at = time.monotonic() + SWEEP_AGAIN_S
+                self._doomed.add(pid)
+        if self._doomed:
+            self._sweep_at = time.monotonic() + SWEEP_AGAIN_S
         return killed
 
     def close(self) -> None:
-        """End the template; forget procs that could not be reaped in time."""
+        """End the template; reap what it still forked; forget procs that would not die."""
         control, child = self.template.control, self.template.child
         if control is not None:
             self._pool.poller.unwatch(control.fileno())
@@ -344,3 +359,15 @@ class Nursery:
         self.template.close()
         for proc in list(self.procs):
             self._forget(proc)
+        give_up = time.monotonic() + LAST_SWEEP_S
+        while self.sweep() or self._sweep_at is not None or self._strays():
+            if time.monotonic() > give_up:
+                break
+            time.sleep(0.005)
+        if control is not None:
+            control.close()
+
+    def _strays(self) -> bool:
+        """Whether a proc lives that was forked while its handle was being forgotten. It finds
+        its channel closed and leaves; it only has to be reaped."""
+        return any(orphan_of(pid).name.startswith(self._name) for pid in children_of(os.getpid()))

@@ -36,6 +36,7 @@ class ProcHandle:
     __slots__ = (
         "_partial",
         "attempt",
+        "below",
         "cause",
         "channel",
         "descendants_killed",
@@ -76,6 +77,7 @@ class ProcHandle:
         self.look = LastLook()
         self.stack: str | None = None
         self.descendants_killed = 0
+        self.below: list[int] = []
         self.overdue_at: float | None = None
         self.killed_at: float | None = None
         self.replaced_at: float | None = None
@@ -149,13 +151,13 @@ class ProcHandle:
             return
         self.look = look_at(self.pid)
         # Before the kill: afterwards they have another parent.
-        below = descendants_of(self.pid)
+        self.below = descendants_of(self.pid)
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         # The group too: a shell that the action started may have children of its own by now.
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
-        for pid in below:
+        for pid in self.below:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
                 self.descendants_killed += 1

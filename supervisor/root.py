@@ -44,15 +44,15 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.plugins import Plugins
 
 WAIT_S_MAX = 1.0
+SAME_SIGNAL_S = 0.25
 EXIT_OK, EXIT_FORCED = 0, 4
 
 
 class Supervisor:
     """Runs the tree of ``settings`` until it is told to stop.
 
-    ``plugins`` holds the worker types and the modules they come from; ``search`` are folders
-    added to the procs' import path. ``listeners`` are called with each event, after the tick
-    it belongs to. `run` raises `StartError` when the machine refuses to start it, with nothing
+    ``plugins`` holds the worker types, the modules they come from and the folders to find those
+    in. ``listeners`` are called with each event, after the tick it belongs to. `run` raises `StartError` when the machine refuses to start it, with nothing
     left behind.
     """
 
@@ -61,13 +61,11 @@ class Supervisor:
         settings: Settings,
         plugins: Plugins,
         *,
-        search: tuple[str, ...] = (),
         listeners: tuple[Callable[[Event], None], ...] = (),
     ) -> None:
         self.settings = settings
         self.address = "off"
         self._plugins = plugins
-        self._search = search
         self._listeners = listeners
         self._random = random.Random()
         self._dead_slots: deque[str] = deque()
@@ -169,7 +167,7 @@ class Supervisor:
             spares=settings.spares,
             queue=settings.queue,
             preload=self._plugins.modules,
-            search=self._search,
+            search=self._plugins.search,
             run_folder=run_folder,
             metrics_folder=self._metrics_folder,
             on_result=self._deliver,
@@ -266,7 +264,10 @@ class Supervisor:
             if number == signal.SIGHUP:
                 continue  # a terminal that went away is no reason to stop
             if self._engine.stopping is not None:
-                self._forced = True
+                # One request can arrive twice (`timeout` signals its child and then the group):
+                # a second one counts as such only when somebody had time to mean it.
+                if time.monotonic() - self._stop_began > SAME_SIGNAL_S:
+                    self._forced = True
             else:
                 self._stop(f"got {signal.Signals(number).name}")
 

@@ -29,7 +29,7 @@ from fsmv2.supervisor.core.spec import (
     start_order,
 )
 from fsmv2.supervisor.core.variables import VariableBundle
-from fsmv2.supervisor.leaving import ask_to_leave, must_stop_first, shut_children, still_needed
+from fsmv2.supervisor.leaving import ask_to_leave, children_to_wait_for, shut_children, still_needed
 from fsmv2.supervisor.node import NEVER, Node
 
 _states: dict[type[State], State] = {}
@@ -60,9 +60,7 @@ def conditions(node: Node, ctx: Context) -> Conditions:
     return Conditions(
         stopping=stopping,
         in_flight=node.attempt.name if node.attempt is not None else None,
-        children_left=sum(must_stop_first(child) for child in node.children.values())
-        if stopping
-        else 0,
+        children_left=len(children_to_wait_for(node)) if stopping else 0,
         infrastructure_open=ctx.infrastructure,
         backoff_s=backoff_s,
         never_derived=node.desired is None,
@@ -249,9 +247,10 @@ def give_variables(node: Node, ctx: Context) -> None:
 
 def map_states(node: Node, ctx: Context) -> None:
     """Step 4: what this node's desired state means for its children."""
-    word = node.desired_word
     # A node that leaves tells its children so in step 3.
     stop = node.stop_asked and not node.leaving
+    # However it came about (disabled, mapped, its own parent), a stop reads as "stopped" here.
+    word = "stopped" if stop else node.desired_word
     needed = still_needed(node) if stop else set()
     for name, child in node.children.items():
         mapped = child.spec.state_mapping.get(word, child.mapped_state)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 REPLY_BYTES_MAX = 64 * 1024
+END_S = 1.0
 TEMPLATE_MAIN = "fsmv2.workerproc.template:template_main"
 
 
@@ -88,11 +90,11 @@ class TemplateProcess:
         self.started_at = now
         self.retry_at = None
 
-    def fork(self, proc: ProcHandle) -> bool:
-        """Order a proc. False: not now (not ready, or its socket is full)."""
+    def fork(self, proc: ProcHandle, name: str) -> bool:
+        """Order a proc called ``name``. False: not now (not ready, or its socket is full)."""
         if not self.ready or self.control is None:
             return False
-        order = encode(Fork(slot=proc.slot, root_pid=os.getpid()))
+        order = encode(Fork(slot=proc.slot, name=name, root_pid=os.getpid()))
         try:
             socket.send_fds(self.control, [order], proc.theirs)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
@@ -150,11 +152,13 @@ class TemplateProcess:
             self.control = None
 
     def close(self) -> None:
-        """End it for good: close its control socket, then kill and reap it."""
+        """End it for good. It may finish the fork it is at, so that no proc is born unknown;
+        whatever it does not finish within `END_S` is killed."""
         if self.control is not None:
-            self.control.close()
-            self.control = None
+            with contextlib.suppress(OSError):
+                self.control.shutdown(socket.SHUT_WR)
         if self.child is not None:
+            select.select([self.child.pidfd], [], [], END_S)
             with contextlib.suppress(OSError):
                 self.child.kill()
             self.child.wait()

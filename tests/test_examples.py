@@ -437,10 +437,10 @@ def _python(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def _line_of(process: subprocess.Popen[str]) -> str:
-    """The process's next line; fails after 20 s."""
+def _line_of(process: subprocess.Popen[str], wait_s: float = WAIT_S) -> str:
+    """The process's next line; fails when it does not come in time."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], WAIT_S)[0], "no line in time"
+    assert select.select([process.stdout], [], [], wait_s)[0], "no line in time"
     return process.stdout.readline().strip()
 
 
@@ -639,7 +639,8 @@ def test_no_record_is_lost_or_doubled_by_kills(address: str, tmp_path: Path) -> 
 
 
 # Forks an attempt per line of code that the two actions execute, and has it kill itself just
-# before that line. Writes are short, so that many of those lines lie between two halves.
+# before that line; then runs one to its end, so that the spool stays short and so does the
+# number of lines. Writes are short too, so that many of those lines lie between two halves.
 KILLED_AT_EACH_LINE = """
 import os, signal, sys
 from fsmv2.examples import flows, recordfile
@@ -659,29 +660,35 @@ def attempt(lines_left):
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
     os.write = lambda descriptor, data: write(descriptor, data[: len(data) // 2 or 1])
-    sys.settrace(trace)
+    sys.settrace(trace if lines_left else None)
     flows.FetchRecords(address, "t", folder, most=2).execute(None)
     flows.DeliverRecords(folder, most=9).execute(None)
     os._exit(0)
 
-line, status = 0, 9
-while status != 0 and line < 5_000:
-    line += 1
+def end_of_attempt(lines_left):
     child = os.fork()
     if child == 0:
-        attempt(line)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL), status
+        try:
+            attempt(lines_left)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+line = 1
+while end_of_attempt(line) == signal.SIGKILL:
+    assert end_of_attempt(0) == 0
+    line += 1
 print(line, flush=True)
 """
 
 
 @pytest.mark.proc
+@pytest.mark.timeout(240)
 def test_a_kill_before_any_line_loses_and_doubles_nothing(address: str, tmp_path: Path) -> None:
     """One attempt after the other is killed a line later than the one before, on the same
     files; what is delivered is the device's records from 1 on, each once."""
     with _python(KILLED_AT_EACH_LINE, address, str(tmp_path)) as process:
-        lines = int(_line_of(process))
+        lines = int(_line_of(process, wait_s=200.0))
     assert lines > 100, "the trace saw the actions"
     seqs = [one.seq for one in recordfile.read_after(tmp_path / "records.jsonl", 0, 10_000)]
     assert len(seqs) > 20

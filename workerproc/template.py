@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fsmv2.ipc.codec import decode, encode
-from fsmv2.ipc.linux import die_with_parent
+from fsmv2.ipc.linux import die_with_parent, set_name
 from fsmv2.ipc.messages import PROC_FDS, Fork, Forked, Preloaded
 from fsmv2.workerproc.proc import proc_main
 
@@ -42,6 +42,7 @@ def template_main(
     control = socket.socket(fileno=control_fd)
     control.setblocking(True)
     os.set_inheritable(control_fd, False)
+    set_name("fsmv2-template")
     if from_main_thread:
         # Made by a helper thread, we would be killed when that thread ends; then the end of
         # the control socket has to do.
@@ -110,6 +111,7 @@ def _in_the_middle(
 ) -> Any:
     code = 1
     try:
+        set_name(order.name)  # before the fork, so that the proc never has another
         pid = os.fork()
         if pid:
             os.write(told_write, str(pid).encode())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pool_actions as acts
 import pytest
 
-from fsmv2.ipc.linux import children_of
+from fsmv2.ipc.linux import children_of, is_alive
 from fsmv2.supervisor import Action, ActionPool, Secret
 from fsmv2.supervisor.core.errors import SpecError
 
@@ -149,9 +149,7 @@ def test_spare_takes_the_slot_so_the_next_action_does_not_wait_for_a_start(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_proc_killed_from_outside_costs_exactly_its_attempt(
-    pool: ActionPool, number: int
-) -> None:
+def test_proc_killed_from_outside_costs_exactly_its_attempt(pool: ActionPool, number: int) -> None:
     busy = pool.submit(acts.Sleep(60))
     other = pool.submit(acts.Sleep(0.5))
     until(lambda: len(_procs(pool, "busy")) == 2, "two busy procs")
@@ -216,16 +214,14 @@ def test_descendants_die_with_the_attempt_also_in_a_session_of_their_own(
     assert result.certificate.descendants_killed == 2
     pids = [int(line) for line in path.read_text().split()]
     assert len(pids) == 2
-    until(lambda: not any(_is_alive(pid) for pid in pids), "the descendants are dead")
+    until(lambda: not any(is_alive(pid) for pid in pids), "the descendants are dead")
 
 
 def test_actions_of_one_key_run_in_order_and_never_overlap(
     pool: ActionPool, tmp_path: Path
 ) -> None:
     path = tmp_path / "marks"
-    handles = [
-        pool.submit(acts.Append(str(path), str(n), 0.01), key="child-a") for n in range(10)
-    ]
+    handles = [pool.submit(acts.Append(str(path), str(n), 0.01), key="child-a") for n in range(10)]
     for handle in handles:
         handle.result()
     expected = [mark for n in range(10) for mark in (f"+{n}", f"-{n}")]
@@ -381,6 +377,7 @@ def test_closing_gives_every_open_handle_its_result() -> None:
 
 def test_nothing_is_left_after_many_kills_and_a_close() -> None:
     before = len(os.listdir("/proc/self/fd"))
+    others = set(children_of(os.getpid()))
     with ActionPool(procs=2) as pool:
         scratch = Path(pool.run(acts.UseScratch()).value)
         until(lambda: len(_procs(pool, "idle")) == 3, "all procs are there")
@@ -392,20 +389,20 @@ def test_nothing_is_left_after_many_kills_and_a_close() -> None:
     assert not scratch.exists()
     assert not scratch.parent.exists()
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # the tracker of the start package
-    left = [pid for pid in children_of(os.getpid()) if b"resource_tracker" not in _command(pid)]
-    assert left == []
+    left = set(children_of(os.getpid())) - others
+    assert [pid for pid in left if b"resource_tracker" not in _command(pid)] == []
 
 
 def _procs(pool: ActionPool, state: str) -> list[dict]:  # type: ignore[type-arg]
     return [proc for proc in pool.statistics()["procs"] if proc["state"] == state]
 
 
-def _is_alive(pid: int) -> bool:
-    try:
+def test_no_zombie_is_left_by_the_tests_above() -> None:
+    states = {}
+    for pid in children_of(os.getpid()):
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] != b"Z"
-    except OSError:
-        return False
+            states[pid] = file.read()
+    assert [stat for stat in states.values() if stat.rpartition(b")")[2].split()[0] == b"Z"] == []
 
 
 def _command(pid: int) -> bytes:

@@ -165,7 +165,11 @@ class StartGrandchildren(Action, frozen=True):
     timeout_s = 0.7
 
     def execute(self, ctx: ActionContext) -> None:
-        code = "import os,time,sys; f=open(sys.argv[1],'a'); f.write(f'{os.getpid()}\\n'); f.close(); time.sleep(600)"
+        code = (
+            "import os, sys, time\n"
+            "with open(sys.argv[1], 'a') as file: file.write(f'{os.getpid()}\\n')\n"
+            "time.sleep(600)"
+        )
         subprocess.Popen([sys.executable, "-c", code, self.path])
         subprocess.Popen([sys.executable, "-c", code, self.path], start_new_session=True)
         time.sleep(600)

@@ -1,0 +1,219 @@
+"""The codec: values to msgpack and back; bad bytes give `FrameError`, whatever they are."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsmv2.ipc import messages
+from fsmv2.ipc.codec import decode, encode, to_builtins
+from fsmv2.ipc.frames import FrameError
+from fsmv2.supervisor.core.secret import Secret
+
+TEXT = "correct horse battery staple"
+
+
+class Reading(msgspec.Struct, frozen=True):
+    name: str
+    values: tuple[float, ...] = ()
+    token: Secret | None = None
+
+
+KINDS: list[Any] = [
+    Any,
+    messages.FromProc,
+    messages.ToProc,
+    messages.FromTemplate,
+    messages.Published,
+    Reading,
+    Secret,
+    datetime.datetime,
+    dict[str, int],
+    list[Reading],
+    None,
+]
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(min_value=-(2**63), max_value=2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+EXAMPLES: dict[Any, Any] = {
+    int: 7,
+    float: 0.5,
+    str: "root/a",
+    bool: True,
+    bytes: b"{}",
+    msgspec.Raw: msgspec.Raw(encode({"x": 1})),
+    dict[str, str]: {"mod": "why"},
+    dict[str, Any]: {"n": 1},
+}
+
+
+def example(kind: type[messages.Message]) -> messages.Message:
+    """One message of that type, every field set."""
+    return kind(*(EXAMPLES[field.type] for field in msgspec.structs.fields(kind)))
+
+
+MESSAGES = [example(kind) for kind in messages.Message.__subclasses__()]
+
+
+@given(st.binary(max_size=200), st.sampled_from(KINDS))
+def test_any_bytes_give_a_value_or_a_frame_error(data: bytes, kind: Any) -> None:
+    """No other exception leaves the decoder, whatever the bytes and the type are."""
+    try:
+        decode(data, kind)
+    except FrameError as error:
+        assert str(error)
+
+
+@given(st.sampled_from(MESSAGES), st.integers(min_value=0, max_value=200), st.integers(0, 255))
+def test_a_message_with_one_wrong_byte_gives_a_message_or_a_frame_error(
+    message: messages.Message, at: int, byte: int
+) -> None:
+    """One flipped byte is the likeliest damage: it is refused or gives a message of the union."""
+    data = bytearray(encode(message))
+    data[at % len(data)] = byte
+    try:
+        got = decode(bytes(data), messages.FromProc)
+    except FrameError:
+        return
+    assert isinstance(got, messages.FromProc)
+
+
+@given(PLAIN)
+def test_plain_values_come_back_equal(value: Any) -> None:
+    """What is sent is what is received."""
+    assert decode(encode(value), Any) == value
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_each_message_comes_back_as_itself(message: messages.Message) -> None:
+    """Every message of the protocol survives the wire."""
+    got = decode(encode(message), type(message))
+    assert type(got) is type(message)
+    assert encode(got) == encode(message)
+
+
+def test_the_two_directions_do_not_understand_each_other() -> None:
+    """A proc's message is not one of the root's, and the other way round."""
+    with pytest.raises(FrameError, match="Invalid value 'hello'"):
+        decode(encode(messages.Hello(1, 1, "a0")), messages.ToProc)
+    with pytest.raises(FrameError, match="Invalid value 'exit'"):
+        decode(encode(messages.Exit()), messages.FromProc)
+
+
+def test_an_unknown_tag_is_refused() -> None:
+    """The unions are closed."""
+    with pytest.raises(FrameError, match="Invalid value 'shell'"):
+        decode(encode({"type": "shell", "command": "true"}), messages.ToProc)
+
+
+def test_an_unknown_field_is_refused() -> None:
+    """A field nobody knows is a different protocol, not something to skip."""
+    with pytest.raises(FrameError, match="unknown field `extra`"):
+        decode(encode({"type": "hello", "pid": 1, "protocol": 1, "slot": "a0", "extra": 1}),
+               messages.FromProc)  # fmt: skip
+
+
+def test_a_missing_field_is_refused() -> None:
+    """No message is completed by guessing."""
+    with pytest.raises(FrameError, match="missing required field"):
+        decode(encode({"type": "hello", "pid": 1}), messages.FromProc)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [b"\x91" * 200_000 + b"\xc0", b"\x81\xa1k" * 200_000 + b"\xc0", b"\xdd\xff\xff\xff\xff",
+     b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"],
+    ids=["nested lists", "nested maps", "huge list", "huge map", "huge bytes", "huge text"],
+)  # fmt: skip
+def test_a_bomb_is_refused(bomb: bytes) -> None:
+    """Endless nesting and lengths that are not there end in a `FrameError`."""
+    with pytest.raises(FrameError):
+        decode(bomb, Any)
+
+
+@pytest.mark.parametrize("key", [b"\x80", b"\x91\x80"], ids=["map", "list of a map"])
+def test_a_map_key_that_cannot_be_hashed_is_refused(key: bytes) -> None:
+    """msgpack can say what a dict cannot hold."""
+    with pytest.raises(FrameError, match="hashable"):
+        decode(b"\x81" + key + b"\x01", Any)
+
+
+def test_a_type_that_cannot_be_decoded_is_a_frame_error() -> None:
+    """An annotation msgspec cannot use is the caller's mistake, told like any other fault."""
+    with pytest.raises(FrameError, match="cannot decode as"):
+        decode(b"\x01", list[int] | tuple[int, ...] | set[int])
+
+
+def test_a_type_without_wire_form_is_not_encoded() -> None:
+    """The error names the type and what would do."""
+    with pytest.raises(TypeError, match=r"cannot encode a value of type builtins\.object"):
+        encode(object())
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(2**64, OverflowError), (-(2**63) - 1, OverflowError)]
+)
+def test_an_integer_beyond_64_bits_is_not_encoded(value: int, error: type[Exception]) -> None:
+    """msgpack has no form for it."""
+    with pytest.raises(error):
+        encode(value)
+
+
+def test_a_value_that_holds_itself_is_not_encoded() -> None:
+    """A circle ends in an error, not in a crash."""
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(RecursionError):
+        encode(circle)
+
+
+def test_a_secret_crosses_the_wire() -> None:
+    """Root and proc belong to one user: the text travels and arrives as a Secret."""
+    data = encode(Reading("a", token=Secret(TEXT)))
+    assert TEXT.encode() in data
+    got = decode(data, Reading)
+    assert isinstance(got.token, Secret)
+    assert got.token.reveal() == TEXT
+
+
+def test_a_secret_of_the_wrong_type_is_refused() -> None:
+    """A number is no Secret."""
+    with pytest.raises(FrameError, match="Expected `str`, got `int`"):
+        decode(encode(5), Secret)
+
+
+def test_a_secret_is_hidden_where_people_look() -> None:
+    """The form for logs, pages and the API shows that there is one, not what it is."""
+    value = Reading("a", (1.0,), Secret(TEXT))
+    shown = to_builtins({"deep": [value, {"s": Secret(TEXT)}]})
+    assert shown == {
+        "deep": [{"name": "a", "values": (1.0,), "token": "Secret(…)"}, {"s": "Secret(…)"}]
+    }
+    assert TEXT not in str(shown)
+
+
+def test_to_builtins_can_show_the_wire_form() -> None:
+    """Only on request."""
+    assert to_builtins(Secret(TEXT), hide=False) == TEXT
+
+
+def test_the_error_of_a_refused_value_does_not_hold_the_secret() -> None:
+    """A value that does not fit is not quoted in the error."""
+    with pytest.raises(FrameError) as caught:
+        decode(encode({"name": 5, "token": TEXT}), Reading)
+    assert TEXT not in str(caught.value)
