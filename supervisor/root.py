@@ -52,8 +52,8 @@ class Supervisor:
     """Runs the tree of ``settings`` until it is told to stop.
 
     ``plugins`` holds the worker types, the modules they come from and the folders to find those
-    in. ``listeners`` are called with each event, after the tick it belongs to. `run` raises `StartError` when the machine refuses to start it, with nothing
-    left behind.
+    in. ``listeners`` are called with each event, after the tick it belongs to. `run` raises
+    `StartError` when the machine refuses to start it, with nothing left behind.
     """
 
     def __init__(

@@ -191,9 +191,14 @@ def _find_cycle(needs: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _decode_wire_type(kind: type, raw: Any) -> Any:
+    if kind is object:
+        return raw
     decode_value = getattr(kind, "__wire_decode__", None)
     if decode_value is None:
-        raise NotImplementedError(f"cannot decode a config value as {kind.__qualname__}")
+        raise SpecError(
+            f"cannot decode a config value as {kind.__qualname__}: want msgspec Structs, "
+            "dataclasses, Secret, and the built-in types"
+        )
     return decode_value(raw)
 
 

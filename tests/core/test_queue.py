@@ -22,7 +22,7 @@ class QueueModel(RuleBasedStateMachine):
         self.queue: KeyedQueue[int] = KeyedQueue(CAPACITY)
         self.waiting: list[tuple[int, str]] = []
         self.out: dict[str, int] = {}
-        self.since: dict[str, int] = {}  # how many turns a ready key has been passed over
+        self.since: dict[str, int] = {}  # how often a ready key has been passed over
         self.returned: set[str] = set()
         self.last = 0
 
@@ -50,13 +50,14 @@ class QueueModel(RuleBasedStateMachine):
         assert item == next(one for one, its in self.waiting if its == key)
         if self.returned & ready:
             assert key in self.returned
+        # Fair: a ready key is passed over at most once by each of the other keys, those not
+        # counted that had an item put back.
+        turn = 0 if key in self.returned else 1
+        self.since = {other: self.since.get(other, 0) + turn for other in ready if other != key}
+        assert all(turns <= 3 for turns in self.since.values())
         self.returned.discard(key)
         self.waiting.remove((item, key))
         self.out[key] = item
-        # Fair: no ready key is passed over more often than there are other keys.
-        self.since = {other: self.since.get(other, 0) + 1 for other in ready if other != key}
-        returned_turns = 4
-        assert all(turns <= 4 + returned_turns for turns in self.since.values())
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -82,6 +83,7 @@ class QueueModel(RuleBasedStateMachine):
         self.waiting.remove((item, key))
         if not any(its == key for _item, its in self.waiting):
             self.returned.discard(key)
+            self.since.pop(key, None)
 
     @rule(key=KEYS)
     def discard_what_is_not_there(self, key: str) -> None:
