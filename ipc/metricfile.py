@@ -188,6 +188,10 @@ _dropped = 0
 def _place(value: SlotValue) -> None:
     """Point ``value`` at its cell in the file, or at one of its own when there is no file."""
     global _dropped
+    value.index = 0
+    if not _folder:  # announced, not installed yet
+        value.cells = array("d", (0.0, 0.0))
+        return
     try:
         file = _files.get(value.prefix)
         if file is None:
@@ -202,6 +206,13 @@ def _place(value: SlotValue) -> None:
         _dropped += 1
         value.cells = array("d", (0.0, 0.0))
         value.index = 0
+
+
+def announce() -> None:
+    """Have metrics created from now on wait for `install`; until then their values stay in
+    this process. For whoever imports modules that create metrics before it has a folder."""
+    if prometheus_client.values.ValueClass is not SlotValue:
+        prometheus_client.values.ValueClass = SlotValue
 
 
 def install(identity: str, folder: str) -> None:

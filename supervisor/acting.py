@@ -32,7 +32,8 @@ def _decide(node: Node, ctx: Context) -> None:
     allowed = check_health(node, ctx)
     _report_staleness(node, ctx)
     if not allowed.decide:
-        if allowed.why:
+        # While an action is in flight, why it was started says more than that it is.
+        if allowed.why and node.attempt is None:
             node.reason = allowed.why
         if node.fault_until is not None:
             ctx.wake(node, node.fault_until)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from fsmv2.ipc import metricfile
 from fsmv2.supervisor.configfault import ConfigError, Fault, Places, hint
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
@@ -45,6 +46,8 @@ def load_plugins(
     a plug-in may import its neighbours later. Raises `ConfigError` with a fault per failure,
     at ``plugins[i]``.
     """
+    # A plug-in may create metrics when it is imported, long before there is a folder for them.
+    metricfile.announce()
     folders = _add_to_path(search)
     loading = _Loading(Places() if places is None else places)
     for index, name in enumerate(names):

@@ -81,9 +81,7 @@ class SnapsOff(Puppet):
 
 
 def snap(state: type[State], word: str = "running", **fields: Any) -> Snapshot:
-    flags = {
-        name: fields.pop(name, False) for name in ("shutdown", "disabled", "parent_stops")
-    }
+    flags = {name: fields.pop(name, False) for name in ("shutdown", "disabled", "parent_stops")}
     return Snapshot(
         identity=Identity("a", "root/a", "puppet", 1),
         state=state(),

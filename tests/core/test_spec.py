@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -145,7 +146,7 @@ def test_a_cycle_is_found_exactly_when_there_is_one(edges: list[list[int]]) -> N
     for fault in faults:
         cycle = fault.removeprefix("depends_on is circular: ").split(" -> ")
         assert cycle[0] == cycle[-1]
-        assert all(b in needs[a] for a, b in zip(cycle, cycle[1:], strict=False))
+        assert all(b in needs[a] for a, b in itertools.pairwise(cycle))
 
 
 @pytest.mark.parametrize("state", ["", " ", None, 5])

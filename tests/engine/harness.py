@@ -27,7 +27,7 @@ from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
-from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.engine import SPACING_S, Engine
 from fsmv2.supervisor.node import Node
 
 E = TypeVar("E", bound=Event)
@@ -146,6 +146,7 @@ class Bench:
         full: bool = False,
     ) -> None:
         self.now = START
+        self._ticked = float("-inf")
         self.full = full
         self.events: list[Event] = []
         self.moments: list[float] = []
@@ -172,8 +173,12 @@ class Bench:
     # --- time -------------------------------------------------------------------------------
 
     def tick(self, *, full: bool | None = None) -> None:
-        """One tick at the present moment, after the set answers have been given."""
+        """One tick at the present moment (a little later if there was one at it already), after
+        the set answers have been given."""
         self.pool.answer_open()
+        if self.now <= self._ticked:
+            self.now = self._ticked + SPACING_S
+        self._ticked = self.now
         wall = WALL + self.now - START
         self.engine.tick(self.now, wall, full=self.full if full is None else full)
 

@@ -26,8 +26,9 @@ CORE, SHELL, IPC, WORKERPROC, PLUGIN = "core", "shell", "ipc", "workerproc", "pl
 # What the core may use of the standard library: nothing in it reads a clock, a file, a socket
 # or a random number. A new entry must be as pure as these.
 PURE = frozenset(
-    "__future__ abc bisect collections contextlib copy dataclasses enum functools hashlib heapq "
-    "hmac itertools json math operator re string types typing".split()
+    {"__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum"}
+    | {"functools", "hashlib", "heapq", "hmac", "itertools", "json", "math", "operator", "re"}
+    | {"string", "types", "typing"}
 )
 # `Path` is the type of `ActionContext.scratch`; the core makes no path and opens none.
 PURE_IN = {"supervisor/core/action.py": frozenset({"pathlib"})}
@@ -104,9 +105,9 @@ def imports_of(path: str, source: str) -> Iterator[Import]:
 def names_of(source: str) -> Iterator[tuple[int, str]]:
     """String constants that are the name of one of our modules and nothing else."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if _MODULE_NAME.fullmatch(node.value):
-                yield node.lineno, node.value
+        match node:
+            case ast.Constant(value=str(text)) if _MODULE_NAME.fullmatch(text):
+                yield node.lineno, text
 
 
 def layer_of(path: str) -> str:

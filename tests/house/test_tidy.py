@@ -16,8 +16,8 @@ FUNCTION_LINES_MAX = 70
 NAME_WORDS_MIN = 3
 # Joined here, so that this file passes its own test.
 LEFT_UNDONE = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")))
-HOME_PATH = re.compile(r"/(home|Users|root)/\w")
-WIDTH_MAX = 100
+# Not "broker/root/child": paths of the tree begin with "root" too.
+HOME_PATH = re.compile(r"(?<![\w.}])/(home|Users|root)/\w")
 
 # Modules whose docstring does not have the parts "Knows" and "Invariants", and why.
 SHORT_DOCSTRING = {

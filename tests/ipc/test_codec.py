@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from typing import Any
 
@@ -45,8 +46,9 @@ PLAIN = st.recursive(
     | st.floats(allow_nan=False)
     | st.text(max_size=20)
     | st.binary(max_size=20),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -73,10 +75,8 @@ MESSAGES = [example(kind) for kind in messages.Message.__subclasses__()]
 @given(st.binary(max_size=200), st.sampled_from(KINDS))
 def test_any_bytes_give_a_value_or_a_frame_error(data: bytes, kind: Any) -> None:
     """No other exception leaves the decoder, whatever the bytes and the type are."""
-    try:
+    with contextlib.suppress(FrameError):
         decode(data, kind)
-    except FrameError as error:
-        assert str(error)
 
 
 @given(st.sampled_from(MESSAGES), st.integers(min_value=0, max_value=200), st.integers(0, 255))

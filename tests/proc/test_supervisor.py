@@ -69,8 +69,10 @@ def test_ctrl_c_stops_within_bounds_though_an_action_hangs(tmp_path: Path) -> No
         began = time.monotonic()
         below = descendants_of(root.pid)
         assert root.end(signal.SIGINT) == 0
+        assert root.records("supervisor_stopped")[0]["clean"] is True
+        assert [r["status"] for r in root.records("action_ended")] == ["cancelled"]
         assert time.monotonic() - began < 20
-        assert not any(is_alive(pid) for pid in below)
+        until(lambda: not any(is_alive(pid) for pid in below), "all processes are gone", GONE_S)
 
 
 def test_worker_that_never_stops_is_dropped_by_force_in_its_time(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_second_signal_forces_with_exit_code_4(tmp_path: Path) -> None:
         time.sleep(0.5)  # somebody loses patience: two signals at once count as one
         below = descendants_of(root.pid)
         assert root.end(signal.SIGTERM) == 4
-        assert not any(is_alive(pid) for pid in below)
+        until(lambda: not any(is_alive(pid) for pid in below), "all processes are gone", GONE_S)
 
 
 @pytest.mark.parametrize("victim", ["idle or busy proc", "template", "ops"])
@@ -306,19 +308,31 @@ def fill(disk: Path) -> None:
     with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         for _ in range(10_000):
             ballast.write(b"x" * 4096)
+        for _ in range(4096):
+            ballast.write(b"x")
     assert shutil.disk_usage(disk).free == 0
 
 
-def test_disk_that_fills_up_later_stops_no_tick(tmp_path: Path, filling_disk: Path) -> None:
-    """New procs need metric files and find no room: they live, and so does the tree."""
-    config = write(tmp_path, beater(tmp_path), f"metrics: {{folder: {filling_disk}/m}}\n")
+def test_disk_that_fills_up_later_costs_no_tick_and_no_action(
+    tmp_path: Path, filling_disk: Path
+) -> None:
+    """Metric files that cannot grow lose numbers, never a process (no SIGBUS)."""
+    label = f"  - {{name: label, type: labeller, config: {{path: {tmp_path}/label}}}}\n"
+    config = write(tmp_path, beater(tmp_path) + label, f"metrics: {{folder: {filling_disk}/m}}\n")
     with Running(config) as root:
         root.wait_ready()
-        goes_on(tmp_path / "beat")
+        until(lambda: "test_labels_total{" in (root.get("/metrics") or ""), "procs' metrics show")
         fill(filling_disk)
+        before = (tmp_path / "label").stat().st_size
+        until(
+            lambda: (tmp_path / "label").stat().st_size > before + 100, "labels are made on and on"
+        )
         for proc in root.procs():
             os.kill(proc["pid"], signal.SIGKILL)
         goes_on(tmp_path / "beat")
+        goes_on(tmp_path / "label")
+        verdicts = {r["verdict"] for r in root.records("action_ended")}
+        assert verdicts <= {"killed_from_outside"}
         assert root.end() == 0
 
 

@@ -5,6 +5,7 @@ import signal
 import time
 
 import msgspec
+import prometheus_client
 
 from fsmv2.supervisor import (
     Act,
@@ -56,6 +57,42 @@ class Beating(State):
 class Beater(Worker):
     type_name, config_type = "beater", BeatConfig
     initial = stopping = Stopped
+
+
+# Created at import, like any library's metric: in the root before it has a folder, in the
+# template, and (by fork) in every proc.
+LABELS = prometheus_client.Counter("test_labels", "One series a label.", ["label"])
+
+
+class MakeLabels(Action, frozen=True):
+    """Makes the proc's metric file grow, then beats."""
+
+    path: str
+
+    def execute(self, ctx: ActionContext) -> None:
+        for number in range(100):
+            LABELS.labels(f"{ctx.attempt_id}-{number}").inc()
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(f"{os.getpid()}\n".encode())
+
+
+class LabellerStopped(State):
+    phase = Phase.STOPPED
+
+    def next(self, snap: Snapshot) -> Go:
+        return Go(Labelling, reason="asked to run")
+
+
+class Labelling(State):
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Act:
+        return Act(MakeLabels(snap.config.path), reason="label")
+
+
+class Labeller(Worker):
+    type_name, config_type = "labeller", BeatConfig
+    initial = stopping = LabellerStopped
 
 
 class Hang(Action, frozen=True):
@@ -169,4 +206,4 @@ class Keeper(Worker):
     initial = stopping = SecretStopped
 
 
-WORKERS = [Beater, Hanger, Stubborn, Parent, Keeper]
+WORKERS = [Beater, Labeller, Hanger, Stubborn, Parent, Keeper]

@@ -1,0 +1,63 @@
+"""The communicator in a real tree, against the relay over real sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from running import Running, until
+
+from fsmv2.communicator.spool import inbox_files, post
+from fsmv2.communicator.testing.faults import nginx_502
+from fsmv2.communicator.testing.relay import Relay
+
+TOKEN = "a-t0ken-that-must-not-show"
+
+
+def config(tmp_path: Path, relay: Relay) -> Path:
+    for name in ("outbox", "inbox"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "name: site\n"
+        "plugins: [fsmv2.communicator]\n"
+        "log: {level: debug}\n"
+        "workers:\n"
+        "  - name: uplink\n"
+        "    type: communicator\n"
+        "    config:\n"
+        f"      relay_url: {relay.url}\n"
+        f"      auth_token: {TOKEN}\n"
+        f"      outbox: {tmp_path}/outbox\n"
+        f"      inbox: {tmp_path}/inbox\n"
+        "      poll_interval_s: 0.1\n"
+    )
+    return path
+
+
+def state(root: Running) -> str:
+    node = root.get("/api/v1/workers/site/uplink")
+    return str(node["state"]) if node else ""
+
+
+def test_communicator_logs_in_moves_messages_degrades_and_recovers(tmp_path: Path) -> None:
+    """Login, push in order, pull, an outage of three errors, recovery; nothing lost, the token
+    in no line of the log."""
+    with Relay(token=TOKEN) as relay:
+        path = config(tmp_path, relay)
+        for number in range(5):
+            post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
+        with Running(path) as root:
+            until(lambda: state(root) == "syncing", "it is logged in and syncs")
+            until(lambda: len(relay.pushed()) == 5, "five messages were pushed")
+            relay.send("a@b.c", "subscribe", {})
+            until(lambda: inbox_files(tmp_path / "inbox"), "a message was pulled")
+            relay.fault("pull", nginx_502(), times=None)
+            relay.fault("push", nginx_502(), times=None)
+            post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=5)
+            until(lambda: state(root) == "degraded", "it degrades")
+            relay.heal()
+            until(lambda: state(root) == "syncing", "it recovers")
+            until(lambda: len(relay.pushed()) == 6, "what waited was pushed")
+            assert [message.payload for message in relay.pushed()] == list(range(6))
+            assert root.end() == 0
+            assert TOKEN not in root.log_text()
