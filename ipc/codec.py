@@ -58,8 +58,9 @@ def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:
         raise FrameError(f"cannot decode as {kind!r}: {error}") from None
     try:
         return decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, MemoryError) as error:
-        raise FrameError(f"cannot decode {len(bytes(data))} bytes: {error}") from None
+    except Exception as error:  # a type's __post_init__ may raise whatever it likes
+        kind_of = "" if isinstance(error, msgspec.MsgspecError) else f"{type(error).__name__}: "
+        raise FrameError(f"cannot decode {len(bytes(data))} bytes: {kind_of}{error}") from None
 
 
 def to_builtins(value: Any, hide: bool = True) -> Any:

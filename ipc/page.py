@@ -19,8 +19,8 @@ import struct
 DUMP_OFFSET = 4096
 DUMP_BYTES_MAX = 256 * 1024
 
-_BEGUN = struct.Struct("<Qdd")
-_CANCELLED = struct.Struct("<Q")
+_ID = struct.Struct("<Q")
+_MOMENT = struct.Struct("<dd")
 _CANCELLED_AT = 64  # a cache line of its own: the two writers do not share one
 
 
@@ -41,20 +41,23 @@ class Page:
 
     def begin(self, attempt_id: int, now: float, cpu_s: float) -> None:
         """The proc: this attempt begins now; ``cpu_s`` is the CPU time the proc has used."""
-        _BEGUN.pack_into(self._map, 0, attempt_id, now, cpu_s)
+        # The number last: who sees it must not pair it with the attempt before's moment.
+        _MOMENT.pack_into(self._map, _ID.size, now, cpu_s)
+        _ID.pack_into(self._map, 0, attempt_id)
 
     def begun(self) -> tuple[int, float, float]:
         """The root: the last attempt begun, when, and the proc's CPU seconds at that moment."""
-        attempt_id, at, cpu_s = _BEGUN.unpack_from(self._map, 0)
+        attempt_id = _ID.unpack_from(self._map, 0)[0]
+        at, cpu_s = _MOMENT.unpack_from(self._map, _ID.size)
         return int(attempt_id), float(at), float(cpu_s)
 
     def cancel(self, attempt_id: int) -> None:
         """The root: this attempt should end by itself."""
-        _CANCELLED.pack_into(self._map, _CANCELLED_AT, attempt_id)
+        _ID.pack_into(self._map, _CANCELLED_AT, attempt_id)
 
     def is_cancelled(self, attempt_id: int) -> bool:
         """The proc: should this attempt end?"""
-        return bool(_CANCELLED.unpack_from(self._map, _CANCELLED_AT)[0] == attempt_id)
+        return bool(_ID.unpack_from(self._map, _CANCELLED_AT)[0] == attempt_id)
 
     def close(self) -> None:
         """Drop the mapping."""

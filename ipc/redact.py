@@ -8,39 +8,52 @@ would destroy the text and protect nothing.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 SECRET_CHARS_MIN = 4
+DEPTH_MAX = 64
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 HIDDEN = "Secret(…)"
 
 
-def secrets_in(value: Any, depth: int = 6) -> tuple[str, ...]:
-    """The texts inside ``value`` that must not be shown."""
-    if depth == 0:
-        return ()
+def secrets_in(value: Any) -> tuple[str, ...]:
+    """The texts inside ``value`` that must not be shown, the longest first."""
+    found: set[str] = set()
+    _collect(value, found, DEPTH_MAX)
+    return tuple(sorted(found, key=lambda text: (-len(text), text)))
+
+
+def _collect(value: Any, found: set[str], depth: int) -> None:
+    kind = value.__class__
+    if kind in _PLAIN or depth == 0:
+        return
     encode_value = getattr(value, "__wire_encode__", None)
     if encode_value is not None:
         text = encode_value()
-        return (text,) if isinstance(text, str) and len(text) >= SECRET_CHARS_MIN else ()
-    parts: list[Any] = []
+        if isinstance(text, str) and len(text) >= SECRET_CHARS_MIN:
+            found.add(text)
+        return
+    parts: Iterable[Any] = ()
     if isinstance(value, msgspec.Struct):
-        parts = [getattr(value, name) for name in value.__struct_fields__]
+        parts = (getattr(value, name) for name in value.__struct_fields__)
+    elif dataclasses.is_dataclass(value):
+        parts = (getattr(value, field.name) for field in dataclasses.fields(value))
     elif isinstance(value, dict):
-        parts = list(value.values())
-    elif isinstance(value, list | tuple):
-        parts = list(value)
-    found: list[str] = []
+        parts = itertools.chain(value, value.values())
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
     for part in parts:
-        if part.__class__ not in (str, int, float, bool, bytes, type(None)):
-            found += secrets_in(part, depth - 1)
-    return tuple(found)
+        _collect(part, found, depth - 1)
 
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:
-    """``text`` with every secret replaced."""
-    for secret in secrets:
+    """``text`` with every secret replaced; a secret inside another one goes with it."""
+    for secret in sorted(secrets, key=len, reverse=True):
         if secret in text:
             text = text.replace(secret, HIDDEN)
     return text

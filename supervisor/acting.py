@@ -8,14 +8,20 @@ Invariants: I2, at most one action of a node is in flight; I9; the gate is asked
 from __future__ import annotations
 
 from fsmv2.supervisor.containment import contain, end_backoff, recover
-from fsmv2.supervisor.context import RESYNC_S, STALE_S, Context
+from fsmv2.supervisor.context import RESYNC_S, STOP_OBSERVE_WAIT_S, STOP_RETRY_S_MAX, Context
 from fsmv2.supervisor.core import events, fsm
 from fsmv2.supervisor.core.action import Action, action_name, check_action_type
 from fsmv2.supervisor.core.errors import BugError
-from fsmv2.supervisor.core.fsm import State
+from fsmv2.supervisor.core.fsm import Phase, State
 from fsmv2.supervisor.leaving import ask_to_leave, bound_stop, try_to_go
 from fsmv2.supervisor.node import NEVER, InFlight, Node
-from fsmv2.supervisor.steps import check_health, plan_observation, state_of
+from fsmv2.supervisor.steps import (
+    check_health,
+    conditions,
+    plan_observation,
+    stale_after_s,
+    state_of,
+)
 
 
 def act(node: Node, ctx: Context) -> None:
@@ -32,13 +38,15 @@ def _decide(node: Node, ctx: Context) -> None:
     allowed = check_health(node, ctx)
     _report_staleness(node, ctx)
     if not allowed.decide:
-        # While an action is in flight, why it was started says more than that it is.
-        if allowed.why and node.attempt is None:
+        # Why an action was started, or what has failed, says more than that the node waits.
+        if allowed.why and node.attempt is None and node.fault_until is None:
             node.reason = allowed.why
         if node.fault_until is not None:
             ctx.wake(node, node.fault_until)
             if ctx.now >= node.fault_until:
                 end_backoff(node, ctx)
+        return
+    if _still_failing(node, ctx):
         return
     snapshot = snapshot_of(node, ctx)
     try:
@@ -49,7 +57,7 @@ def _decide(node: Node, ctx: Context) -> None:
             state_of(decision.state)  # its constructor is the worker's code too
     except BugError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # worker code may raise anything at all
         contain(node, ctx, "next_action", error)
         return
     if node.fault_count:
@@ -57,6 +65,18 @@ def _decide(node: Node, ctx: Context) -> None:
     if snapshot.depends_on_time:
         ctx.wake(node, ctx.now + ctx.interval_s)
     _follow(node, ctx, decision)
+
+
+def _still_failing(node: Node, ctx: Context) -> bool:
+    """A stop is not held up by a long backoff, but code that has just failed gets a moment."""
+    if node.fault_until is None:
+        return False
+    until = min(node.fault_until, node.fault_at + STOP_RETRY_S_MAX)
+    if ctx.now < until:
+        ctx.wake(node, until)
+        return True
+    node.fault_until = None
+    return False
 
 
 def snapshot_of(node: Node, ctx: Context) -> fsm.Snapshot:
@@ -131,15 +151,21 @@ def enter(node: Node, ctx: Context, state: type[State], reason: str) -> None:
 
 def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:
     name = action_name(type(action))
-    wait_until = node.retry_at.get(name, 0.0)
-    if wait_until > ctx.now and not node.stop_asked:
+    kind = type(action)
+    wait_until = node.retry_at.get(kind, 0.0)
+    if node.stop_asked:
+        # A stop does not wait out a long backoff, but neither does it spin.
+        wait_until = min(wait_until, node.result_ends.get(kind, 0.0) + STOP_RETRY_S_MAX)
+        if node.acted_at is not None and conditions(node, ctx).awaiting_observation:
+            # Nor does it act again before it could see what the last action did.
+            wait_until = max(wait_until, node.acted_at + STOP_OBSERVE_WAIT_S)
+    if wait_until > ctx.now:
         node.reason = f"{reason}; {name} failed, again in {wait_until - ctx.now:.1f} s"
         ctx.wake(node, wait_until)
         return
     node.reason = reason
-    kind = type(action)
     attempt_id = ctx.pool.submit(action, key=node.path, urgent=node.stop_asked)
-    node.attempt = InFlight(attempt_id, kind, ctx.now)
+    node.attempt = InFlight(attempt_id, kind, ctx.now, for_stop=node.stop_asked)
     ctx.own(node, node.attempt, False)
     ctx.emit(
         events.ActionStarted(
@@ -155,7 +181,7 @@ def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:
 def _observe(node: Node, ctx: Context) -> None:
     if (
         node.observation is not None
-        or node.leaving
+        or (node.leaving and node.phase is Phase.STOPPED)
         or node.desired is None
         or node.fault_until is not None
         or node.observe_at > ctx.now
@@ -175,8 +201,9 @@ def _report_staleness(node: Node, ctx: Context) -> None:
     if node.observed_at is None or node.observe_at == NEVER:
         return
     age_s = ctx.now - node.observed_at
-    if age_s <= STALE_S:
-        ctx.wake(node, node.observed_at + STALE_S + 0.001)
+    limit_s = stale_after_s(node)
+    if age_s <= limit_s:
+        ctx.wake(node, node.observed_at + limit_s + 0.001)
         node.stale_reported = False
     elif not node.stale_reported and not node.leaving:
         node.stale_reported = True

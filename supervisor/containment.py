@@ -23,14 +23,15 @@ def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
     if node.fault_count == 1:
         node.fault_since = ctx.now
     wait_s = delay_s(node.fault_count, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
+    node.fault_at = ctx.now
     node.fault_until = ctx.now + wait_s
-    text = f"{type(error).__name__}: {error}"
+    text = told(error)
     node.reason = f"{step} failed, next look in {wait_s:.1f} s: {text}"[:500]
     ctx.wake(node, node.fault_until)
     if (node.fault_step, node.fault_text) == (step, text):
         return  # reported already; the state of this incident is in the node's reason
     node.fault_step, node.fault_text = step, text
-    trace = "".join(traceback.format_exception(error)[-6:])
+    trace = "".join(traceback.format_tb(error.__traceback__)[-6:]) + text
     ctx.emit(
         events.WorkerFaulted(
             path=node.path,
@@ -41,6 +42,14 @@ def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
             traceback="" if isinstance(error, SpecError | WorkerFault) else trace,
         )
     )
+
+
+def told(error: BaseException) -> str:
+    """Type and text of an error; its ``__str__`` is worker code too."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}: <its text could not be made>"
 
 
 def end_backoff(node: Node, ctx: Context) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from fsmv2.supervisor.context import OBSERVE_BACKOFF_S_MAX, Context, PoolPort
 from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.action import ActionResult, Retry
+from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.fsm import Phase
@@ -121,11 +121,20 @@ class Engine:
         self._owners[in_flight.attempt_id] = Owner(node, is_observation, in_flight.since)
 
     def _take_action(self, node: Node, result: ActionResult, now: float) -> None:
-        retry = node.attempt.retry if node.attempt is not None else Retry()
+        in_flight = node.attempt
         node.attempt = None
         node.stop_action_by = None
         node.mark_dirty()
-        name = result.action_type
+        if in_flight is None:
+            return
+        name, kind, retry = in_flight.name, in_flight.kind, in_flight.retry
+        if result.status == "refused":
+            # Nothing was tried, so nothing has failed: decide again, a little later.
+            why = str(result.error) if result.error is not None else "refused"
+            self._emit(events.ActionRefused(path=node.path, action_type=name, reason=why))
+            node.retry_at[kind] = now + self.interval_s
+            self._wake(node, node.retry_at[kind])
+            return
         self._emit(
             events.ActionEnded(
                 path=node.path,
@@ -140,20 +149,16 @@ class Engine:
                 certificate=result.certificate,
             )
         )
-        if result.status == "refused":
-            # Nothing was tried, so nothing has failed: decide again, a little later.
-            node.retry_at[name] = now + self.interval_s
-            return
-        node.results[name] = result
-        node.result_ends[name] = now
+        node.results[kind] = result
+        node.result_ends[kind] = now
         node.acted_at = now
         if node.observe_at != float("inf"):
             node.observe_at = now  # the gate waits for an observation newer than this
         if result.status == SUCCEEDED:
-            node.failures.pop(name, None)
-            node.retry_at.pop(name, None)
+            node.failures.pop(kind, None)
+            node.retry_at.pop(kind, None)
         elif result.status != "cancelled":
-            failures = node.failures[name] = node.failures.get(name, 0) + 1
+            failures = node.failures[kind] = node.failures.get(kind, 0) + 1
             wait_s = delay_s(
                 failures,
                 self.context.random.random(),
@@ -162,7 +167,7 @@ class Engine:
                 max_s=retry.max_s,
                 jitter=retry.jitter,
             )
-            node.retry_at[name] = now + wait_s
+            node.retry_at[kind] = now + wait_s
             self._wake(node, now + wait_s)
 
     def _take_observation(self, owner: Owner, result: ActionResult, now: float) -> None:
@@ -182,7 +187,6 @@ class Engine:
                 or (node.acted_at is not None and node.observed_at < node.acted_at)
             )
             node.observe_failures = 0
-            node.stale_reported = False
             node.status = result.value
             node.observed_at = owner.since
             if node.observe_at != float("inf"):
@@ -194,6 +198,8 @@ class Engine:
                 node.mark_dirty()
             return
         if result.status == "cancelled":
+            node.observe_at = now + type(node.worker).observe_interval_s
+            self._wake(node, node.observe_at)
             return
         node.observe_failures += 1
         wait_s = delay_s(
@@ -231,8 +237,8 @@ class Engine:
 
     def tick(self, now: float, wall: float, *, full: bool = False) -> None:
         """Drain the inbox, then one tick at ``now`` (monotonic) and ``wall`` (epoch) seconds."""
-        self._wake_due(now)
         self.drain(now)
+        self._wake_due(now)
         context = self.context
         context.now, context.wall, context.full = now, wall, full
         tick(self.root, context)

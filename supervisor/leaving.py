@@ -8,10 +8,11 @@ depend on after those; the time a stop takes is the longest of its level's, not 
 
 from __future__ import annotations
 
-from fsmv2.supervisor.context import STOP_ACTION_WAIT_S, Context
+from fsmv2.supervisor.context import RESTART_WINDOW_S, STOP_ACTION_WAIT_S, Context
 from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core.backoff import delay_s, spend
 from fsmv2.supervisor.core.fsm import Phase
-from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.node import Later, Node
 
 
 def ask_to_leave(node: Node, ctx: Context, reason: str) -> None:
@@ -63,15 +64,28 @@ def bound_stop(node: Node, ctx: Context) -> None:
     budget_s = node.spec.shutdown_timeout_s
     if node.leaving and node.stop_by is None:
         node.stop_by = ctx.now + budget_s
-    if node.stop_action_by is None and node.attempt is not None:
+    attempt = node.attempt
+    # Only what was in flight when the stop was asked for: the stop's own actions have its time.
+    in_the_way = attempt is not None and not attempt.for_stop
+    if node.stop_action_by is None and in_the_way:
         node.stop_action_by = ctx.now + min(STOP_ACTION_WAIT_S, budget_s / 2)
-    if node.attempt is not None and node.stop_action_by is not None:
+    if attempt is not None and in_the_way and node.stop_action_by is not None:
         if ctx.now >= node.stop_action_by:
-            ctx.pool.cancel(node.attempt.attempt_id)
+            ctx.pool.cancel(attempt.attempt_id)
         else:
             ctx.wake(node, node.stop_action_by)
     if node.stop_by is not None:
         ctx.wake(node, node.stop_by)
+
+
+def _space_restarts(parent: Node, name: str, ctx: Context) -> None:
+    """A worker that asked for a restart gets the first at once, the next ones (within the
+    window) after a growing wait."""
+    later = parent.later.setdefault(name, Later())
+    before = len(later.spent)
+    later.spent = spend(later.spent, ctx.now, RESTART_WINDOW_S)
+    later.moment = ctx.now + delay_s(min(before, len(later.spent) - 1), ctx.random.random())
+    ctx.wake(parent, later.moment)
 
 
 def try_to_go(node: Node, ctx: Context) -> bool:
@@ -93,5 +107,7 @@ def try_to_go(node: Node, ctx: Context) -> bool:
         return True
     # If it is to come back, the parent's next reconcile finds it missing and starts it anew.
     parent.children.pop(node.spec.name, None)
+    if node.successor is not None and node.successor == node.spec:
+        _space_restarts(parent, node.spec.name, ctx)
     parent.mark_dirty()
     return True

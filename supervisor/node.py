@@ -9,7 +9,7 @@ Invariants: I1, one writer per field:
 | spec, variables, location, leaving, successor | the parent's step 3 (for the root: the engine) |
 | mapped_state, held_by, stop_from_parent | the parent's step 4 |
 | desired, derive_needed | step 2 |
-| children, declared, refused_children, done, generations | step 3 |
+| children, declared, refused_children, done, generations, later | step 3 |
 | fault_* | `contain`, when worker code raises |
 | state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
 | status, observed_at, observe_*, results, failures, retry_at, acted_at | the inbox |
@@ -33,14 +33,32 @@ NEVER = float("inf")
 class InFlight:
     """An action offered to the pool and not answered yet. ``since`` is monotonic seconds."""
 
-    __slots__ = ("attempt_id", "name", "retry", "since", "timeout_s")
+    __slots__ = ("attempt_id", "for_stop", "kind", "name", "retry", "since", "timeout_s")
 
-    def __init__(self, attempt_id: int, kind: type[Action], since: float) -> None:
+    def __init__(
+        self, attempt_id: int, kind: type[Action], since: float, for_stop: bool = False
+    ) -> None:
         self.attempt_id = attempt_id
+        self.for_stop = for_stop
+        self.kind = kind  # results are kept by class: two modules may have one name
         self.name = action_name(kind)
         self.timeout_s = kind.timeout_s
         self.retry: Retry = kind.retry
         self.since = since
+
+
+class Later:
+    """A child that is to be made, but not before ``moment``: its constructor raised, or it asks
+    for restarts too often."""
+
+    __slots__ = ("failures", "moment", "since", "spent", "text")
+
+    def __init__(self) -> None:
+        self.moment = 0.0
+        self.since = 0.0
+        self.failures = 0
+        self.text = ""
+        self.spent: tuple[float, ...] = ()
 
 
 class Node:
@@ -49,9 +67,8 @@ class Node:
     __slots__ = (
         "acted_at", "attempt", "children", "declared", "derive_needed", "desired", "dirty",
         "dirty_below", "done", "entered_at", "failures", "fault_count", "fault_since",
-        "fault_step", "fault_text", "fault_until", "forced", "generation", "generations", "gone",
-        "held_by", "identity",
-        "leaving", "location", "mapped_state", "observation", "observe_at", "observe_failures",
+        "fault_at", "fault_step", "fault_text", "fault_until", "forced", "generation", "generations", 
+        "gone", "held_by", "identity", "later", "leaving", "location", "mapped_state", "observation", "observe_at", "observe_failures",
         "observe_since", "observed_at", "parent", "path", "reason", "refused_children",
         "result_ends", "results", "retry_at", "spec", "stale_reported", "state",
         "status", "stop_action_by", "stop_by", "stop_from_parent", "successor", "variables",
@@ -84,6 +101,7 @@ class Node:
         self.refused_children: str | None = None
         self.done: dict[str, ChildSpec] = {}
         self.generations: dict[str, int] = {}
+        self.later: dict[str, Later] = {}
         # the parent's steps
         self.leaving: str | None = None
         self.successor: ChildSpec | None = None
@@ -97,6 +115,7 @@ class Node:
         # faults of worker code
         self.fault_count = 0
         self.fault_since = 0.0
+        self.fault_at = 0.0
         self.fault_until: float | None = None
         self.fault_step = ""
         self.fault_text = ""
@@ -113,10 +132,10 @@ class Node:
         self.observe_since = now
         self.observe_failures = 0
         self.stale_reported = False
-        self.results: dict[str, ActionResult] = {}
-        self.result_ends: dict[str, float] = {}
-        self.failures: dict[str, int] = {}
-        self.retry_at: dict[str, float] = {}
+        self.results: dict[type[Action], ActionResult] = {}
+        self.result_ends: dict[type[Action], float] = {}
+        self.failures: dict[type[Action], int] = {}
+        self.retry_at: dict[type[Action], float] = {}
         self.acted_at: float | None = None
         # looking again
         self.dirty = True

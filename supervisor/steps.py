@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 
-from fsmv2.supervisor.containment import contain, recover
-from fsmv2.supervisor.context import STALE_S, Context
+from fsmv2.supervisor.containment import contain, recover, told
+from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, STALE_S, Context
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core import reconcile as diff
 from fsmv2.supervisor.core.action import Action, check_action_type
+from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import BugError, SpecError, WorkerFault
 from fsmv2.supervisor.core.fsm import Phase, State
 from fsmv2.supervisor.core.gate import Conditions, Gate, gate
@@ -30,7 +31,7 @@ from fsmv2.supervisor.core.spec import (
 )
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, children_to_wait_for, shut_children, still_needed
-from fsmv2.supervisor.node import NEVER, Node
+from fsmv2.supervisor.node import NEVER, Later, Node
 
 _states: dict[type[State], State] = {}
 
@@ -65,12 +66,18 @@ def conditions(node: Node, ctx: Context) -> Conditions:
         backoff_s=backoff_s,
         never_derived=node.desired is None,
         held_by=node.held_by if node.phase is Phase.STOPPED else (),
-        stale_s=age_s if observes and age_s is not None and age_s > STALE_S else None,
+        stale_s=age_s if observes and age_s is not None and age_s > stale_after_s(node) else None,
         never_observed=observes and node.observed_at is None,
         awaiting_observation=observes
         and node.acted_at is not None
         and (node.observed_at is None or node.observed_at < node.acted_at),
     )
+
+
+def stale_after_s(node: Node) -> float:
+    """How old an observation may be before the worker is paused: `STALE_S`, or longer for one
+    that observes rarely on purpose."""
+    return max(STALE_S, 2.5 * type(node.worker).observe_interval_s)
 
 
 # --- 2 --------------------------------------------------------------------------------------
@@ -89,7 +96,7 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
             )
     except BugError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # worker code may raise anything at all
         contain(node, ctx, "derive_desired_state", error)
         return
     node.derive_needed = False
@@ -115,7 +122,7 @@ def plan_observation(node: Node, ctx: Context) -> Action | None:
             check_action_type(type(action))
     except BugError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # worker code may raise anything at all
         contain(node, ctx, "observe", error)
         return None
     return action
@@ -136,9 +143,11 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         if not _accept(node, ctx, declared):
             return
         node.declared = declared
-    elif not node.refused_children and all(
-        spec.name in node.children or node.done.get(spec.name) == spec for spec in declared
-    ):
+        names = {spec.name for spec in declared}
+        for kept in (node.done, node.later):
+            for name in kept.keys() - names:
+                del kept[name]  # type: ignore[attr-defined]
+    elif not node.refused_children and _is_as_declared(node, declared):
         return
     present = {
         name: diff.Present(child.spec, child.leaving is not None, child.successor)
@@ -146,6 +155,13 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     }
     for operation in diff.diff_children(present, declared):
         _apply(node, ctx, operation)
+
+
+def _is_as_declared(node: Node, declared: tuple[ChildSpec, ...]) -> bool:
+    names = {spec.name for spec in declared}
+    return all(
+        spec.name in node.children or node.done.get(spec.name) == spec for spec in declared
+    ) and all(name in names or child.leaving for name, child in node.children.items())
 
 
 def _accept(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> bool:
@@ -171,6 +187,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
             child = node.children[spec.name]
             child.spec = spec
             child.derive_needed = True
+            child.fault_until = None  # what failed, failed on the old spec
             give_variables(child, ctx)
             child.mark_dirty()
             ctx.emit(events.WorkerUpdated(path=child.path))
@@ -181,20 +198,33 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
         case diff.Remove(name):
             child = node.children[name]
             child.successor = None
-            ask_to_leave(child, ctx, "no longer declared")
+            # One that others depend on goes after them: this node looks again when they stop.
+            if name not in still_needed(node):
+                ask_to_leave(child, ctx, "no longer declared")
 
 
 def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     """Make a child. A constructor that raises costs its siblings nothing; it is tried again."""
     generation = parent.generations.get(spec.name, 0) + 1
+    later = parent.later.get(spec.name)
+    if later is not None and later.moment > ctx.now:
+        ctx.wake(parent, later.moment)
+        return
     try:
         worker = ctx.factory.create(spec.worker_type)
         child = Node(spec, worker, parent, generation, state_of(worker.initial), ctx.now)
     except BugError:
         raise
-    except (Exception, SystemExit) as error:
-        contain(parent, ctx, f"constructor of child {spec.name}", error)
+    except BaseException as error:  # worker code may raise anything at all
+        _make_later(parent, ctx, spec.name, error)
         return
+    if later is not None and later.failures:
+        ctx.emit(
+            events.WorkerRecovered(
+                path=child.path, failures=later.failures, downtime_s=ctx.now - later.since
+            )
+        )
+        later.failures, later.text = 0, ""
     parent.generations[spec.name] = generation
     parent.children[spec.name] = child
     parent.done.pop(spec.name, None)
@@ -204,6 +234,29 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
         events.WorkerAdded(path=child.path, worker_type=spec.worker_type, generation=generation)
     )
     child.mark_dirty()
+
+
+def _make_later(parent: Node, ctx: Context, name: str, error: BaseException) -> None:
+    """The child's constructor raised: it is tried again, and nobody else waits for that."""
+    later = parent.later.setdefault(name, Later())
+    if not later.failures:
+        later.since = ctx.now
+    later.failures += 1
+    wait_s = delay_s(later.failures, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
+    later.moment = ctx.now + wait_s
+    ctx.wake(parent, later.moment)
+    text = told(error)
+    if later.text != text:
+        later.text = text
+        ctx.emit(
+            events.WorkerFaulted(
+                path=f"{parent.path}/{name}",
+                step="constructor",
+                error=text,
+                failures=later.failures,
+                retry_in_s=wait_s,
+            )
+        )
 
 
 def _keep_start_order(node: Node) -> None:
@@ -224,7 +277,7 @@ def give_variables(node: Node, ctx: Context) -> None:
         "created_at": datetime.datetime.fromtimestamp(
             ctx.wall - (ctx.now - node.entered_at), datetime.UTC
         ).isoformat(timespec="seconds")
-        if node.variables.internal is msgspec.UNSET
+        if not node.variables.internal
         else node.variables.internal["created_at"],
         "parent_id": parent_id,
         "bridged_by": parent_id,
@@ -237,12 +290,19 @@ def give_variables(node: Node, ctx: Context) -> None:
         return
     node.variables = bundle
     node.derive_needed = True
+    node.fault_until = None
     for child in node.children.values():
         give_variables(child, ctx)
         child.mark_dirty()
 
 
 # --- 4 --------------------------------------------------------------------------------------
+
+
+def _runs(node: Node, name: str) -> bool:
+    """Whether a child runs; one that is done for good holds nobody back."""
+    child = node.children.get(name)
+    return name in node.done if child is None else child.phase is Phase.RUNNING
 
 
 def map_states(node: Node, ctx: Context) -> None:
@@ -254,11 +314,7 @@ def map_states(node: Node, ctx: Context) -> None:
     needed = still_needed(node) if stop else set()
     for name, child in node.children.items():
         mapped = child.spec.state_mapping.get(word, child.mapped_state)
-        held_by = tuple(
-            other
-            for other in child.spec.depends_on
-            if other in node.children and node.children[other].phase is not Phase.RUNNING
-        )
+        held_by = tuple(other for other in child.spec.depends_on if not _runs(node, other))
         # A parent that stops takes its children with it, unless its mapping has a word for it.
         from_parent = (
             stop

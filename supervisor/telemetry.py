@@ -91,6 +91,8 @@ class Telemetry:
                         "error": event.error,
                     }
                 )
+            case events.ActionRefused():
+                self.statuses["refused"] += 1
             case events.WorkerAdded(generation=generation) if generation > 1:
                 self.restarts += 1
             case events.WorkerRemoved(forced=True):

@@ -81,10 +81,19 @@ def result(kind: type[Action], status: Any = "succeeded", **fields: Any) -> Acti
     return ActionResult(status=status, action_type=kind.__name__, attempt_id=1, **fields)
 
 
+KINDS: dict[str, type[Action]] = {
+    name: kind
+    for module in (converter, faulty, flows, hello)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, Action)
+}
+
+
 def snapshot(state: type[State], config: Any, desired: str = "running", **given: Any) -> Snapshot:
     """A snapshot 100 s after the state was entered; ``results`` ended ``ago_s`` ago."""
     worker_type = given.pop("worker_type", "w")
-    results = {one.action_type: one for one in given.pop("results", ())}
+    results = {KINDS[one.action_type]: one for one in given.pop("results", ())}
+    given["failures"] = {KINDS[name]: n for name, n in given.pop("failures", {}).items()}
     ago_s = given.pop("ago_s", 0.0)
     return Snapshot(
         identity=Identity("w", "site/w", worker_type, 1),
@@ -223,7 +232,7 @@ def test_faulty_actions_hang_until_killed(kind: str) -> None:
 
 def _derive(variables: dict[str, Any] | None = None, **config: Any) -> DesiredState:
     internal = {"id": "site/bridge", "location_path": "ACME.Factory-1.Line-A.Cell-5"}
-    bundle = VariableBundle(user=variables or {}, internal=internal)
+    bundle = VariableBundle(user=variables or {}).with_internal(internal)
     given = {"name": "Factory-PLC", "folder": "f", **config}
     return converter.ProtocolConverter().derive_desired_state(UserSpec(given, bundle))
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
-from fsmv2.supervisor.core.action import Action, ActionResult, action_name
+from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import WorkerFault
 
 if TYPE_CHECKING:
@@ -237,10 +237,10 @@ class Snapshot:
     children: ChildrenView
     _age_s: float | None
     _entered_at: float
-    _failures: Mapping[str, int]
+    _failures: Mapping[type[Action], int]
     _monotonic: float
-    _result_ends: Mapping[str, float]
-    _results: Mapping[str, ActionResult]
+    _result_ends: Mapping[type[Action], float]
+    _results: Mapping[type[Action], ActionResult]
     _time_read: list[bool]
     _wall: float
 
@@ -253,9 +253,9 @@ class Snapshot:
         status: Any = None,
         age_s: float | None = None,
         children: ChildrenView | None = None,
-        results: Mapping[str, ActionResult] | None = None,
-        result_ends: Mapping[str, float] | None = None,
-        failures: Mapping[str, int] | None = None,
+        results: Mapping[type[Action], ActionResult] | None = None,
+        result_ends: Mapping[type[Action], float] | None = None,
+        failures: Mapping[type[Action], int] | None = None,
         entered_at: float = 0.0,
         monotonic: float = 0.0,
         wall: float = 0.0,
@@ -267,9 +267,9 @@ class Snapshot:
         put(self, "status", status)
         put(self, "children", ChildrenView() if children is None else children)
         put(self, "_age_s", age_s)
-        put(self, "_results", results or {})
-        put(self, "_result_ends", result_ends or {})
-        put(self, "_failures", failures or {})
+        put(self, "_results", dict(results or {}))
+        put(self, "_result_ends", dict(result_ends or {}))
+        put(self, "_failures", dict(failures or {}))
         put(self, "_entered_at", entered_at)
         put(self, "_monotonic", monotonic)
         put(self, "_wall", wall)
@@ -277,6 +277,9 @@ class Snapshot:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"cannot set {name!r}: a Snapshot is immutable")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete {name!r}: a Snapshot is immutable")
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.identity.path} {type(self.state).__name__}>"
@@ -306,16 +309,16 @@ class Snapshot:
 
     def result(self, kind: type[Action]) -> ActionResult | None:
         """The last result of that action type in this incarnation, whatever its status."""
-        return self._results.get(action_name(kind))
+        return self._results.get(kind)
 
     def failures(self, kind: type[Action]) -> int:
         """How many attempts of that action type have failed in a row, up to now."""
-        return self._failures.get(action_name(kind), 0)
+        return self._failures.get(kind, 0)
 
     def since_result_s(self, kind: type[Action]) -> float:
         """Seconds since the last attempt of that action type ended; infinite if none has."""
         self._time_read.append(True)
-        ended = self._result_ends.get(action_name(kind))
+        ended = self._result_ends.get(kind)
         return float("inf") if ended is None else self._monotonic - ended
 
     @property

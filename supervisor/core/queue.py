@@ -22,14 +22,15 @@ class KeyedQueue(Generic[T]):
     All operations but `discard` take constant time.
     """
 
-    __slots__ = ("_busy", "_ready", "_urgent", "_waiting", "capacity", "size")
+    __slots__ = ("_busy", "_ready", "_urgency", "_urgent", "_waiting", "capacity", "size")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.size = 0
-        self._waiting: dict[str, deque[T]] = {}
+        self._waiting: dict[str, deque[tuple[T, bool]]] = {}
         self._ready: deque[str] = deque()
         self._urgent: deque[str] = deque()
+        self._urgency: dict[str, int] = {}
         self._busy: set[str] = set()
 
     def __len__(self) -> int:
@@ -45,15 +46,17 @@ class KeyedQueue(Generic[T]):
         """
         if self.size >= self.capacity and not urgent:
             return False
+        if urgent:
+            self._urgency[key] = self._urgency.get(key, 0) + 1
         items = self._waiting.get(key)
         if items is None:
             items = self._waiting[key] = deque()
             if key not in self._busy:
-                (self._urgent if urgent else self._ready).append(key)
+                self._make_ready(key)
         elif urgent and key in self._ready:
             self._ready.remove(key)
             self._urgent.append(key)
-        items.append(item)
+        items.append((item, urgent))
         self.size += 1
         return True
 
@@ -61,8 +64,10 @@ class KeyedQueue(Generic[T]):
         """Return an item that was taken and never begun: it is the next of its key."""
         check(key in self._busy, f"{key!r} was not taken")
         self._busy.discard(key)
-        # The key is not in a ready list while busy, whatever is waiting under it.
-        self._waiting.setdefault(key, deque()).appendleft(item)
+        # The key is not in a ready list while busy, whatever is waiting under it. It has waited
+        # its turn already, so it counts as urgent.
+        self._waiting.setdefault(key, deque()).appendleft((item, True))
+        self._urgency[key] = self._urgency.get(key, 0) + 1
         self.size += 1
         self._urgent.append(key)
 
@@ -73,9 +78,11 @@ class KeyedQueue(Generic[T]):
             return None
         key = ready.popleft()
         items = self._waiting[key]
-        item = items.popleft()
+        item, urgent = items.popleft()
         if not items:
             del self._waiting[key]
+        if urgent:
+            self._calm(key)
         self._busy.add(key)
         self.size -= 1
         return item, key
@@ -85,16 +92,21 @@ class KeyedQueue(Generic[T]):
         check(key in self._busy, f"{key!r} is not busy")
         self._busy.discard(key)
         if key in self._waiting:
-            self._ready.append(key)
+            self._make_ready(key)
 
     def discard(self, item: T, key: str) -> bool:
         """Take a waiting item out of the queue. False: it is not waiting."""
-        items = self._waiting.get(key)
-        if items is None or item not in items:
+        items = self._waiting.get(key, ())
+        for index, (waiting, urgent) in enumerate(items):
+            if waiting is item or waiting == item:
+                break
+        else:
             return False
-        items.remove(item)
+        del self._waiting[key][index]
         self.size -= 1
-        if not items:
+        if urgent:
+            self._calm(key)
+        if not self._waiting[key]:
             del self._waiting[key]
             for ready in (self._ready, self._urgent):
                 if key in ready:
@@ -104,3 +116,12 @@ class KeyedQueue(Generic[T]):
     def is_busy(self, key: str) -> bool:
         """Whether an item of ``key`` is out."""
         return key in self._busy
+
+    def _make_ready(self, key: str) -> None:
+        (self._urgent if key in self._urgency else self._ready).append(key)
+
+    def _calm(self, key: str) -> None:
+        """One urgent item of ``key`` less."""
+        self._urgency[key] -= 1
+        if not self._urgency[key]:
+            del self._urgency[key]

@@ -47,6 +47,12 @@ class Secret:
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec)
 
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self  # immutable
+
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("cannot pickle a Secret: it would end up in a dump; use the wire codec")
 

@@ -9,7 +9,7 @@ are validated before any child is touched.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -95,42 +95,85 @@ def check_name(name: object, what: str) -> str:
 def check_children(specs: Sequence[ChildSpec], known_types: Collection[str], path: str) -> None:
     """Validate all of a parent's specs at once; raises one `SpecError` that names every fault.
 
-    Faults: an unusable or repeated name, an unknown worker type, an unknown or circular
-    dependency, a shutdown timeout that is no positive number, too many children.
+    Faults: something that is no ChildSpec or has a field of the wrong type, an unusable or
+    repeated name, an unknown worker type, an unknown or circular dependency, a shutdown timeout
+    out of range, variables that cannot be copied, too many children.
     """
+    declared: object = specs
+    if not isinstance(declared, tuple | list):
+        raise SpecError(f"{path}: children is {type(declared).__name__}, want ChildSpecs")
     faults: list[str] = []
     if len(specs) > CHILDREN_MAX:
         faults.append(f"{path}: got {len(specs)} children, want at most {CHILDREN_MAX}")
     seen: dict[str, int] = {}
+    usable: list[ChildSpec] = []
     for index, spec in enumerate(specs):
         where = f"{path}: children[{index}]"
-        declared: object = spec
-        if not isinstance(declared, ChildSpec):
-            faults.append(f"{where}: got {type(spec).__name__}, want ChildSpec")
+        wrong = _wrong_types(spec)
+        if wrong:
+            faults += [f"{where}: {fault}" for fault in wrong]
             continue
-        try:
-            check_name(spec.name, "name")
-        except SpecError as error:
-            faults.append(f"{where}: {error}")
+        usable.append(spec)
+        faults += [f"{where}: {fault}" for fault in _own_faults(spec, known_types)]
         if spec.name in seen:
             faults.append(
                 f"{where}: name {spec.name!r} is used twice, first at children[{seen[spec.name]}]"
             )
         seen.setdefault(spec.name, index)
-        if spec.worker_type not in known_types:
-            faults.append(
-                f"{where} ({spec.name}): unknown worker type {spec.worker_type!r}, "
-                f"want one of {', '.join(sorted(known_types)) or 'none registered'}"
-            )
-        if not 0 < spec.shutdown_timeout_s <= 3600:
-            faults.append(
-                f"{where} ({spec.name}): shutdown_timeout_s is {spec.shutdown_timeout_s!r}, "
-                "want more than 0 and at most 3600 seconds"
-            )
-    usable = [spec for spec in specs if isinstance(spec, ChildSpec)]
     faults += [f"{path}: {fault}" for fault in dependency_faults(usable)]
     if faults:
         raise SpecError("; ".join(faults))
+
+
+_FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "worker_type": (str,),
+    "user_spec": (UserSpec,),
+    "state_mapping": (dict,),
+    "enabled": (bool,),
+    "depends_on": (tuple, list),
+    "restart": (str,),
+    "shutdown_timeout_s": (int, float),
+    "location": (Location,),
+}
+
+
+def _wrong_types(spec: object) -> list[str]:
+    """Worker code builds specs, and msgspec checks no types in constructors."""
+    if not isinstance(spec, ChildSpec):
+        return [f"got {type(spec).__name__}, want ChildSpec"]
+    faults = [
+        f"{field} is {type(value).__name__}, want {' or '.join(k.__name__ for k in kinds)}"
+        for field, kinds in _FIELD_TYPES.items()
+        if not isinstance(value := getattr(spec, field), kinds)
+    ]
+    if faults:
+        return faults
+    texts = (*spec.depends_on, *spec.state_mapping, *spec.state_mapping.values())
+    if not all(isinstance(text, str) for text in texts):
+        return ["depends_on and state_mapping hold something else than text"]
+    return []
+
+
+def _own_faults(spec: ChildSpec, known_types: Collection[str]) -> Iterator[str]:
+    try:
+        check_name(spec.name, "name")
+    except SpecError as error:
+        yield str(error)
+    if spec.worker_type not in known_types:
+        yield (
+            f"({spec.name}) unknown worker type {spec.worker_type!r}, "
+            f"want one of {', '.join(sorted(known_types)) or 'none registered'}"
+        )
+    if not 0 < spec.shutdown_timeout_s <= 3600:
+        yield (
+            f"({spec.name}) shutdown_timeout_s is {spec.shutdown_timeout_s!r}, "
+            "want more than 0 and at most 3600 seconds"
+        )
+    try:
+        VariableBundle().for_child(spec.user_spec.variables, {})
+    except Exception as error:  # __deepcopy__ is anybody's code
+        yield f"({spec.name}) cannot copy its variables: {type(error).__name__}: {error}"
 
 
 def dependency_faults(specs: Sequence[ChildSpec]) -> list[str]:
@@ -149,21 +192,27 @@ def dependency_faults(specs: Sequence[ChildSpec]) -> list[str]:
 
 
 def start_order(specs: Sequence[ChildSpec]) -> tuple[str, ...]:
-    """Names in declared order, but each after what it depends on. Wants a valid set."""
+    """Names in declared order, but each after what it depends on, as far as that is among
+    ``specs``: a dependency may be missing (it has just restarted, or could not be made)."""
     needs = {spec.name: spec.depends_on for spec in specs}
-    order: list[str] = []
-    placed: set[str] = set()
-
-    def place(name: str) -> None:
-        if name in placed:
-            return
-        placed.add(name)
-        for other in needs.get(name, ()):
-            place(other)
-        order.append(name)
-
-    for name in needs:
-        place(name)
+    order: dict[str, None] = {}
+    # Not recursive: a chain may be longer than Python's stack.
+    for start in needs:
+        trail = [start]
+        on_trail = {start}
+        while trail:
+            name = trail[-1]
+            waiting = [
+                other
+                for other in needs[name]
+                if other in needs and other not in order and other not in on_trail
+            ]
+            if waiting:
+                trail.append(waiting[0])
+                on_trail.add(waiting[0])
+            else:
+                order.setdefault(trail.pop())
+                on_trail.discard(name)
     return tuple(order)
 
 

@@ -21,26 +21,48 @@ RESERVED = ("global", "internal", "location_path")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class VariableBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class VariableBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True, eq=False):
     """User variables are seen at top level, Global under ``global.``, Internal under
-    ``internal.``. Internal is set by the framework and stays out of every serialised form."""
+    ``internal.``. Internal is no field: the framework sets it (`with_internal`), nobody can write
+    it in a file, and it stays out of every serialised form."""
 
     user: dict[str, Any] = msgspec.field(default_factory=dict)
     global_: dict[str, Any] = msgspec.field(default_factory=dict, name="global")
-    internal: msgspec.UnsetType | dict[str, Any] = msgspec.UNSET
 
     def __post_init__(self) -> None:
         check_variables(self.user, "user variable", RESERVED)
         check_variables(self.global_, "global variable", ())
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VariableBundle):
+            return NotImplemented
+        return (self.user, self.global_, self.internal) == (
+            other.user,
+            other.global_,
+            other.internal,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def internal(self) -> Mapping[str, Any]:
+        """What the framework knows of the worker: id, parent_id, location, …"""
+        found: Mapping[str, Any] = self.__dict__.get("_internal", {})
+        return found
+
+    def with_internal(self, internal: Mapping[str, Any]) -> VariableBundle:
+        """This bundle with that Internal namespace."""
+        bundle = VariableBundle(user=self.user, global_=self.global_)
+        bundle.__dict__["_internal"] = dict(internal)
+        return bundle
+
     def flatten(self) -> dict[str, Any]:
         """The names a template sees. ``global`` and ``internal`` are always there, so that
         strict mode can name the missing leaf."""
-        internal = {} if self.internal is msgspec.UNSET else self.internal
         flat = dict(self.user)
         flat["global"] = self.global_
-        flat["internal"] = internal
-        flat["location_path"] = internal.get("location_path", "")
+        flat["internal"] = self.internal
+        flat["location_path"] = self.internal.get("location_path", "")
         return flat
 
     def for_child(self, child: VariableBundle, internal: Mapping[str, Any]) -> VariableBundle:
@@ -49,8 +71,7 @@ class VariableBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return VariableBundle(
             user=copy.deepcopy({**self.user, **child.user}),
             global_=copy.deepcopy({**child.global_, **self.global_}),
-            internal=dict(internal),
-        )
+        ).with_internal(internal)
 
 
 def check_variables(names: Mapping[str, Any], what: str, reserved: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from fsmv2.communicator.states.degraded import Degraded
 from fsmv2.communicator.states.stopped import Stopped
 from fsmv2.communicator.states.syncing import Syncing
 from fsmv2.communicator.transport.errors import Kind, Problem
-from fsmv2.supervisor import Act, ActionResult, Go, Secret, Snapshot, State, Stay
+from fsmv2.supervisor import Act, Action, ActionResult, Go, Secret, Snapshot, State, Stay
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.core.fsm import Decision, Desired, Identity, decide
 
@@ -62,38 +62,38 @@ def snapshot(
     sync: SyncOutcome | None = None,
     sync_s: float = 0.5,
     config: CommunicatorConfig = CONFIG,
-    killed: dict[str, int] | None = None,
+    killed: dict[type[Action], int] | None = None,
     login_id: int = LOGIN_ID,
     now: float = NOW,
     shutdown: bool = False,
 ) -> Snapshot:
     """What the engine would build: ``login_s`` and ``sync_s`` seconds after the last results."""
-    results: dict[str, ActionResult] = {}
+    results: dict[type[Action], ActionResult] = {}
     if logged_in is not None:
-        results["AuthenticateAction"] = ActionResult(
+        results[AuthenticateAction] = ActionResult(
             status="succeeded",
             action_type="AuthenticateAction",
             attempt_id=login_id,
             value=logged_in,
         )
     if sync is not None:
-        results["SyncAction"] = ActionResult(
+        results[SyncAction] = ActionResult(
             status="succeeded", action_type="SyncAction", attempt_id=SYNC_ID, value=sync
         )
-    for name in killed or {}:
-        results[name] = ActionResult(
+    for kind in killed or {}:
+        results[kind] = ActionResult(
             status="timed_out",
-            action_type=name,
+            action_type=kind.__name__,
             attempt_id=300,
             certificate=DeathCertificate(verdict="timed_out"),
         )
-    ends = {"AuthenticateAction": 1000 - login_s, "SyncAction": 1000 - sync_s}
+    ends = {AuthenticateAction: 1000 - login_s, SyncAction: 1000 - sync_s}
     return Snapshot(
         identity=Identity("line-1", "root/line-1", "communicator", 1),
         state=state(),
         desired=Desired("running", config, shutdown=shutdown),
         results=results,
-        result_ends={name: ends[name] for name in results},
+        result_ends={kind: ends[kind] for kind in results},
         failures=killed or {},
         monotonic=1000.0,
         wall=now,
@@ -223,7 +223,7 @@ def test_changed_config_that_fails_too_waits_like_any_other() -> None:
 
 def test_killed_login_is_waited_out() -> None:
     """An attempt that was killed brought no value; its count is the framework's."""
-    killed = {"AuthenticateAction": 3}
+    killed = {AuthenticateAction: 3}
     reason = waits(snapshot(Authenticating, killed=killed, login_s=7.9))
     assert "timed_out" in reason
     assert logs_in(snapshot(Authenticating, killed=killed, login_s=9.7)).errors_in_row == 3
@@ -357,7 +357,7 @@ def test_retry_after_on_a_sync_is_honoured_from_the_first_error() -> None:
 
 def test_killed_syncs_count_as_errors_of_both_directions() -> None:
     """A hung relay that makes the framework kill us is an incident too, and it can end."""
-    fields: dict[str, Any] = {"logged_in": login(), "killed": {"SyncAction": 3}}
+    fields: dict[str, Any] = {"logged_in": login(), "killed": {SyncAction: 3}}
     assert went(snapshot(Syncing, **fields)) is Degraded
     waits(snapshot(Degraded, sync_s=7.9, **fields))
     action = syncs(snapshot(Degraded, sync_s=9.7, **fields))
@@ -367,7 +367,7 @@ def test_killed_syncs_count_as_errors_of_both_directions() -> None:
 def test_a_direction_that_is_off_has_no_errors() -> None:
     """After a kill nothing would ever clear them, and Degraded would never end."""
     config = msgspec.structs.replace(CONFIG, outbox=None)
-    snap = snapshot(Degraded, logged_in=login(), killed={"SyncAction": 3}, sync_s=60, config=config)
+    snap = snapshot(Degraded, logged_in=login(), killed={SyncAction: 3}, sync_s=60, config=config)
     action = syncs(snap)
     assert action.push == Direction()
     assert action.outbox is None

@@ -43,8 +43,8 @@ class Line:
         self.trail = [self.state.state_name()]
         self.tries: list[tuple[float, str]] = []
         self.reasons: list[str] = []
-        self._results: dict[str, ActionResult] = {}
-        self._ends: dict[str, float] = {}
+        self._results: dict[type[Action], ActionResult] = {}
+        self._ends: dict[type[Action], float] = {}
         self._started_at = time.time()
 
     @property
@@ -83,8 +83,8 @@ class Line:
         value = decode(encode(arrived.execute(self.context)), value_type(kind))
         name = action_name(kind)
         self.tries.append((self.passed_s, name))
-        self._ends[name] = self.passed_s
-        self._results[name] = ActionResult(
+        self._ends[kind] = self.passed_s
+        self._results[kind] = ActionResult(
             status="succeeded", action_type=name, attempt_id=len(self.tries), value=value
         )
 

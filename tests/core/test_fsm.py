@@ -243,7 +243,7 @@ def test_the_clocks_of_a_snapshot() -> None:
     """Each counts from its own moment, in seconds."""
     snapshot = snap(
         On, age_s=1.5, entered_at=10.0, monotonic=12.5, wall=1_700_000_000.0,
-        result_ends={"Push": 12.0},
+        result_ends={Push: 12.0},
     )  # fmt: skip
     assert snapshot.time_in_state_s == 2.5
     assert snapshot.age_s == 1.5
@@ -255,7 +255,7 @@ def test_the_clocks_of_a_snapshot() -> None:
 def test_results_and_failures_are_asked_by_action_type() -> None:
     """None and 0 before the first."""
     result = ActionResult(status="succeeded", action_type="Push", attempt_id=1, value="token")
-    snapshot = snap(On, results={"Push": result}, failures={"Push": 2})
+    snapshot = snap(On, results={Push: result}, failures={Push: 2})
     assert snapshot.result(Push) is result
     assert snapshot.failures(Push) == 2
     assert snap(On).result(Push) is None

@@ -24,8 +24,7 @@ from fsmv2.supervisor.core.variables import VariableBundle
 PLC = VariableBundle(
     user={"IP": "192.168.1.100", "PORT": 502, "HOSTS": ["a", "b"], "ON": True},
     global_={"broker": "mqtt"},
-    internal={"id": "root/a"},
-)
+).with_internal({"id": "root/a"})
 
 
 @pytest.mark.parametrize(
@@ -303,8 +302,8 @@ def test_a_text_without_markers_stays_as_it_is(text: str) -> None:
 
 
 def test_the_names_a_template_needs_are_known_before_it_is_rendered() -> None:
-    """What is set or looped over inside it is not needed from outside."""
-    text = "{{ IP }}{% for x in HOSTS %}{{ x }}{% endfor %}{% set y = 1 %}{{ y }}{{ range(2) }}"
+    """What is looped over inside it is not needed from outside."""
+    text = "{{ IP }}{% for x in HOSTS %}{{ x }}{% endfor %}{{ range(2) }}"
     assert undeclared_variables(text) == {"IP", "HOSTS"}
     with pytest.raises(TemplateError, match="cannot parse"):
         undeclared_variables("{{ IP")

@@ -24,8 +24,7 @@ def test_user_variables_are_at_top_level_the_others_under_their_names() -> None:
     bundle = VariableBundle(
         user={"IP": "10.0.0.1", "PORT": 502},
         global_={"broker": "mqtt"},
-        internal={"id": "root/a", "location_path": "ACME.Factory-1"},
-    )
+    ).with_internal({"id": "root/a", "location_path": "ACME.Factory-1"})
     assert bundle.flatten() == {
         "IP": "10.0.0.1",
         "PORT": 502,

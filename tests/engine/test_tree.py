@@ -238,7 +238,7 @@ def test_a_constructor_that_raises_is_tried_again_and_its_siblings_live() -> Non
     bench.settle()
     assert bench.tree() == {"a": "running", "z": "running"}
     [fault] = bench.heard(WorkerFaulted)
-    assert "bad" in fault.step
+    assert (fault.path, fault.step) == ("root/bad", "constructor")
     assert "no licence" in fault.error
     broken.clear()
     bench.settle(40)

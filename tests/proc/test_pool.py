@@ -221,9 +221,9 @@ def test_actions_of_one_key_run_in_order_and_never_overlap(
     pool: ActionPool, tmp_path: Path
 ) -> None:
     path = tmp_path / "marks"
+    until(lambda: len(_procs(pool, "idle")) == 3, "procs that could run two at a time")
     handles = [pool.submit(acts.Append(str(path), str(n), 0.01), key="child-a") for n in range(10)]
-    for handle in handles:
-        handle.result()
+    assert {handle.result().status for handle in handles} == {"succeeded"}
     expected = [mark for n in range(10) for mark in (f"+{n}", f"-{n}")]
     assert path.read_text().split() == expected
 
