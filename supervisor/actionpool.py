@@ -22,6 +22,7 @@ from typing import Any, Self
 from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, check_action_type
 from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.settings import default_procs
 
 
@@ -158,7 +159,7 @@ class ActionPool:
     def statistics(self) -> dict[str, Any]:
         """Counts and procs as plain data."""
         with self._lock:
-            return self._pool.statistics()
+            return pool_statistics(self._pool)
 
     def close(self) -> None:
         """End everything: what runs is killed and gets the result "cancelled"."""

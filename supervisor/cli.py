@@ -69,6 +69,11 @@ def refuse(error: Exception) -> NoReturn:
     sys.exit(code)
 
 
+def cannot_start(text: str) -> NoReturn:
+    """Say why nothing can be started and exit with code 3."""
+    refuse(StartError(text))
+
+
 def load(path: str) -> tuple[Any, Any]:
     """Settings and plug-ins of a config file, fully checked; exits if they are not fine."""
     from fsmv2.supervisor.config import read_config

@@ -66,13 +66,13 @@ class Node:
 
     __slots__ = (
         "acted_at", "attempt", "children", "declared", "derive_needed", "desired", "dirty",
-        "dirty_below", "done", "entered_at", "failures", "fault_count", "fault_since",
-        "fault_at", "fault_step", "fault_text", "fault_until", "forced", "generation", "generations", 
-        "gone", "held_by", "identity", "later", "leaving", "location", "mapped_state", "observation", "observe_at", "observe_failures",
-        "observe_since", "observed_at", "parent", "path", "reason", "refused_children",
-        "result_ends", "results", "retry_at", "spec", "stale_reported", "state",
-        "status", "stop_action_by", "stop_by", "stop_from_parent", "successor", "variables",
-        "wake_at", "worker",
+        "dirty_below", "done", "entered_at", "failures", "fault_at", "fault_count", "fault_since",
+        "fault_step", "fault_text", "fault_until", "forced", "generation", "generations", "gone",
+        "held_by", "identity", "later", "leaving", "location", "mapped_state", "observation",
+        "observe_at", "observe_failures", "observe_since", "observed_at", "parent", "path",
+        "reason", "refused_children", "result_ends", "results", "retry_at", "spec",
+        "stale_reported", "state", "status", "stop_action_by", "stop_by", "stop_from_parent",
+        "successor", "variables", "wake_at", "worker",
     )  # fmt: skip
 
     def __init__(

@@ -367,40 +367,6 @@ class Pool:
         if not proc.channel.wants_write:
             self.poller.unwatch(proc.channel.write_fd)
 
-    # --- looking in -------------------------------------------------------------------------
-
-    def statistics(self) -> dict[str, object]:
-        """Counts and procs as plain data, for status pages and tests."""
-        return {
-            "procs": [
-                {
-                    "slot": proc.slot,
-                    "pid": proc.pid,
-                    "state": str(proc.state),
-                    "lane": proc.lane or "spare",
-                    "action": proc.attempt.name if proc.attempt else None,
-                    "attempt_id": proc.attempt.id if proc.attempt else None,
-                }
-                for proc in self.nursery.procs
-            ],
-            "queued": sum(len(lane.queue) for lane in self.lanes.values()),
-            "lanes": {
-                lane.name: {
-                    "procs": len(lane.members),
-                    "busy": len(lane.members) - len(lane.idle),
-                    "size": lane.size,
-                    "queued": len(lane.queue),
-                }
-                for lane in self.lanes.values()
-            },
-            "open": len(self.ledger),
-            "finished": dict(self.ledger.finished),
-            "late_results_dropped": self.ledger.dropped,
-            "deaths": self.nursery.deaths,
-            "starts": self.nursery.starts,
-            "template_pid": self.nursery.template.pid,
-        }
-
 
 _value_types: dict[type[Action], object] = {}
 

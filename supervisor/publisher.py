@@ -20,6 +20,7 @@ import msgspec
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.telemetry import Telemetry
 from fsmv2.supervisor.view import circuit_is_open, tree_document
 
@@ -75,7 +76,7 @@ class Publisher:
         engine = self._engine
         nodes = list(engine.nodes())
         phases = engine.phases()
-        statistics = self._pool.statistics()
+        statistics = pool_statistics(self._pool)
         self._metrics.tree(
             phases,
             {node.path: len(node.children) for node in nodes if node.children},

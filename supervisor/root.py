@@ -29,6 +29,7 @@ from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
+from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
@@ -51,21 +52,23 @@ EXIT_OK, EXIT_FORCED = 0, 4
 class Supervisor:
     """Runs the tree of ``settings`` until it is told to stop.
 
-    ``plugins`` holds the worker types, the modules they come from and the folders to find those
-    in. ``listeners`` are called with each event, after the tick it belongs to. `run` raises
-    `StartError` when the machine refuses to start it, with nothing left behind.
+    ``plugins`` is a `WorkerFactory` with the worker types, or what `load_plugins` returned for a
+    config file. ``listeners`` are called with each event, after the tick it belongs to. `run`
+    raises `StartError` when the machine refuses to start it, with nothing left behind.
     """
 
     def __init__(
         self,
         settings: Settings,
-        plugins: Plugins,
+        plugins: Plugins | WorkerFactory,
         *,
         listeners: tuple[Callable[[Event], None], ...] = (),
     ) -> None:
         self.settings = settings
         self.address = "off"
-        self._plugins = plugins
+        self._factory = plugins if isinstance(plugins, WorkerFactory) else plugins.factory
+        self._modules = plugins.modules
+        self._search = () if isinstance(plugins, WorkerFactory) else plugins.search
         self._listeners = listeners
         self._random = random.Random()
         self._dead_slots: deque[str] = deque()
@@ -166,8 +169,8 @@ class Supervisor:
             {"actions": settings.procs, "observations": settings.observers},
             spares=settings.spares,
             queue=settings.queue,
-            preload=self._plugins.modules,
-            search=self._plugins.search,
+            preload=self._modules,
+            search=self._search,
             run_folder=run_folder,
             metrics_folder=self._metrics_folder,
             on_result=self._deliver,
@@ -182,7 +185,7 @@ class Supervisor:
         return Engine(
             name=settings.name,
             children=child_specs(settings),
-            factory=self._plugins.factory,
+            factory=self._factory,
             pool=self._pool,
             emit=self._telemetry,
             now=time.monotonic(),

@@ -146,7 +146,7 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         names = {spec.name for spec in declared}
         for kept in (node.done, node.later):
             for name in kept.keys() - names:
-                del kept[name]  # type: ignore[attr-defined]
+                del kept[name]
     elif not node.refused_children and _is_as_declared(node, declared):
         return
     present = {

@@ -96,17 +96,15 @@ class KeyedQueue(Generic[T]):
 
     def discard(self, item: T, key: str) -> bool:
         """Take a waiting item out of the queue. False: it is not waiting."""
-        items = self._waiting.get(key, ())
-        for index, (waiting, urgent) in enumerate(items):
-            if waiting is item or waiting == item:
-                break
-        else:
+        items = self._waiting.get(key, deque())
+        found = next((pair for pair in items if pair[0] == item), None)
+        if found is None:
             return False
-        del self._waiting[key][index]
+        items.remove(found)
         self.size -= 1
-        if urgent:
+        if found[1]:
             self._calm(key)
-        if not self._waiting[key]:
+        if not items:
             del self._waiting[key]
             for ready in (self._ready, self._urgent):
                 if key in ready:

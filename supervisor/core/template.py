@@ -224,7 +224,8 @@ _environment = _Environment()
 
 @lru_cache(maxsize=1024)
 def _compile(text: str) -> jinja2.Template:
-    return _compiling(text, _environment.from_string)
+    template: jinja2.Template = _compiling(text, _environment.from_string)
+    return template
 
 
 @lru_cache(maxsize=1024)

@@ -67,6 +67,11 @@ class WorkerFactory:
         """All registered names."""
         return frozenset(self._types)
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules the registered classes come from, each once."""
+        return tuple(dict.fromkeys(worker.__module__ for worker in self._types.values()))
+
     def register(self, worker: type[Worker], *, replace: bool = False) -> None:
         """Make ``worker`` known under its ``type_name``; raises `SpecError` for a class that
         is no usable worker, or a name that is taken."""

@@ -65,7 +65,7 @@ OURS: dict[str, tuple[str, ...]] = {
     WORKERPROC: ("fsmv2.workerproc", "fsmv2.ipc"),
 }
 # The demo is a command, not a plug-in: it starts a supervisor the way the command line does.
-BEYOND_PUBLIC = {"examples/demo.py": ("fsmv2.supervisor.cli",)}
+BEYOND_PUBLIC = {"examples/demo.py": ("fsmv2.supervisor.cli", "fsmv2.communicator.spool")}
 # The shell names these in strings and imports them in another process only.
 NAMED = {"supervisor/templateprocess.py": "fsmv2.workerproc.template:template_main"}
 
@@ -167,7 +167,8 @@ def _fault_of_ours(path: str, each: Import, public: frozenset[str]) -> str:
     layer = layer_of(path)
     if layer is PLUGIN:
         own = f"fsmv2.{path.partition('/')[0]}"
-        if _within(each.target, (own,)) or _within(each.module, BEYOND_PUBLIC.get(path, ())):
+        beyond = BEYOND_PUBLIC.get(path, ())
+        if _within(each.target, (own, *beyond)) or _within(each.module, beyond):
             return ""
         if each.module == "fsmv2.supervisor" and each.name in public:
             return ""

@@ -1,5 +1,5 @@
-"""Faults found in the source while these tests were written: each test is one promise that does
-not hold yet, and fails until it does. Move a test to its proper file when it passes."""
+"""What odd, broken or hostile worker code, specs and templates may cost: their own node, nothing
+else. Each docstring tells what once went wrong here."""
 
 from __future__ import annotations
 

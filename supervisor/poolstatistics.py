@@ -1,0 +1,46 @@
+"""A pool's counts and procs as plain data, for status pages, metrics and tests.
+
+Knows: what a pool has and where it keeps it.
+Does not know: who reads the figures.
+Invariants: JSON-ready; reading changes nothing; no value of an action is in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.pool import Pool
+
+
+def pool_statistics(pool: Pool) -> dict[str, Any]:
+    """Procs with what they do, lanes with how full they are, and counts since the start."""
+    return {
+        "procs": [
+            {
+                "slot": proc.slot,
+                "pid": proc.pid,
+                "state": str(proc.state),
+                "lane": proc.lane or "spare",
+                "action": proc.attempt.name if proc.attempt else None,
+                "attempt_id": proc.attempt.id if proc.attempt else None,
+            }
+            for proc in pool.nursery.procs
+        ],
+        "queued": sum(len(lane.queue) for lane in pool.lanes.values()),
+        "lanes": {
+            lane.name: {
+                "procs": len(lane.members),
+                "busy": len(lane.members) - len(lane.idle),
+                "size": lane.size,
+                "queued": len(lane.queue),
+            }
+            for lane in pool.lanes.values()
+        },
+        "open": len(pool.ledger),
+        "finished": dict(pool.ledger.finished),
+        "late_results_dropped": pool.ledger.dropped,
+        "deaths": pool.nursery.deaths,
+        "starts": pool.nursery.starts,
+        "template_pid": pool.nursery.template.pid,
+    }
