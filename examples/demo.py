@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -70,7 +71,7 @@ def demo(seconds: float | None, listen: str, log_format: str) -> None:
         _say("starting the supervisor: one root, a template, procs, and the ops process")
         settings, plugins = cli.load(str(config))
         settings = cli.with_options(settings, listen, log_format)
-        summary = cli.run_supervisor(settings, plugins, seconds)
+        summary = cli.run_supervisor(settings, plugins, seconds, listeners=(_announce,))
         click.echo(summary.text())
         click.echo(_records_text(folder / "bridge" / "records.jsonl"))
     sys.exit(summary.exit_code)
@@ -78,6 +79,11 @@ def demo(seconds: float | None, listen: str, log_format: str) -> None:
 
 def _say(text: str) -> None:
     click.echo(f"demo: {text}", err=True)
+
+
+def _announce(event: Any) -> None:
+    if event.name() == "ops_started":
+        _say(f"dashboard: {event.address} (Ctrl-C ends the demo)")
 
 
 def _write_config(folder: Path, end: contextlib.ExitStack) -> Path:

@@ -69,7 +69,7 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
         case ev.StateChanged(path=path, from_state=old, to_state=new, phase=phase, reason=reason):
             return Sentence(path, f"{old} -> {new}  {reason}", str(phase))
         case ev.WorkerAdded(path=path, worker_type=kind):
-            return Sentence(path, f"added, a {kind}")
+            return Sentence(path, f"added, type {kind}")
         case ev.WorkerUpdated(path=path):
             return Sentence(path, "got a new spec")
         case ev.WorkerRemoved(path=path, reason=reason, forced=forced):
