@@ -151,9 +151,9 @@ def test_spare_takes_the_slot_so_the_next_action_does_not_wait_for_a_start(
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_proc_killed_from_outside_costs_exactly_its_attempt(pool: ActionPool, number: int) -> None:
     busy = pool.submit(acts.Sleep(60))
+    until(lambda: len(_procs(pool, "busy")) == 1, "a busy proc")
+    [victim] = _procs(pool, "busy")
     other = pool.submit(acts.Sleep(0.5))
-    until(lambda: len(_procs(pool, "busy")) == 2, "two busy procs")
-    victim = next(p for p in _procs(pool, "busy") if p["attempt_id"] == busy.attempt_id)
     os.kill(victim["pid"], number)
     assert busy.result(PATIENCE_S).status == "crashed"
     assert other.result(PATIENCE_S).value == "slept"
