@@ -220,6 +220,12 @@ class Nursery:
         pool.deadlines.set(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
         return True
 
+    def blame_template(self, proc: ProcHandle, now: float) -> None:
+        """An order without any answer for so long: the template is stuck (stopped, or a plug-in's
+        fork hook hangs). A new one is started once this one is dead."""
+        if now - proc.fork_sent_at >= START_BUDGET_S and not self._pool.closing:
+            self.template.kill()
+
     def learn_pid(self, proc: ProcHandle, pid: int) -> None:
         """The proc's pid is known now: watch for its death."""
         if proc.set_pid(pid):

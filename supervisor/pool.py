@@ -333,6 +333,7 @@ class Pool:
                 else:
                     # Never forked (the template died with the order), or nobody told us: then
                     # it finds its pipes closed and leaves by itself.
+                    self.nursery.blame_template(proc, now)
                     self.happen(proc, ProcEvent.EXITED)
             case ProcEffect.SAY_EXIT:
                 with contextlib.suppress(FrameError):

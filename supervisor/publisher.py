@@ -3,7 +3,8 @@
 Knows: the documents' pace; tick durations; when the supervisor is ready.
 Does not know: how documents reach their readers.
 Invariants: at most one publication in `PUBLISH_CHANGED_S` while things change, one in
-`PUBLISH_S` while they do not; every figure has its unit in its name.
+`PUBLISH_S` while they do not, and never more than `SHARE_MAX` of the time; every figure has its
+unit in its name.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fsmv2.supervisor.view import circuit_is_open, tree_document
 
 PUBLISH_S = 1.0
 PUBLISH_CHANGED_S = 0.25
+SHARE_MAX = 0.05
 DURATIONS_KEPT = 600
 STATUSES = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "refused")
 
@@ -53,6 +55,7 @@ class Publisher:
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._at = float("-inf")
         self._ticks = -1
+        self._cost_s = 0.0
         self._started_at = time.monotonic()
         self._started_wall = time.time()
         self._version = version()
@@ -64,13 +67,16 @@ class Publisher:
 
     def next_moment(self) -> float:
         """When `publish` has something to say at the latest (monotonic seconds)."""
-        return self._at + PUBLISH_S
+        return self._at + max(PUBLISH_S, self._cost_s / SHARE_MAX)
 
     def publish(self, now: float) -> None:
         """Publish if it is time."""
         changed = self._engine.ticks != self._ticks
-        if now - self._at < (PUBLISH_CHANGED_S if changed else PUBLISH_S):
+        pace_s = PUBLISH_CHANGED_S if changed else PUBLISH_S
+        # A large tree is published less often, so that it does not cost the ticks their time.
+        if now - self._at < max(pace_s, self._cost_s / SHARE_MAX):
             return
+        began = time.monotonic()
         self._at = now
         self._ticks = self._engine.ticks
         engine = self._engine
@@ -87,6 +93,7 @@ class Publisher:
             encode = msgspec.json.encode
             self._publish("tree", encode(tree_document(engine, self._pool, now)))
             self._publish("status", encode(self._status(now, phases, statistics)))
+        self._cost_s = time.monotonic() - began
 
     def _status(
         self, now: float, phases: dict[str, int], statistics: dict[str, Any]

@@ -153,8 +153,11 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         name: diff.Present(child.spec, child.leaving is not None, child.successor)
         for name, child in node.children.items()
     }
+    before = len(node.children)
     for operation in diff.diff_children(present, declared):
         _apply(node, ctx, operation)
+    if len(node.children) != before:
+        _keep_start_order(node)
 
 
 def _is_as_declared(node: Node, declared: tuple[ChildSpec, ...]) -> bool:
@@ -228,7 +231,6 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     parent.generations[spec.name] = generation
     parent.children[spec.name] = child
     parent.done.pop(spec.name, None)
-    _keep_start_order(parent)
     give_variables(child, ctx)
     ctx.emit(
         events.WorkerAdded(path=child.path, worker_type=spec.worker_type, generation=generation)

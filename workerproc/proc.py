@@ -172,26 +172,26 @@ def _trace_of(error: BaseException) -> str:
         return "<the traceback could not be formatted>"
 
 
-def wait_for_adoption(root_pid: int) -> None:
-    """Return once the root is our parent; exit if it is gone.
+def wait_for_adoption(root_pid: int, middle_pid: int) -> None:
+    """Return once the root is our parent; exit if anybody else is: then the root is gone.
 
     We were forked by a process that exits at once, so that the root (a sub-reaper) becomes our
     parent and can wait for us. Re-parenting happens after that process closes its files, so
     there is nothing to wait on but `getppid`.
     """
     give_up = time.monotonic() + ADOPTION_S_MAX
-    while os.getppid() != root_pid:
-        if time.monotonic() > give_up:
+    while (parent := os.getppid()) != root_pid:
+        if parent != middle_pid or time.monotonic() > give_up:
             os._exit(0)
         time.sleep(0.0002)
     die_with_parent(root_pid)
 
 
-def proc_main(slot: str, root_pid: int, scratch: str, fds: list[int]) -> int:
+def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list[int]) -> int:
     """Become the proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
     run_read, result_write, page_fd, woken_write, output_write = fds
     os.setsid()
-    wait_for_adoption(root_pid)
+    wait_for_adoption(root_pid, middle_pid)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output_write, 1)

@@ -112,6 +112,7 @@ def _in_the_middle(
     code = 1
     try:
         set_name(order.name)  # before the fork, so that the proc never has another
+        middle_pid = os.getpid()
         pid = os.fork()
         if pid:
             os.write(told_write, str(pid).encode())
@@ -124,7 +125,7 @@ def _in_the_middle(
 
                 metricfile.set_identity(order.slot)
             scratch = Path(run_folder) / f"scratch-{order.slot}-{os.getpid()}"
-            code = proc_main(order.slot, order.root_pid, str(scratch), fds)
+            code = proc_main(order.slot, order.root_pid, middle_pid, str(scratch), fds)
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.flush()
