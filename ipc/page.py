@@ -12,12 +12,16 @@ marked: deadlines count from the true start, and an action that never began is n
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
 
 DUMP_OFFSET = 4096
 DUMP_BYTES_MAX = 256 * 1024
+# From linux/fcntl.h; Python names them only in newer versions.
+F_ADD_SEALS = 1033
+F_SEAL_SHRINK = 0x0002
 
 _ID = struct.Struct("<Q")
 _MOMENT = struct.Struct("<dd")
@@ -26,8 +30,11 @@ _CANCELLED_AT = 64  # a cache line of its own: the two writers do not share one
 
 def create_page(name: str) -> int:
     """Return the descriptor of a new, zeroed page file in memory (a memfd)."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, DUMP_OFFSET)
+    # The root maps this page. Without the seal an action could shrink the file, and the root
+    # would die of SIGBUS at its next look (memfd_create(2)).
+    fcntl.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK)
     return fd
 
 
@@ -67,10 +74,12 @@ class Page:
 def read_dump(fd: int) -> str:
     """The stack dump written so far; empty if none. At most 256 KiB are read."""
     data = os.pread(fd, DUMP_BYTES_MAX, DUMP_OFFSET)
-    return data.decode("utf-8", "replace").strip("\0\n")
+    return data.partition(b"\0")[0].decode("utf-8", "replace").strip("\n")
 
 
 def clear_dump(fd: int) -> None:
     """Forget an earlier dump, so that the next one starts at `DUMP_OFFSET`."""
-    os.ftruncate(fd, DUMP_OFFSET)
+    written = min(os.fstat(fd).st_size - DUMP_OFFSET, DUMP_BYTES_MAX)
+    if written > 0:
+        os.pwrite(fd, bytes(written), DUMP_OFFSET)
     os.lseek(fd, DUMP_OFFSET, os.SEEK_SET)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,8 +36,10 @@ def _collect(value: Any, found: set[str], depth: int) -> None:
     encode_value = getattr(value, "__wire_encode__", None)
     if encode_value is not None:
         text = encode_value()
-        if isinstance(text, str) and len(text) >= SECRET_CHARS_MIN:
-            found.add(text)
+        if isinstance(text, str):
+            # Also as it looks line by line, and quoted (a KeyError's text is a repr).
+            forms = {text, *text.splitlines(), repr(text)[1:-1], json.dumps(text)[1:-1]}
+            found.update(form for form in forms if len(form) >= SECRET_CHARS_MIN)
         return
     parts: Iterable[Any] = ()
     if isinstance(value, msgspec.Struct):

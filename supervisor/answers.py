@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
+LAST_READS = 16
+
 
 class Answers:
     """Reads procs' channels and turns what they say, or their deaths, into results."""
@@ -56,12 +58,24 @@ class Answers:
 
     def output(self, proc: ProcHandle, mask: int) -> None:
         """The proc wrote to standard output or error."""
-        lines = proc.read_output()
-        secrets = proc.attempt.secrets if proc.attempt is not None else ()
-        for line in lines:
-            self._pool.on_event(ProcOutput(slot=proc.slot, line=redact(line, secrets)))
+        lines = self._hear_output(proc)
         if not lines and mask & ~1:  # hung up, and nothing left
             self._pool.poller.unwatch(proc.output_fd)
+
+    def last_output(self, proc: ProcHandle) -> None:
+        """The proc is dead: read what is left of what it wrote. Bounded, for something it
+        started may live on and write to the same pipe."""
+        for _ in range(LAST_READS):
+            if not self._hear_output(proc):
+                break
+        self._hear_output(proc, flush=True)
+
+    def _hear_output(self, proc: ProcHandle, flush: bool = False) -> list[str]:
+        secrets = proc.attempt.secrets if proc.attempt is not None else ()
+        lines = proc.read_output(secrets, flush=flush)
+        for line in lines:
+            self._pool.on_event(ProcOutput(slot=proc.slot, line=line))
+        return lines
 
     def woken(self, proc: ProcHandle, mask: int) -> None:
         """The proc's stack dump is complete (or it is gone)."""
@@ -131,6 +145,8 @@ class Answers:
         if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
             proc.late_answer = message  # it counts, once the proc is known to be dead
             return
+        # What it printed belongs to this attempt, and only its secrets can be taken out of it.
+        self._hear_output(proc, flush=True)
         self._pool.happen(proc, ProcEvent.ANSWER_CAME)
         proc.cause = None
         self._pool.finish(proc, self._result_of(proc, attempt, message))
@@ -222,7 +238,7 @@ class Answers:
                 look=proc.look,
                 stack=redact(proc.stack, attempt.secrets) if proc.stack else None,
                 descendants_killed=proc.descendants_killed,
-                log_tail=tuple(redact(line, attempt.secrets) for line in proc.log_tail),
+                log_tail=tuple(proc.log_tail),
                 started_at=wall - (now - begun_at) if began else None,
                 ended_at=wall,
                 cpu_s=max(0.0, cpu_s - begun_cpu_s) if began and cpu_s else None,

@@ -39,7 +39,7 @@ from fsmv2.supervisor.templateprocess import TemplateProcess
 if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Lane, Pool
 
-START_BUDGET_S = 30.0
+START_BUDGET_S = 10.0
 STUCK_AFTER_FAILURES = 3
 SWEEP_AGAIN_S = 0.05
 BURIED_MAX = 1_000
@@ -276,7 +276,7 @@ class Nursery:
         self._pool.poller.unwatch(proc.pidfd)
         # What it managed to say before it died still counts.
         self._pool.answers.readable(proc, select.EPOLLIN)
-        self._pool.answers.output(proc, select.EPOLLIN)
+        self._pool.answers.last_output(proc)
         self._pool.happen(proc, ProcEvent.EXITED)
 
     def exit_of(self, proc: ProcHandle) -> tuple[int | None, float]:

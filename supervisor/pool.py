@@ -312,6 +312,9 @@ class Pool:
 
     def happen(self, proc: ProcHandle, event: ProcEvent) -> None:
         """Apply one event to a proc and carry out what the table says."""
+        if event is ProcEvent.LEAVE_OVERDUE and proc.cause is None:
+            # It lives on without its channel: it closed that itself.
+            proc.cause, proc.detail = "channel", "it closed its channel and went on"
         proc.state, effects = step(proc.state, event)
         for effect in effects:
             self._carry_out(proc, effect)

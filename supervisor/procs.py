@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.linux import descendants_of
 from fsmv2.ipc.page import Page, clear_dump, create_page, read_dump
+from fsmv2.ipc.redact import redact
 from fsmv2.supervisor.certificate import LastLook, look_at
 from fsmv2.supervisor.core.procfsm import ProcState
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
 
 LOG_TAIL_LINES = 20
-OUTPUT_LINE_BYTES_MAX = 1_000
+OUTPUT_LINE_CHARS_MAX = 1_000
+OUTPUT_PARTIAL_BYTES_MAX = 64 * 1024
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
 
@@ -174,19 +176,23 @@ class ProcHandle:
             return None
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
-    def read_output(self) -> list[str]:
-        """Whole lines the proc wrote to standard output or error, at most 64 KiB at once."""
+    def read_output(self, secrets: tuple[str, ...], *, flush: bool = False) -> list[str]:
+        """Whole lines the proc wrote to standard output or error, at most 64 KiB at once; with
+        ``flush`` also what has no newline yet. Redacted first, cut to their length afterwards:
+        the other way round a cut could go through a secret."""
         try:
             data = os.read(self.output_fd, 1 << 16)
-        except (BlockingIOError, OSError):
-            return []
-        if not data:
-            lines = [self._partial] if self._partial else []
+        except OSError:  # nothing there now
+            data = b""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if flush or len(self._partial) > OUTPUT_PARTIAL_BYTES_MAX:
+            lines.append(self._partial)
             self._partial = b""
-        else:
-            *lines, self._partial = (self._partial + data).split(b"\n")
-            self._partial = self._partial[-OUTPUT_LINE_BYTES_MAX:]
-        told = [line[:OUTPUT_LINE_BYTES_MAX].decode("utf-8", "replace") for line in lines if line]
+        told = [
+            redact(line.decode("utf-8", "replace"), secrets)[:OUTPUT_LINE_CHARS_MAX]
+            for line in lines
+            if line
+        ]
         self.log_tail += told
         return told
 

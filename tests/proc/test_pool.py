@@ -415,3 +415,24 @@ def _command(pid: int) -> bytes:
             return file.read()
     except OSError:
         return b""
+
+
+def test_action_cannot_take_the_shared_page_from_under_the_root(shared: ActionPool) -> None:
+    """Shrinking a mapped file would end the root with SIGBUS."""
+    assert shared.run(acts.ShrinkThePage()).value == "not permitted"
+    assert shared.run(acts.Echo(1)).value == 1
+
+
+def test_proc_that_closes_its_channel_and_goes_on_is_killed_and_said_so(
+    shared: ActionPool,
+) -> None:
+    result = shared.run(acts.CloseEverything())
+    assert (result.status, result.verdict) == ("crashed", "lost_channel")
+
+
+def test_secret_printed_without_a_newline_is_in_no_later_attempts_log_tail() -> None:
+    with ActionPool(procs=1) as pool:
+        pool.run(acts.PrintWithoutNewline(Secret("s3cr3t-t0ken")))
+        result = pool.run(acts.Segfault())
+    assert result.certificate is not None
+    assert result.certificate.log_tail == ("about to read address 0",)

@@ -258,3 +258,32 @@ class UseScratch(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> str:
         (ctx.scratch / "file").write_text("x")
         return str(ctx.scratch)
+
+
+class ShrinkThePage(Action, frozen=True):
+    """Tries to take the shared page away from under the root; tells what stopped it."""
+
+    def execute(self, ctx: ActionContext) -> str:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if "memfd:fsmv2" in os.readlink(f"/proc/self/fd/{name}"):
+                    os.ftruncate(int(name), 0)
+                    return "done"
+            except PermissionError:
+                return "not permitted"
+            except OSError:
+                continue
+        return "no page"
+
+
+class CloseEverything(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        os.closerange(3, 4096)
+        time.sleep(60)
+
+
+class PrintWithoutNewline(Action, frozen=True):
+    token: Secret
+
+    def execute(self, ctx: ActionContext) -> None:
+        print("token is", self.token.reveal(), end="")
