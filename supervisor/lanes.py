@@ -179,9 +179,9 @@ class Dispatcher:
                 and self._may_wait_behind(proc, attempt)
             ):
                 queue.take()
-                if not proc.behind:
-                    self._watch_for_a_stall(proc)
                 self.give(proc, attempt)
+                if not proc.is_watched:
+                    self._watch_for_a_stall(proc)
 
     def _may_wait_behind(self, proc: ProcHandle, attempt: Attempt) -> bool:
         at_work = proc.attempt
@@ -196,10 +196,13 @@ class Dispatcher:
         )
 
     def _watch_for_a_stall(self, proc: ProcHandle) -> None:
+        # One look at a time: filled and emptied a thousand times, a pipe is not watched by as many.
+        proc.is_watched = True
         moment = time.monotonic() + STALLED_S
         self._pool.deadlines.call(moment, partial(self._look_for_a_stall, proc, proc.attempt))
 
     def _look_for_a_stall(self, proc: ProcHandle, then: Attempt | None) -> None:
+        proc.is_watched = False
         if not proc.behind or proc.attempt is None:
             return
         if proc.attempt is not then:

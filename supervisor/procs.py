@@ -52,6 +52,7 @@ class ProcHandle:
         "echoes",
         "fork_sent_at",
         "gives_packets",
+        "is_watched",
         "killed_at",
         "lane",
         "late_answer",
@@ -87,6 +88,7 @@ class ProcHandle:
         self.behind: deque[Attempt] = deque()
         # The attempt that keeps those behind it waiting for too long.
         self.stalled_on: Attempt | None = None
+        self.is_watched = False
         self.deadline_at = math.inf
         self.actions = 0
         self.spread = spread
