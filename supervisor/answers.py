@@ -12,18 +12,21 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.codec import decode
+from fsmv2.ipc.codec import decoder_of
 from fsmv2.ipc.frames import PROTOCOL, FrameError
 from fsmv2.ipc.messages import Answer, Done, FromProc, Hello, Logged, Progress, Raised, Spilled
 from fsmv2.supervisor import spill
 from fsmv2.supervisor.core.action import ActionError, ActionResult
 from fsmv2.supervisor.core.events import ActionLogged, ActionProgressed, ProcOutput, ResultDropped
+from fsmv2.supervisor.core.quarantine import CLEAN
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
+
+_decode = decoder_of(FromProc)
 
 LAST_READS = 16
 # How long a proc that says too much is not listened to.
@@ -44,7 +47,7 @@ class Answers:
         answered = False
         for body in received.frames:
             try:
-                message: FromProc = decode(body, FromProc)
+                message: FromProc = _decode(body)
             except FrameError as error:
                 return self._lost(proc, f"garbled frame: {error}")
             if isinstance(message, Done | Raised | Spilled):
@@ -54,11 +57,7 @@ class Answers:
         if received.fault is not None:
             return self._lost(proc, str(received.fault))
         if answered:
-            if proc.state is ProcState.IDLE:
-                self._pool.idle_again(proc)
-            lane = self._pool.lanes.get(proc.lane or "")
-            if lane is not None:
-                self._pool.dispatcher.dispatch(lane)
+            self._pool.has_answered(proc)
         if received.closed:
             self._pool.poller.unwatch(proc.channel.read_fd)
             self._pool.happen(proc, ProcEvent.CHANNEL_ENDED)
@@ -186,25 +185,28 @@ class Answers:
         if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
             proc.late_answer = message  # it counts, once the proc is known to be dead
             return False
-        # What it printed belongs to this attempt, and only its secrets can be taken out of it.
-        self._hear_output(proc, flush=True)
+        # What it printed belongs to this attempt, and only its secrets can be taken out of it. It
+        # was written before the answer: nothing else is ready, nothing was written.
+        if pool.poller.batch > 1 or not proc.output.is_between_lines:
+            self._hear_output(proc, flush=True)
+        kind = attempt.kind
+        kind.ran(message.ran_s)
         proc.actions += 1
-        attempt.kind.ran(message.ran_s)
         proc.cause = proc.detail = None
         result = self.result_of(proc, attempt, message)
-        pool.endings.survived(attempt, result)
-        if proc.behind and proc.state is ProcState.BUSY:
-            pool.finish(proc, result)  # and the next one is at work already
-        else:
+        if kind.record is not CLEAN:
+            pool.endings.survived(attempt, result)
+        # With others behind it in the pipe, the next one is at work already.
+        if not proc.behind or proc.state is not ProcState.BUSY:
             pool.happen(proc, ProcEvent.ANSWER_CAME)
-            pool.finish(proc, result)
-            if proc.attempt is not None:
-                pool.happen(proc, ProcEvent.ACTION_GIVEN)
+        pool.finish(proc, result)
+        if proc.attempt is not None and proc.state is ProcState.IDLE:
+            pool.happen(proc, ProcEvent.ACTION_GIVEN)
         return True
 
     def result_of(self, proc: ProcHandle, attempt: Attempt, message: Answer) -> ActionResult:
         """The result that ``message`` makes."""
-        error = None
+        error: ActionError | None = None
         value = None
         if isinstance(message, Raised):
             error = ActionError(message.kind, message.message, message.traceback)

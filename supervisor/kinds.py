@@ -9,10 +9,11 @@ type are at work, one of a quarantined type; an attempt that is held back here i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fsmv2.ipc.codec import decode
+import msgspec
+
+from fsmv2.ipc.codec import decoder_of
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import (
     Action,
@@ -37,6 +38,7 @@ class ActionKind:
 
     __slots__ = (
         "concurrency",
+        "decode",
         "grace_s",
         "held",
         "is_guarded",
@@ -62,6 +64,8 @@ class ActionKind:
         self.name = action_name(kind)
         self.reference = action_reference(kind)
         self.value_type = value_type(kind)
+        # The value of an attempt, as `execute` is annotated. Raises `FrameError`.
+        self.decode = decoder_of(self.value_type)
         self.timeout_s = float(kind.timeout_s)
         self.timeout_s_max = kind.timeout_s_max
         self.heartbeat_s = kind.heartbeat_s
@@ -101,38 +105,19 @@ class ActionKind:
         # A share of each run: a single long one makes the type a long one for some dozens.
         self.mean_ran_s += (seconds - self.mean_ran_s) * _WEIGHT
 
-    def decode(self, value: Any) -> Any:
-        """The value of an attempt, as `execute` is annotated. Raises `FrameError`."""
-        return decode(value, self.value_type)
-
-
 def _may_hide(kind: type[Action]) -> bool:
     """Whether a field could hold a secret. Only types that cannot are sorted out."""
     return any(field.type not in _PLAIN for field in _fields(kind))
 
 
 def _fields(kind: type[Action]) -> tuple[Any, ...]:
-    from msgspec import structs
-
-    return structs.fields(kind)
+    return msgspec.structs.fields(kind)
 
 
-class Kinds:
+class Kinds(dict[type[Action], ActionKind]):
     """All types a pool has seen. ``kinds[type]`` makes the record on first use."""
 
-    __slots__ = ("_known", "_on_new")
-
-    def __init__(self, on_new: Callable[[ActionKind], None] = lambda kind: None) -> None:
-        self._known: dict[type[Action], ActionKind] = {}
-        self._on_new = on_new
-
-    def __getitem__(self, kind: type[Action]) -> ActionKind:
+    def __missing__(self, kind: type[Action]) -> ActionKind:
         """The record of ``kind``. Raises `SpecError` for a type that cannot be sent."""
-        known = self._known.get(kind)
-        if known is None:
-            known = self._known[kind] = ActionKind(kind)
-            self._on_new(known)
+        known = self[kind] = ActionKind(kind)
         return known
-
-    def __iter__(self) -> Any:
-        return iter(self._known.values())

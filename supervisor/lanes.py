@@ -94,7 +94,7 @@ class Dispatcher:
         if self._pool.closing:
             return
         if lane.name == QUARANTINE:
-            for kind in self._pool.kinds:
+            for kind in list(self._pool.kinds.values()):
                 self.try_quarantined(kind)
             return
         queue = lane.queue
@@ -139,6 +139,9 @@ class Dispatcher:
         else:
             proc.behind.append(attempt)
             attempt.lane.waiting_in_pipes += 1
+        self._send(proc, attempt)
+
+    def _send(self, proc: ProcHandle, attempt: Attempt) -> None:
         order = Run(
             attempt.id, attempt.kind.reference, msgspec.Raw(attempt.payload), attempt.timeout_s
         )
@@ -152,11 +155,7 @@ class Dispatcher:
             self._pool.poller.unwatch(proc.channel.write_fd)
 
     def next_of(self, proc: ProcHandle, now: float) -> None:
-        """The attempt of ``proc`` is over: what waited behind it has its turn."""
-        proc.stalled_on = None
-        if not proc.behind:
-            proc.attempt = None
-            return
+        """The attempt of ``proc`` is over: what waits behind it has its turn."""
         attempt = proc.attempt = proc.behind.popleft()
         proc.attempt_at = now
         attempt.lane.waiting_in_pipes -= 1
@@ -231,6 +230,9 @@ class Dispatcher:
             order = decode(frame, ToProc)
             if isinstance(order, Run):
                 back.add(order.attempt_id)
+        if proc.attempt is not None and proc.attempt.id in back:
+            # Not even its first one was taken out: the proc waits for a core. It keeps that one.
+            self._send(proc, proc.attempt)
         lane = None
         for attempt in reversed([one for one in proc.behind if one.id in back]):
             proc.behind.remove(attempt)
