@@ -18,7 +18,7 @@ import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -28,8 +28,10 @@ from fsmv2.ipc.linux import die_with_parent
 from fsmv2.ipc.messages import Done, Exit, FromProc, Hello, Raised, Run, ToProc
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
-from fsmv2.workerproc import evidence
+from fsmv2.workerproc import evidence, records
 from fsmv2.workerproc.context import Context
+from fsmv2.workerproc.limits import applied
+from fsmv2.workerproc.records import during
 
 EXIT_BAD_ORDER = 70
 TRACEBACK_CHARS_MAX = 16_000
@@ -98,9 +100,12 @@ class Proc:
             action = decode(order.payload, resolve(order.action))
             secrets = secrets_in(action)
             context = Context(
-                order.attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets
-            )
-            value = encode(action.execute(context))
+                order.attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets,
+                action.timeout_s_max,
+            )  # fmt: skip
+            with applied(action.limits, self._page), during(context):
+                value = action.execute(context)
+            value = encode(value)
             if len(value) > FRAME_BYTES_MAX - 64:
                 raise ValueError(
                     f"cannot send result: got {len(value)} bytes, "
@@ -129,6 +134,9 @@ class Proc:
 
 class Rehearsal(msgspec.Struct, frozen=True):
     """An action that does nothing, see `Proc._rehearse`."""
+
+    timeout_s_max: ClassVar[float | None] = None
+    limits: ClassVar[None] = None
 
     def execute(self, ctx: Context) -> str:
         """Touch what actions touch."""
@@ -188,10 +196,15 @@ def wait_for_adoption(root_pid: int, middle_pid: int) -> None:
 
 
 def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list[int]) -> int:
-    """Become the proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
-    run_read, result_write, page_fd, woken_write, output_write = fds
+    """Become the forked proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
     os.setsid()
     wait_for_adoption(root_pid, middle_pid)
+    return serve(slot, scratch, fds)
+
+
+def serve(slot: str, scratch: str, fds: list[int]) -> int:
+    """Settle in and run the loop of ``slot``'s proc, in a session of its own already."""
+    run_read, result_write, page_fd, woken_write, output_write = fds
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output_write, 1)
@@ -208,4 +221,5 @@ def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["FSMV2_SLOT"] = f"{slot}:{os.getpid()}"
     evidence.install(page_fd, woken_write)
+    records.install()
     return Proc(slot, run_read, result_write, Page(page_fd), Path(scratch)).run()
