@@ -19,7 +19,7 @@ import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -39,8 +39,10 @@ from fsmv2.ipc.messages import (
 )
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
-from fsmv2.workerproc import evidence
+from fsmv2.workerproc import evidence, records
 from fsmv2.workerproc.context import Context
+from fsmv2.workerproc.limits import applied
+from fsmv2.workerproc.records import during
 
 EXIT_BAD_ORDER = 70
 # A frame's cap, less what surrounds the value in it.
@@ -123,9 +125,12 @@ class Proc:
             action = decode(order.payload, resolve(order.action))
             secrets = secrets_in(action)
             context = Context(
-                attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets
-            )
-            value = encode(action.execute(context))
+                attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets,
+                action.timeout_s_max,
+            )  # fmt: skip
+            with applied(action.limits, self._page), during(context):
+                value = action.execute(context)
+            value = encode(value)
             if len(value) > INLINE_BYTES_MAX:
                 answer: Answer = self._spill(attempt_id, value, began_at)
             else:
@@ -175,6 +180,9 @@ class Proc:
 
 class Rehearsal(msgspec.Struct, frozen=True):
     """An action that does nothing, see `Proc._rehearse`."""
+
+    timeout_s_max: ClassVar[float | None] = None
+    limits: ClassVar[None] = None
 
     def execute(self, ctx: Context) -> str:
         """Touch what actions touch."""
@@ -234,10 +242,15 @@ def wait_for_adoption(root_pid: int, middle_pid: int) -> None:
 
 
 def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list[int]) -> int:
-    """Become the proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
-    run_read, result_write, page_fd, woken_write, output_write = fds
+    """Become the forked proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
     os.setsid()
     wait_for_adoption(root_pid, middle_pid)
+    return serve(slot, scratch, fds)
+
+
+def serve(slot: str, scratch: str, fds: list[int]) -> int:
+    """Settle in and run the loop of ``slot``'s proc, in a session of its own already."""
+    run_read, result_write, page_fd, woken_write, output_write = fds
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output_write, 1)
@@ -254,4 +267,5 @@ def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["FSMV2_SLOT"] = f"{slot}:{os.getpid()}"
     evidence.install(page_fd, woken_write)
+    records.install()
     return Proc(slot, run_read, result_write, Page(page_fd), Path(scratch)).run()
