@@ -42,13 +42,10 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind, dec_hook=_dec_hook)
 
 
-def encode(value: Any) -> bytes:
-    """Return ``value`` as msgpack.
-
-    Raises `TypeError` for a type without a wire form, `OverflowError` for an integer beyond
-    64 bits, `RecursionError` for a value nested too deep.
-    """
-    return _encoder.encode(value)
+# Returns a value as msgpack. Raises `TypeError` for a type without a wire form, `OverflowError`
+# for an integer beyond 64 bits, `RecursionError` for a value nested too deep. The method itself:
+# a function around it would cost as much again.
+encode: Callable[[Any], bytes] = _encoder.encode
 
 
 def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:

@@ -14,9 +14,19 @@ from typing import TYPE_CHECKING
 
 from fsmv2.ipc.codec import decoder_of
 from fsmv2.ipc.frames import PROTOCOL, FrameError
-from fsmv2.ipc.messages import Answer, Done, FromProc, Hello, Logged, Progress, Raised, Spilled
+from fsmv2.ipc.messages import (
+    Answer,
+    Done,
+    FromProc,
+    Hello,
+    Logged,
+    Progress,
+    Raised,
+    Skipped,
+    Spilled,
+)
 from fsmv2.supervisor import spill
-from fsmv2.supervisor.core.action import ActionError, ActionResult
+from fsmv2.supervisor.core.action import ActionError, ActionResult, Status
 from fsmv2.supervisor.core.events import ActionLogged, ActionProgressed, ProcOutput, ResultDropped
 from fsmv2.supervisor.core.quarantine import CLEAN
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
@@ -44,20 +54,24 @@ class Answers:
     def readable(self, proc: ProcHandle, _mask: int) -> None:
         """The channel of ``proc`` has something, or has ended."""
         received = proc.channel.receive()
+        # What was printed by what is answered here has been written by now.
+        if proc.has_output() or not proc.output.is_between_lines:
+            self._hear_output(proc, flush=True)
         answered = False
         for body in received.frames:
             try:
                 message: FromProc = _decode(body)
             except FrameError as error:
                 return self._lost(proc, f"garbled frame: {error}")
-            if isinstance(message, Done | Raised | Spilled):
+            kind = type(message)
+            if kind is Done or kind is Raised or kind is Spilled:
                 answered |= self._answer(proc, message)
             else:
                 self._say(proc, message)
         if received.fault is not None:
             return self._lost(proc, str(received.fault))
         if answered:
-            self._pool.has_answered(proc)
+            self._pool.has_room(proc)
         if received.closed:
             self._pool.poller.unwatch(proc.channel.read_fd)
             self._pool.happen(proc, ProcEvent.CHANNEL_ENDED)
@@ -91,7 +105,10 @@ class Answers:
         if not data and (not flush or proc.output.is_between_lines):
             return False
         attempt = proc.attempt
-        secrets = attempt.secrets() if attempt is not None else ()
+        secrets: tuple[str, ...] = ()
+        if attempt is not None:
+            secrets = attempt.secrets()
+            attempt.kind.spoke()
         now = time.monotonic()
         for line in proc.output.feed(data, secrets, now, flush=flush):
             self._pool.on_event(
@@ -117,13 +134,16 @@ class Answers:
 
     # --- messages ---------------------------------------------------------------------------
 
-    def _say(self, proc: ProcHandle, message: Hello | Progress | Logged) -> None:
+    def _say(self, proc: ProcHandle, message: Hello | Skipped | Progress | Logged) -> None:
+        if isinstance(message, Skipped):
+            return self._pool.dispatcher.skipped(proc, message.attempt_id, message.place)
         if isinstance(message, Hello):
             if message.protocol != PROTOCOL:
                 return self._lost(
                     proc, f"got protocol {message.protocol}, want protocol {PROTOCOL}"
                 )
             self._pool.nursery.learn_pid(proc, message.pid)
+            proc.revokes = message.revokes
             if proc.state is not ProcState.STARTING:
                 return self._lost(proc, "said hello twice")
             return self._pool.happen(proc, ProcEvent.HELLO_CAME)
@@ -185,10 +205,6 @@ class Answers:
         if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
             proc.late_answer = message  # it counts, once the proc is known to be dead
             return False
-        # What it printed belongs to this attempt, and only its secrets can be taken out of it. It
-        # was written before the answer: nothing else is ready, nothing was written.
-        if pool.poller.batch > 1 or not proc.output.is_between_lines:
-            self._hear_output(proc, flush=True)
         kind = attempt.kind
         kind.ran(message.ran_s)
         proc.actions += 1
@@ -206,29 +222,28 @@ class Answers:
 
     def result_of(self, proc: ProcHandle, attempt: Attempt, message: Answer) -> ActionResult:
         """The result that ``message`` makes."""
+        kind = attempt.kind
         error: ActionError | None = None
         value = None
         if isinstance(message, Raised):
             error = ActionError(message.kind, message.message, message.traceback)
         else:
             try:
-                if isinstance(message, Spilled):
-                    value = spill.open_spilled(self._pool, proc, attempt, message.size)
+                if isinstance(message, Done):
+                    value = kind.decode(message.value)
                 else:
-                    value = attempt.kind.decode(message.value)
+                    value = spill.open_spilled(self._pool, proc, attempt, message.size)
             except FrameError as fault:
-                error = ActionError("ResultTypeError", spill.wrong_type(attempt.kind, fault))
+                error = ActionError("ResultTypeError", spill.wrong_type(kind, fault))
             except OSError as fault:
                 error = ActionError("ResultLost", f"cannot read the result's file: {fault}")
-        if error is None:
-            status = "succeeded"
-        elif isinstance(message, Raised) and message.cancelled and attempt.cancel_cause:
-            status = "cancelled"
-        else:
-            status = "failed"
+        status: Status = "succeeded"
+        if error is not None:
+            ended = isinstance(message, Raised) and message.cancelled and attempt.cancel_cause
+            status = "cancelled" if ended else "failed"
         return ActionResult(
-            status=status,  # type: ignore[arg-type]
-            action_type=attempt.kind.name,
+            status=status,
+            action_type=kind.name,
             attempt_id=attempt.id,
             value=value,
             error=error,

@@ -237,7 +237,7 @@ class Pool:
             self.ledger.enter(attempt)
             if at_once:
                 self.dispatcher.give(chosen.pick(key), attempt)
-            elif chosen.idle or (kind.is_short and self.dispatcher.has_room(chosen)):
+            elif chosen.idle or (kind.may_wait_in_pipe and self.dispatcher.has_room(chosen)):
                 self.dispatcher.dispatch(chosen)
         return attempt_id
 
@@ -320,7 +320,8 @@ class Pool:
         proc.attempt = proc.stalled_on = None
         if proc.behind:
             self.dispatcher.next_of(proc, time.monotonic())
-        self.conclude(attempt, result)
+        if self.ledger.close(attempt, result):
+            self._on_result(attempt.id, result)
         if kind.held:
             self.dispatcher.free(kind)
 
@@ -384,9 +385,11 @@ class Pool:
         self.dispatcher.take_back(proc)
         self.nursery.left(lane, proc, now)
 
-    def has_answered(self, proc: ProcHandle) -> None:
+    def has_room(self, proc: ProcHandle) -> None:
         """The proc has answered something: it takes what waits, or, with nothing more to do, is
         idle or makes room for a new one."""
+        if proc.attempt is None and proc.state is ProcState.BUSY:
+            proc.state = ProcState.IDLE
         lane = self.lanes.get(proc.lane or "")
         if lane is None:
             return
