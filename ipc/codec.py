@@ -48,7 +48,7 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 encode: Callable[[Any], bytes] = _encoder.encode
 
 
-def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:
+def decode(data: bytes | bytearray | msgspec.Raw, kind: Any) -> Any:
     """Return ``data`` decoded as ``kind``; raises `FrameError` whatever is wrong with it."""
     try:
         decoder = _decoder(kind)
@@ -60,14 +60,14 @@ def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:
         raise _fault(data, error) from None
 
 
-def decoder_of(kind: Any) -> Callable[[bytes | msgspec.Raw], Any]:
+def decoder_of(kind: Any) -> Callable[[bytes | bytearray | msgspec.Raw], Any]:
     """A function that decodes as ``kind``, like `decode`, for those who do it often."""
     try:
         decode_it = _decoder(kind).decode
     except TypeError:
         return partial(decode, kind=kind)  # raises at each call
 
-    def decode_as(data: bytes | msgspec.Raw) -> Any:
+    def decode_as(data: bytes | bytearray | msgspec.Raw) -> Any:
         try:
             return decode_it(data)
         except Exception as error:
@@ -76,7 +76,7 @@ def decoder_of(kind: Any) -> Callable[[bytes | msgspec.Raw], Any]:
     return decode_as
 
 
-def _fault(data: bytes | msgspec.Raw, error: Exception) -> FrameError:
+def _fault(data: bytes | bytearray | msgspec.Raw, error: Exception) -> FrameError:
     kind_of = "" if isinstance(error, msgspec.MsgspecError) else f"{type(error).__name__}: "
     return FrameError(f"cannot decode {len(bytes(data))} bytes: {kind_of}{error}")
 

@@ -3,10 +3,10 @@
 Knows: which attempt a proc has begun and when, its last heartbeat, the time it asks for, whether
 its Python code still answers signals, which attempt should end, where stack dumps go.
 Does not know: what anyone does about it.
-Invariants: each field has one writer (`cancelled` and `revoked`: the root, all others: the proc); a field is
-one aligned machine word, stored at once, so that no reader sees half of it; the moments are
-CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump area begins at
-`DUMP_OFFSET` so that a dump never overwrites the marks.
+Invariants: each field has one writer (`cancelled` and `revoked`: the root, all others: the
+proc); a field is one aligned machine word, stored at once, so that no reader sees half of it; the
+moments are CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump area
+begins at `DUMP_OFFSET` so that a dump never overwrites the marks.
 
 A mark costs 0.2 µs where a pipe write costs 0.5 µs and a wake-up, so every action can be
 marked: deadlines count from the true start, and an action that never began is not blamed.
@@ -136,9 +136,6 @@ class Page:
         """The root: should this proc be recycled once it is idle?"""
         return self._words[_WORN_OUT] != 0
 
-    def extension_of(self, attempt_id): return 0.0
-    def heartbeat_at(self): return 0.0
-    def heard(self): return 0
     def close(self) -> None:
         """Drop the mapping. Safe to call twice."""
         self._words.release()

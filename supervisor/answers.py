@@ -28,8 +28,8 @@ from fsmv2.ipc.messages import (
 from fsmv2.supervisor import spill
 from fsmv2.supervisor.core.action import ActionError, ActionResult, Status
 from fsmv2.supervisor.core.events import ActionLogged, ActionProgressed, ProcOutput, ResultDropped
-from fsmv2.supervisor.core.quarantine import CLEAN
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.core.quarantine import CLEAN
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 _decode = decoder_of(FromProc)
+_ANSWERS = (Done, Raised, Spilled)
 
 LAST_READS = 16
 # How long a proc that says too much is not listened to.
@@ -63,8 +64,7 @@ class Answers:
                 message: FromProc = _decode(body)
             except FrameError as error:
                 return self._lost(proc, f"garbled frame: {error}")
-            kind = type(message)
-            if kind is Done or kind is Raised or kind is Spilled:
+            if isinstance(message, _ANSWERS):
                 answered |= self._answer(proc, message)
             else:
                 self._say(proc, message)
@@ -112,9 +112,7 @@ class Answers:
         now = time.monotonic()
         for line in proc.output.feed(data, secrets, now, flush=flush):
             self._pool.on_event(
-                ProcOutput(
-                    slot=proc.slot, line=line, attempt_id=attempt.id if attempt else None
-                )
+                ProcOutput(slot=proc.slot, line=line, attempt_id=attempt.id if attempt else None)
             )
         return bool(data)
 
@@ -212,11 +210,12 @@ class Answers:
         result = self.result_of(proc, attempt, message)
         if kind.record is not CLEAN:
             pool.endings.survived(attempt, result)
-        # With others behind it in the pipe, the next one is at work already.
-        if not proc.behind or proc.state is not ProcState.BUSY:
-            pool.happen(proc, ProcEvent.ANSWER_CAME)
+        if proc.behind and proc.state is ProcState.BUSY:
+            pool.finish(proc, result)  # and the next one is at work already
+            return True
+        pool.happen(proc, ProcEvent.ANSWER_CAME)
         pool.finish(proc, result)
-        if proc.attempt is not None and proc.state is ProcState.IDLE:
+        if proc.attempt is not None:
             pool.happen(proc, ProcEvent.ACTION_GIVEN)
         return True
 

@@ -45,6 +45,7 @@ class ActionKind:
         "concurrency",
         "decode",
         "grace_s",
+        "heartbeat_s",
         "held",
         "is_guarded",
         "is_quiet",
@@ -59,7 +60,6 @@ class ActionKind:
         "running",
         "timeout_s",
         "timeout_s_max",
-        "heartbeat_s",
         "type",
         "value_type",
     )  # fmt: skip
@@ -79,9 +79,7 @@ class ActionKind:
         self.lane = kind.lane
         self.limits = kind.limits
         self.concurrency = kind.limits.concurrency
-        self.is_guarded = (
-            kind.limits.memory_bytes is not None or kind.limits.processes is not None
-        )
+        self.is_guarded = kind.limits.memory_bytes is not None or kind.limits.processes is not None
         self.may_hide = _may_hide(kind)
         self.running = 0
         self.mean_ran_s = _UNKNOWN_S

@@ -100,9 +100,8 @@ class Dispatcher:
             return
         queue = lane.queue
         while lane.idle:
-            if not queue.size:
-                if not lane.waiting_in_pipes or not self._take_back_for_the_idle(lane):
-                    return
+            if not queue.size and not self._take_back_for_the_idle(lane):
+                return
             taken = queue.take()
             if taken is None:
                 return
@@ -224,6 +223,8 @@ class Dispatcher:
 
     def _take_back_for_the_idle(self, lane: Lane) -> bool:
         """A proc is idle and nothing waits but behind others: share it out anew."""
+        if not lane.waiting_in_pipes:
+            return False
         most = max(lane.members, key=lambda proc: len(proc.behind))
         before = lane.queue.size
         if len(most.behind) >= 2:
@@ -322,5 +323,3 @@ class Dispatcher:
             attempt = kind.held.popleft()
             self.unhold(attempt)
             self.give(solo.idle.pop(), attempt)
-
-

@@ -92,7 +92,9 @@ class Pool:
         on_event: OnEvent = lambda event: None,
     ) -> None:
         if QUARANTINE in lanes:
-            raise SpecError(f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own")
+            raise SpecError(
+                f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own"
+            )
         self.options = options
         self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
         # Empty until an action type is kept apart.
@@ -286,7 +288,9 @@ class Pool:
     def release(self, action_type: str) -> bool:
         """An operator's word that a quarantined action type may run again like any other.
         False: no type of that name is in quarantine."""
-        found = [k for k in self.kinds.values() if k.name == action_type and k.record.is_quarantined]
+        found = [
+            k for k in self.kinds.values() if k.name == action_type and k.record.is_quarantined
+        ]
         for kind in found:
             self.leave_quarantine(kind, "an operator released it")
         return bool(found)

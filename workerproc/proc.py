@@ -198,9 +198,6 @@ class Rehearsal(msgspec.Struct, frozen=True):
     """An action that does nothing, see `Proc._rehearse`."""
 
     timeout_s_max: ClassVar[float | None] = None
-    limits: ClassVar[Any] = None
-
-    timeout_s_max: ClassVar[float | None] = None
     limits: ClassVar[None] = None
 
     def execute(self, ctx: Context) -> str:
