@@ -18,6 +18,7 @@ import functools
 import inspect
 import os
 import select
+import struct
 import subprocess
 import sys
 import threading
@@ -28,12 +29,21 @@ from operator import eq
 
 from fsmv2.supervisor.processmemory import ProcessMemory, could_wait
 from fsmv2.supervisor.pythonlayout import Layout, LayoutUnknown, supposed_layout
-from fsmv2.supervisor.pythonstack import UNKNOWN, Frame, Stacks, StackWalk, ThreadStack, printable
+from fsmv2.supervisor.pythonstack import (
+    FRAMES_MAX,
+    UNKNOWN,
+    Frame,
+    Stacks,
+    StackWalk,
+    ThreadStack,
+    printable,
+)
 
 LOOKS_MAX = 3
 TEXT_BYTES_MAX = 256 * 1024
 _TRY_BUDGET_S = 1.0
 _CHILD_PATIENCE_S = 10.0
+_WORD = struct.Struct("<Q")
 
 
 def read_stacks(pid: int, anchor: int, budget_s: float = 0.01) -> str | None:
@@ -125,25 +135,29 @@ def _proven_layout() -> Layout | str:
 
 def _fault_of(layout: Layout) -> str:
     """Compare the own stack as ``layout`` reads it with what the interpreter says; "" if equal."""
+    inside, own, top = layout.inside, _WORD.pack(threading.get_ident()), 0
     until_s = time.monotonic() + _TRY_BUDGET_S
     with ProcessMemory(os.getpid(), until_s) as memory:
         walk = StackWalk(memory.read, layout, layout.main_interpreter, until_s)
-        found = walk.stacks()
-    ident = threading.get_ident()
-    read = [frame for thread in found.threads if thread.ident == ident for frame in thread.frames]
+        for state in walk.thread_states():
+            if memory.read(state + inside.thread_ident, 8) == own:
+                # Read right here, in a call to C, so that the topmost frame is this function's:
+                # the reader's own frames come and go while they are being read.
+                top = _WORD.unpack(os.pread(memory.fd, 8, state + inside.thread_frame))[0]
+                if inside.cframe_frame is not None:
+                    top = _WORD.unpack(os.pread(memory.fd, 8, top + inside.cframe_frame))[0]
+        read, _ = walk.frames_from(top)
     told: list[Frame] = []
     here = inspect.currentframe()
     while here is not None:
         code = here.f_code
         told.append(Frame(printable(code.co_filename), here.f_lineno, printable(code.co_name)))
         here = here.f_back
-    # Above this function are the reader's own frames, and its own line has moved on since.
-    own = [at for at, frame in enumerate(read) if frame.name == told[0].name]
-    below = read[own[0] + 1 :] if own else []
-    if len(below) < _SHAPES_FRAMES or below != told[1 : len(below) + 1]:
+    equal = sum(map(eq, read[1:], told[1:]))  # the line of the first has moved on since
+    if equal < _SHAPES_FRAMES or equal != len(read) - 1:
         return (
             f"layout unknown: cannot read the own stack: got {len(read)} frames, "
-            f"{sum(map(eq, below, told[1:]))} as they are, want {len(told)}"
+            f"{equal} of them as the interpreter says, want {min(len(told), FRAMES_MAX)}"
         )
     return ""
 
@@ -153,7 +167,7 @@ def _plainly(then: Callable[[], object]) -> None:
 
 
 def _from_c(then: Callable[[], object]) -> None:
-    list(map(lambda _: then(), (0,)))
+    max((0,), key=lambda _: bool(then()))
 
 
 def _in_generator(then: Callable[[], object]) -> None:

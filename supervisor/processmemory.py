@@ -75,6 +75,11 @@ class ProcessMemory:
         os.close(self._memory_fd)
         os.close(self._map_fd)
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the memory itself; reads through it may wait."""
+        return self._memory_fd
+
     def forget(self) -> None:
         """Read everything anew from now on: the process has moved on meanwhile."""
         self._pages.clear()

@@ -109,7 +109,7 @@ class StackWalk:
         # A loader moves a binary by whole pages.
         if self._anchor <= 0 or self._slide % _PAGE_BYTES:
             return Stacks((), False)
-        states = self._thread_states()
+        states = self.thread_states()
         if not states:
             return Stacks((), False)
         # New threads are put in at the head, so the last one is the main thread. It comes first
@@ -118,7 +118,8 @@ class StackWalk:
         threads = tuple(self._thread(state) for state in wanted)
         return Stacks(threads, self._is_sound)
 
-    def _thread_states(self) -> list[int]:
+    def thread_states(self) -> list[int]:
+        """The addresses of the threads' states, newest first, as far as they could be read."""
         inside = self._layout.inside
         found: list[int] = []
         try:
@@ -135,25 +136,31 @@ class StackWalk:
             self._is_sound = False
         return found
 
-    def _thread(self, state: int) -> ThreadStack:
-        ident = 0
-        frames: list[Frame] = []
-        is_cut = False
+    def frames_from(self, frame: int) -> tuple[list[Frame], bool]:
+        """The frame at ``frame`` and those that called it, and whether there may be more."""
+        found: list[Frame] = []
         try:
-            ident = self._word(state + self._layout.inside.thread_ident)
-            is_cut = self._walk(self._top_frame(state), frames)
+            return found, self._walk(frame, found)
         except _Senseless:
             self._is_sound = False
-            is_cut = True
+            return found, True
+
+    def _thread(self, state: int) -> ThreadStack:
+        inside = self._layout.inside
+        ident = 0
+        try:
+            ident = self._word(state + inside.thread_ident)
+            top = self._word(state + inside.thread_frame)
+            if inside.cframe_frame is not None:
+                top = self._word(top + inside.cframe_frame)
+        except _Senseless:
+            self._is_sound = False
+            return ThreadStack(ident, (), True)
+        frames, is_cut = self.frames_from(top)
         return ThreadStack(ident, tuple(frames), is_cut)
 
-    def _top_frame(self, state: int) -> int:
-        inside = self._layout.inside
-        top = self._word(state + inside.thread_frame)
-        return self._word(top + inside.cframe_frame) if inside.cframe_frame is not None else top
-
     def _walk(self, frame: int, frames: list[Frame]) -> bool:
-        """Add ``frame`` and those that called it; whether there are more than may be added."""
+        """Add to ``frames`` until the first call or a limit; True for a limit."""
         inside = self._layout.inside
         seen: set[int] = set()
         while frame:
