@@ -47,7 +47,8 @@ def regex() -> None:
 def big_number() -> None:
     print(
         7  # HERE
-        ** 10**9
+        ** 10
+        ** 9
     )
 
 
