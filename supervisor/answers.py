@@ -191,6 +191,8 @@ class Answers:
         kind = attempt.kind
         kind.ran(message.ran_s)
         proc.actions += 1
+        if kind.is_limited and proc.page.is_worn_out():
+            proc.worn = f"a limit of {kind.name} could not be lifted"
         proc.cause = proc.detail = None
         result = self.result_of(proc, attempt, message)
         if kind.record is not CLEAN:

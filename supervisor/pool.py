@@ -406,8 +406,8 @@ class Pool:
             return
         if proc.state is ProcState.IDLE:
             lane.idle.append(proc)
-            if self.options.recycling is not recycling.NEVER:
-                why = self.guard.recycle(proc)
+            if proc.worn is not None or self.options.recycling is not recycling.NEVER:
+                why = proc.worn or self.guard.recycle(proc)
                 if why is not None:
                     proc.detail = why
                     self.retire(proc, "recycled")

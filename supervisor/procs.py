@@ -80,6 +80,7 @@ class ProcHandle:
         "state",
         "theirs",
         "woken_fd",
+        "worn",
     )  # fmt: skip
 
     def __init__(self, slot: str, serial: int, now: float, spread: float = 0.0) -> None:
@@ -101,6 +102,8 @@ class ProcHandle:
         self.deadline_at = math.inf
         self.actions = 0
         self.spread = spread
+        # Why it should not run another action.
+        self.worn: str | None = None
         self.late_answer: Answer | None = None
         self.cause: str | None = None
         self.detail: str | None = None
