@@ -16,7 +16,7 @@ import pytest
 from driving import Driven, driven
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import Action
+from fsmv2.supervisor import Action, cgroups
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.outsidereader import reader_capability
 
@@ -111,19 +111,28 @@ def test_the_slot_runs_its_next_action_while_the_victim_of_a_huge_kill_is_still_
         assert (result.certificate.peak_memory_bytes or 0) > 100 << 20
 
 
-def test_no_process_of_a_fork_bomb_survives_its_kill(shared: Driven, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_groups", [True, False], ids=["kernel groups", "by hand"])
+def test_no_process_of_a_fork_bomb_survives_its_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_groups: bool
+) -> None:
+    """With whatever this machine has, and as if it had no control groups."""
+    if not with_groups:
+        monkeypatch.setattr(cgroups.ProcGroups, "open", lambda name: cgroups.NO_GROUPS)
     marker = tmp_path / "pids"
+    with driven() as made:
+        result = certified(made.run(deadly.ForkOn(str(marker))))
 
-    result = certified(shared.run(deadly.ForkOn(str(marker))))
-
-    assert result.status == "timed_out"
-    pids = [int(line) for line in marker.read_text().split()]
-    assert len(pids) >= 20
-    shared.until(lambda: not any(is_alive(pid) for pid in pids), "all of them dead")
-    # Nor does one start another now.
-    before = marker.read_text()
-    shared.drive_for(0.3)
-    assert marker.read_text() == before
+        assert result.status == "timed_out"
+        assert result.certificate is not None
+        pids = [int(line) for line in marker.read_text().split()]
+        assert len(pids) >= 20
+        assert result.certificate.descendants_killed >= 20
+        made.until(lambda: not any(is_alive(pid) for pid in pids), "all of them dead")
+        # Nor does one start another now.
+        before = marker.read_text()
+        made.drive_for(0.3)
+        assert marker.read_text() == before
+        assert made.run(deadly.WhoAmI()).succeeded
 
 
 CAUSES = {
