@@ -17,12 +17,13 @@ import re
 from fsmv2.supervisor.cgroupplaces import Places, read_text
 
 KMSG_RECORDS_MAX = 500
+LOG_CHARS_MAX = 200
 _KMSG_BYTES = 8192
 _UNLIMITED = 1 << 60
 
 
 class OomCounters:
-    """Looks again and again: `risen` says what has changed since the look before.
+    """`look` now and then while there is work; `risen` says what has changed since.
 
     ``proc`` is where procfs is mounted, ``kmsg`` the kernel log's device.
     """
@@ -34,20 +35,18 @@ class OomCounters:
         with contextlib.suppress(OSError):
             self._kmsg = os.open(kmsg, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.lseek(self._kmsg, 0, os.SEEK_END)  # what is older is not about us
-        self._seen = self._read()
+        self._seen = self._before = self._read()
         self._lines: list[str] = []
 
     def look(self) -> None:
-        """What was counted up to now is not about a later death."""
-        self._seen = self._read()
-        self._lines.clear()
-        self._read_kmsg()
-        self._lines.clear()
+        """What was counted up to the look before this one is not about a later death. (Up to
+        that one: a large process takes a while from the kill that is counted to its end.)"""
+        self._before, self._seen = self._seen, self._read()
 
     def risen(self, pid: int, name: str) -> str | None:
         """What says that the OOM killer has ended the process ``pid`` called ``name`` since the
         last look, and where it was read; None: nothing does."""
-        before, self._seen = self._seen, self._read()
+        before, now = self._before, self._read()
         self._read_kmsg()
         # "Killed process 17 (fsmv2.1.p3)"; in another PID namespace the number is another one.
         named = next(
@@ -58,15 +57,18 @@ class OomCounters:
             ),
             None,
         )
-        for file, count in self._seen.items():
+        self._lines.clear()
+        for file, count in now.items():
             old = before.get(file)
             if old is None or count <= old:
                 continue
             told = f"oom_kill of {file} rose from {old} to {count}"
-            if file != self._vmstat:
-                return told
-            if named is not None:
-                return f"{told}, and the kernel log says: {named[:200]}"
+            if file == self._vmstat:
+                if named is None:
+                    continue
+                told += f", and the kernel log says: {named[:LOG_CHARS_MAX]}"
+            self._before = self._seen = now
+            return told
         return None
 
     def _read(self) -> dict[str, int]:

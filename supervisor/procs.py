@@ -73,6 +73,7 @@ class ProcHandle:
         "page_fd",
         "pid",
         "pidfd",
+        "processes_max",
         "ready_at",
         "replaced_at",
         "revokes",
@@ -106,6 +107,8 @@ class ProcHandle:
         self.deadline_at = math.inf
         self.actions = 0
         self.spread = spread
+        # How many processes the kernel lets it have below it.
+        self.processes_max: int | None = None
         # Why it should not run another action.
         self.worn: str | None = None
         self.late_answer: Answer | None = None

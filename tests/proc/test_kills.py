@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import deadly_actions as deadly
 import pytest
 from driving import Driven, driven
+from running import until
 
 from fsmv2.ipc.linux import is_alive
 from fsmv2.supervisor import Action, cgroups
@@ -186,7 +189,7 @@ def test_memory_of_what_an_action_started_counts_too(shared: Driven) -> None:
 def test_too_many_processes_are_the_end_of_the_action(shared: Driven) -> None:
     result = shared.run(deadly.ForkTooMuch())
 
-    if result.status == "failed":  # an ordinary user is held to it by the kernel already
+    if result.status == "failed":  # the kernel holds it to that where it can
         assert result.error is not None
         assert result.error.type == "BlockingIOError"
         return
@@ -287,3 +290,69 @@ def test_others_in_flight_and_in_the_queue_are_untouched_by_all_of_these(
         assert all(made.result(attempt).succeeded for attempt in queued)
         assert all(made.result(attempt).certificate is not None for attempt in hit)
         assert path.read_text() == "begin\nend\n"  # once
+
+
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+MEMORY_GROUPS_V2 = Path("/sys/fs/cgroup")
+
+RUN_IN_GROUP = """
+import os, sys
+with open(sys.argv[1], "w") as file:
+    file.write(str(os.getpid()))
+import deadly_actions as deadly
+from driving import driven
+
+if __name__ == "__main__":
+    with driven() as made:
+        made.wait_ready()
+        bystander = made.submit(deadly.BeatToTheEnd(30), timeout_s=60.0)
+        result = made.run(deadly.TouchMemory(400 << 20))
+        print(result.status, result.verdict, result.certificate.sent_by, sep="|")
+        print(made.result(bystander).status)
+"""
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A memory control group of 200 MiB; its list of processes."""
+    v1 = MEMORY_GROUPS.is_dir()
+    parent, limit, swap = (
+        (MEMORY_GROUPS, "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        if v1
+        else (MEMORY_GROUPS_V2, "memory.max", "memory.swap.max")
+    )
+    group = parent / f"fsmv2test{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"cannot make a memory control group: {error}")
+    try:
+        try:
+            (group / limit).write_text(str(200 << 20))
+        except OSError as error:
+            pytest.skip(f"cannot limit a memory control group: {error}")
+        if (group / swap).exists():
+            (group / swap).write_text(str(200 << 20) if v1 else "0")
+        yield group / "cgroup.procs"
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
+
+
+def test_kill_by_the_kernels_oom_killer_is_told_from_other_kills(small_group: Path) -> None:
+    here = Path(__file__).parent
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", RUN_IN_GROUP, str(small_group)],
+        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent / 'support'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    told, bystander = ended.stdout.splitlines()
+    status, verdict, sent_by = told.split("|")
+    assert (status, verdict) == ("crashed", "out_of_memory")
+    assert sent_by.startswith("the kernel's OOM killer: oom_kill of ")
+    assert bystander == "succeeded"
