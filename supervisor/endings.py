@@ -68,32 +68,34 @@ class Endings:
     def _settle(self, proc: ProcHandle, code: int | None, cpu_s: float, now: float) -> None:
         """What was on the dead proc: begun or not, answered or not."""
         pool = self._pool
-        begun_id = proc.page.begun()[0]
-        # A proc works in order: what stands before the one begun last was begun too, and its
-        # answer was lost with the channel.
         order = [one for one in (proc.attempt, *proc.behind) if one is not None]
+        for attempt in proc.behind:
+            attempt.lane.waiting_in_pipes -= 1
+        proc.attempt = None
+        proc.behind.clear()
+        # A proc works in order: what stands before the one begun last was begun too, and its
+        # answer is late, or was lost with the channel.
+        begun_id = proc.page.begun()[0]
         begun = next((n for n, one in enumerate(order, 1) if one.id == begun_id), 0)
-        for number in range(begun):
-            attempt = order[number]
-            late = proc.late_answer
-            if late is not None and late.attempt_id == attempt.id and proc.cause != "stop":
+        again = []
+        for number, attempt in enumerate(order):
+            late = proc.late_answers.get(attempt.id)
+            if late is not None and proc.cause != "stop":
                 result = pool.answers.result_of(proc, attempt, late)
                 self.survived(attempt, result)
-            else:
+            elif number < begun or not self._may_begin_again(attempt):
                 result = self._death_of(proc, attempt, code, cpu_s, now)
                 self._died(attempt, result)
-            pool.finish(proc, result)
-        for attempt in reversed(order[begun:]):
-            if attempt.begins >= BEGINS_MAX or pool.closing or attempt.cancel_cause:
-                continue  # below, in order
-            if attempt is not proc.attempt:
-                proc.behind.remove(attempt)
-                attempt.lane.waiting_in_pipes -= 1
+            else:
+                again.append(attempt)
+                continue
+            pool.settle(attempt, result)
+        for attempt in reversed(again):
             pool.dispatcher.put_back(attempt)
-            if attempt is proc.attempt:
-                pool.dispatcher.next_of(proc, now)
-        while proc.attempt is not None:
-            pool.finish(proc, self._death_of(proc, proc.attempt, code, cpu_s, now))
+
+    def _may_begin_again(self, attempt: Attempt) -> bool:
+        closing = self._pool.closing
+        return attempt.begins < BEGINS_MAX and not closing and attempt.cancel_cause is None
 
     def _death_of(
         self, proc: ProcHandle, attempt: Attempt, code: int | None, cpu_s: float, now: float

@@ -321,14 +321,18 @@ class Pool:
         attempt = proc.attempt
         if attempt is None:
             return
+        proc.attempt = proc.stalled_on = None
+        if proc.behind:
+            self.dispatcher.next_of(proc, time.monotonic())
+        self.settle(attempt, result)
+
+    def settle(self, attempt: Attempt, result: ActionResult) -> None:
+        """Give the one result of an attempt that was on a proc; its key is free."""
         kind = attempt.kind
         attempt.proc = None
         kind.running -= 1
         if attempt.key:
             attempt.lane.queue.release(attempt.key)
-        proc.attempt = proc.stalled_on = None
-        if proc.behind:
-            self.dispatcher.next_of(proc, time.monotonic())
         if self.ledger.close(attempt, result):
             self._on_result(attempt.id, result)
         if kind.held:

@@ -63,7 +63,7 @@ class ProcHandle:
         "is_watched",
         "killed_at",
         "lane",
-        "late_answer",
+        "late_answers",
         "look",
         "orders",
         "output",
@@ -111,7 +111,8 @@ class ProcHandle:
         self.processes_max: int | None = None
         # Why it should not run another action.
         self.worn: str | None = None
-        self.late_answer: Answer | None = None
+        # By attempt; they count once it is known to be dead.
+        self.late_answers: dict[int, Answer] = {}
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
