@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 
-class Message(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Base of all messages; never sent itself."""
+class Message(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, array_like=True):
+    """Base of all messages; never sent itself. As an array on the wire: tag, then the fields in
+    order, a third of the bytes and half of the time of a map."""
 
 
 # --- root to proc ---------------------------------------------------------------------------
@@ -27,7 +28,6 @@ class Run(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="run")
     action: str
     payload: msgspec.Raw
     timeout_s: float
-    key: str = ""
 
 
 class Exit(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="exit"):
@@ -48,11 +48,23 @@ class Hello(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="hel
 
 
 class Done(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="done"):
-    """The action returned; ``value`` is what it returned, encoded."""
+    """The action returned; ``value`` is what it returned, encoded. It began at ``began_at``
+    (CLOCK_MONOTONIC seconds, which all processes of a machine share) and took ``ran_s``."""
 
     attempt_id: int
     value: msgspec.Raw
-    cpu_s: float
+    began_at: float
+    ran_s: float
+
+
+class Spilled(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="spilled"):
+    """The action returned more than a frame holds: ``size`` encoded bytes are in the file
+    ``spill-ATTEMPT`` of the proc's scratch folder."""
+
+    attempt_id: int
+    size: int
+    began_at: float
+    ran_s: float
 
 
 class Raised(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="raised"):
@@ -62,7 +74,8 @@ class Raised(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="ra
     kind: str
     message: str
     traceback: str
-    cpu_s: float
+    began_at: float
+    ran_s: float
     cancelled: bool = False
 
 
@@ -82,7 +95,8 @@ class Logged(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="lo
     fields: dict[str, Any]
 
 
-FromProc = Hello | Done | Raised | Progress | Logged
+Answer = Done | Spilled | Raised
+FromProc = Hello | Answer | Progress | Logged
 
 # --- root and template ----------------------------------------------------------------------
 

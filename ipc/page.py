@@ -66,6 +66,9 @@ class Page:
         """The proc: should this attempt end?"""
         return bool(_ID.unpack_from(self._map, _CANCELLED_AT)[0] == attempt_id)
 
+    def extension_of(self, attempt_id): return 0.0
+    def heartbeat_at(self): return 0.0
+    def heard(self): return 0
     def close(self) -> None:
         """Drop the mapping."""
         self._map.close()

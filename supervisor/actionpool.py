@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, check_action_type
 from fsmv2.supervisor.core.errors import FsmError
-from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pool import Pool, PoolOptions
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.settings import default_procs
 
@@ -89,9 +89,7 @@ class ActionPool:
         self._early: dict[int, ActionResult] = {}
         self._pool = Pool(
             {"actions": default_procs() if procs is None else procs},
-            spares=spares,
-            queue=queue,
-            preload=preload,
+            PoolOptions(spares=spares, queue=queue, preload=preload),
             run_folder=self._folder,
             on_result=self._on_result,
         )

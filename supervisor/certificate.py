@@ -63,7 +63,6 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
     cause: str | None
     exit_code: int | None
-    timeout_s: float
     look: LastLook
     stack: str | None
     descendants_killed: int
@@ -101,7 +100,7 @@ def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
     killed = ending.exit_code == -signal.SIGKILL
     match ending.cause:
         case "deadline" if killed:
-            who = f"the root: its deadline of {ending.timeout_s:g} s had passed"
+            who = f"the root: {ending.detail}"
             if ending.look.state in ("T", "t"):
                 return "timed_out", "stopped_process", who
             return "timed_out", "timed_out", who

@@ -43,6 +43,10 @@ class Poller:
             self._epoll.register(fd, mask)
         self._handlers[fd] = handler
 
+    def is_watched(self, fd: int) -> bool:
+        """Whether a handler waits for ``fd``."""
+        return fd in self._handlers
+
     def unwatch(self, fd: int) -> None:
         """Stop watching ``fd``. Call it before the descriptor is closed; harmless twice."""
         if self._handlers.pop(fd, None) is not None:

@@ -1,9 +1,10 @@
 """The pool: actions in, exactly one result each out; every proc killable at any moment.
 
-Knows: lanes, the queue of each, deadlines, which proc runs what, when a spare steps in.
+Knows: attempts from submit to result, the effects of the procs' table, what is reported.
 Does not know: workers, the tree, why an action runs.
-Invariants: I2 one action per proc and one live attempt per key; I6 a killed proc is never
-reused; no lock, queue or descriptor is shared by two procs; no call here waits (but `close`).
+Invariants: I2 one action at work per proc and one live attempt per key; I6 a killed proc is
+never reused; no lock, queue or descriptor is shared by two procs; no call here waits (but
+`close`).
 
 Single-threaded: whoever owns it polls `fileno()` until `next_moment()` and calls `step`.
 """
@@ -11,101 +12,114 @@ Single-threaded: whoever owns it polls `fileno()` until `next_moment()` and call
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable
-from functools import partial
+from typing import Literal
 
 import msgspec
 
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, FrameError
 from fsmv2.ipc.linux import is_subreaper, set_subreaper
-from fsmv2.ipc.messages import Exit, Run
-from fsmv2.ipc.redact import secrets_in
+from fsmv2.ipc.messages import Exit
 from fsmv2.supervisor.answers import Answers
-from fsmv2.supervisor.attempts import BEGINS_MAX, Attempt, Ledger
-from fsmv2.supervisor.core.action import (
-    Action,
-    ActionError,
-    ActionResult,
-    action_name,
-    action_reference,
-    value_type,
-)
-from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.attempts import Attempt, Ledger
+from fsmv2.supervisor.core import events, quarantine
+from fsmv2.supervisor.core.action import Action, ActionError, ActionResult
+from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.procfsm import ProcEffect, ProcEvent, ProcState, step
-from fsmv2.supervisor.core.queue import KeyedQueue
+from fsmv2.supervisor.core.quarantine import QuarantineRules
+from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.deadlines import Deadlines
+from fsmv2.supervisor.endings import Endings
+from fsmv2.supervisor.guard import Guard
+from fsmv2.supervisor.kinds import ActionKind, Kinds
+from fsmv2.supervisor.lanes import PIPELINE, QUARANTINE, Dispatcher, Lane
 from fsmv2.supervisor.nursery import Nursery
-from fsmv2.supervisor.poller import WRITABLE, Poller
+from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.procs import ProcHandle
 
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
 STACK_BUDGET_S = 0.020
 LEAVE_BUDGET_S = 0.050
-AFFINITIES_MAX = 10_000
+RETIRE_BUDGET_S = 1.0
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
+StartMethod = Literal["auto", "template", "spawn"]
 
 
-class Lane:
-    """Procs reserved for one purpose, and what waits for them."""
+class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a pool treats its procs.
 
-    __slots__ = ("affinity", "idle", "members", "name", "queue", "size")
+    ``spares`` warm procs wait to take a killed one's place. ``queue`` actions may wait in a lane.
+    ``pipeline`` short actions at most are with one proc at a time, the others waiting in its
+    pipe (1: none waits there). ``starts_per_s`` procs are started a second in the long run. A
+    result of more than ``result_bytes_max`` encoded bytes is a failure. ``preload`` are modules
+    the template imports before it forks, ``search`` folders it finds them in.
+    """
 
-    def __init__(self, name: str, size: int, queue: int) -> None:
-        self.name = name
-        self.size = size
-        self.queue: KeyedQueue[Attempt] = KeyedQueue(queue)
-        self.members: set[ProcHandle] = set()
-        self.idle: list[ProcHandle] = []
-        self.affinity: dict[str, ProcHandle] = {}
+    spares: int = 1
+    queue: int = 1_000
+    pipeline: int = PIPELINE
+    starts_per_s: float = 100.0
+    result_bytes_max: int = 256 << 20
+    recycling: Recycling = Recycling()
+    quarantine: QuarantineRules | None = None
+    start_method: StartMethod = "auto"
+    preload: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
 
 
 class Pool:
     """Lanes of procs. ``lanes`` maps a lane's name to its number of procs.
 
     ``on_result(attempt_id, result)`` is called from `step` (or from `submit`, for a refusal),
-    exactly once per attempt. ``preload`` are modules the template imports before it forks.
+    exactly once per attempt; a large value is still in its file, see `spill.load`.
     """
 
     def __init__(
         self,
         lanes: dict[str, int],
+        options: PoolOptions,
         *,
-        spares: int = 1,
-        queue: int = 1_000,
-        preload: tuple[str, ...] = (),
-        search: tuple[str, ...] = (),
         run_folder: str,
         metrics_folder: str | None = None,
         on_result: OnResult,
         on_event: OnEvent = lambda event: None,
-        seed: int | None = None,
     ) -> None:
-        self.lanes = {name: Lane(name, size, queue) for name, size in lanes.items()}
+        if QUARANTINE in lanes:
+            raise SpecError(f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own")
+        self.options = options
+        self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
+        # Empty until an action type is kept apart.
+        self.lanes[QUARANTINE] = Lane(QUARANTINE, 0, options.queue)
         self.spares: list[ProcHandle] = []
         self.ledger = Ledger()
+        self.kinds = Kinds()
         self.closing = False
         self.on_event = on_event
         self.run_folder = run_folder
-        self.random = random.Random(seed)
+        self.metrics_folder = metrics_folder
+        self.random = random.Random()
         self._on_result = on_result
         self.poller = Poller()
         self.deadlines = Deadlines()
         self._was_subreaper = is_subreaper()
+        self.dispatcher = Dispatcher(self, options.pipeline)
+        self.guard = Guard(self)
         self.answers = Answers(self)
-        self.nursery = Nursery(
-            self, sum(lanes.values()) + spares, preload, search, run_folder, metrics_folder
-        )
+        self.endings = Endings(self)
+        self.nursery = Nursery(self)
 
     def __repr__(self) -> str:
         lanes = ", ".join(
             f"{lane.name}: {len(lane.members)} procs, {len(lane.idle)} idle, {lane.queue!r}"
             for lane in self.lanes.values()
+            if lane.size
         )
         return f"<Pool {lanes}; {len(self.spares)} spare>"
 
@@ -148,18 +162,16 @@ class Pool:
         Waits at most ``grace_s`` for procs to leave by themselves, then kills them.
         """
         self.closing = True
-        for lane in self.lanes.values():
-            while (taken := lane.queue.take()) is not None:
-                attempt, key = taken
-                lane.queue.release(key)
-                self._finish(attempt, self.answers.cancelled_before_start(attempt))
+        for attempt in self.ledger:
+            if attempt.proc is None:
+                self._take_out(attempt)
+                self.conclude(attempt, self.endings.cancelled_before_start(attempt))
         for proc in list(self.nursery.procs):
             if proc.attempt is not None:
                 proc.cause = proc.cause or "stop"
                 self.happen(proc, ProcEvent.KILL_ORDERED)
             else:
-                proc.cause = proc.cause or "retired"
-                self.happen(proc, ProcEvent.LEAVE_ORDERED)
+                self.retire(proc, "retired")
         give_up = time.monotonic() + grace_s
         while self.nursery.procs and time.monotonic() < give_up:
             self.wait(0.05)
@@ -180,131 +192,134 @@ class Pool:
         action: Action,
         *,
         key: str = "",
-        lane: str = "actions",
+        lane: str | None = None,
         timeout_s: float | None = None,
         urgent: bool = False,
     ) -> int:
         """Take ``action`` and return its attempt id. Never waits, never raises for a full queue.
 
-        Attempts of one ``key`` run in order, one at a time; "" is a key of its own each time.
-        What cannot be run (queue full, payload too large, closing) has the result "refused".
+        Attempts of one ``key`` run in order, one at a time; "" is no key. ``lane`` and
+        ``timeout_s`` replace the type's own. What cannot be run (queue full, payload too large,
+        unknown lane, closing) has the result "refused".
         """
-        now = time.monotonic()
-        kind = type(action)
-        attempt = Attempt(
-            self.ledger.next_id(), kind, action_name(kind), "", b"", None, (), key, lane,
-            kind.timeout_s if timeout_s is None else timeout_s, kind.grace_s, now,
-        )  # fmt: skip
-        if not key:
-            attempt.key = f"\0{attempt.id}"
-        self.ledger.enter(attempt)
-        why = self._prepare(attempt, action)
-        if why is None:
-            queue = self.lanes[lane].queue
-            if queue.offer(attempt, attempt.key, urgent):
-                self.dispatch(self.lanes[lane])
-                return attempt.id
-            why = ActionError(
-                "QueueFull", f"got {len(queue)} waiting, want at most {queue.capacity}"
+        attempt_id = self.ledger.next_id()
+        try:
+            kind = self.kinds[type(action)]
+            payload = encode(action)
+            chosen = self._lane_of(lane or kind.lane)
+            if len(payload) > PAYLOAD_BYTES_MAX:
+                raise Refused(
+                    "PayloadTooLarge",
+                    f"got {len(payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes",
+                )
+            if self.closing:
+                raise Refused("PoolClosed", "cannot run an action: the pool is closing")
+            if timeout_s is None:
+                timeout_s = kind.timeout_s
+            elif not 0 < timeout_s < math.inf:
+                raise Refused("SpecError", f"got timeout_s {timeout_s!r}, want more than 0")
+            attempt = Attempt(
+                attempt_id, kind, payload, key, chosen, timeout_s, time.monotonic(), urgent
             )
-        self._finish(attempt, self.answers.refused(attempt, why))
-        return attempt.id
+            if not chosen.queue.offer(attempt, key, urgent):
+                queue = chosen.queue
+                raise Refused(
+                    "QueueFull",
+                    f"got {queue.size + queue.held} waiting, want at most {queue.capacity}",
+                )
+        except Refused as why:
+            self._refuse(attempt_id, type(action), ActionError(why.kind, str(why)))
+        except (TypeError, OverflowError, RecursionError, ValueError, SpecError) as error:
+            self._refuse(attempt_id, type(action), ActionError(type(error).__name__, str(error)))
+        else:
+            self.ledger.enter(attempt)
+            if chosen.idle or (kind.is_short and self.dispatcher.has_room(chosen)):
+                self.dispatcher.dispatch(chosen)
+        return attempt_id
+
+    def _lane_of(self, name: str) -> Lane:
+        lane = self.lanes.get(name)
+        if lane is None or name == QUARANTINE:
+            known = ", ".join(sorted(self.lanes.keys() - {QUARANTINE}))
+            raise Refused("SpecError", f"got lane {name!r}, want one of {known}")
+        return lane
+
+    def _refuse(self, attempt_id: int, kind: type, error: ActionError) -> None:
+        result = ActionResult(
+            status="refused",
+            action_type=kind.__qualname__,
+            attempt_id=attempt_id,
+            error=error,
+            ended_at=time.time(),
+        )
+        self.ledger.count(result)
+        self._on_result(attempt_id, result)
 
     def cancel(self, attempt_id: int, cause: str = "cancelled") -> bool:
         """Have an attempt end: taken from the queue, or told and (after its type's grace) killed.
-        False: it has its result already."""
+        ``cause`` "operator" or "stop": killed at once. False: it has its result already."""
         attempt = self.ledger.get(attempt_id)
         if attempt is None:
             return False
         proc = attempt.proc
-        if proc is None:
-            if self.lanes[attempt.lane].queue.discard(attempt, attempt.key):
-                self._finish(attempt, self.answers.cancelled_before_start(attempt))
+        if proc is not None and proc.attempt is not attempt:
+            self.dispatcher.take_back(proc)
+        if attempt.proc is None:
+            self._take_out(attempt)
+            self.conclude(attempt, self.endings.cancelled_before_start(attempt))
+            for lane in self.lanes.values():
+                self.dispatcher.dispatch(lane)
             return True
-        if attempt.cancel_cause is None:
+        if attempt.cancel_cause in (None, "cancelled") and attempt.cancel_cause != cause:
+            now = time.monotonic()
             attempt.cancel_cause = cause
+            attempt.cancelled_at = now
             proc.page.cancel(attempt.id)
-            moment = time.monotonic() + (attempt.grace_s if cause == "cancelled" else 0.0)
-            self.deadlines.set(moment, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
+            if proc.attempt is attempt:
+                self.deadlines.look_again(proc, now)
         return True
+
+    def release(self, action_type: str) -> bool:
+        """An operator's word that a quarantined action type may run again like any other.
+        False: no type of that name is in quarantine."""
+        found = [k for k in self.kinds if k.name == action_type and k.record.is_quarantined]
+        for kind in found:
+            self.leave_quarantine(kind, "an operator released it")
+        return bool(found)
 
     def in_flight(self, attempt_id: int) -> Attempt | None:
         """The attempt if it has no result yet."""
         return self.ledger.get(attempt_id)
 
-    def _prepare(self, attempt: Attempt, action: Action) -> ActionError | None:
-        if self.closing:
-            return ActionError("PoolClosed", "cannot run an action: the pool is closing")
-        try:
-            attempt.reference = action_reference(attempt.kind)
-            attempt.value_type = _value_type(attempt.kind)
-            attempt.payload = encode(action)
-        except (TypeError, OverflowError, RecursionError, ValueError, SpecError) as error:
-            return ActionError(type(error).__name__, str(error))
-        if len(attempt.payload) > PAYLOAD_BYTES_MAX:
-            return ActionError(
-                "PayloadTooLarge",
-                f"got {len(attempt.payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes",
-            )
-        attempt.secrets = secrets_in(action)
-        return None
+    def _take_out(self, attempt: Attempt) -> None:
+        """Take a waiting attempt out of wherever it waits."""
+        if attempt.is_held:
+            attempt.kind.held.remove(attempt)
+            self.dispatcher.unhold(attempt)
+            attempt.lane.queue.release(attempt.key)
+        else:
+            attempt.lane.queue.discard(attempt, attempt.key)
 
-    def dispatch(self, lane: Lane) -> None:
-        """Give waiting attempts to idle procs. The single place where that happens."""
-        while lane.idle and not self.closing:
-            taken = lane.queue.take()
-            if taken is None:
-                return
-            attempt, key = taken
-            proc = lane.affinity.get(key)
-            # Back to the proc that holds the key's warm connections, if that costs no waiting.
-            if proc is None or proc.state is not ProcState.IDLE or proc.lane != lane.name:
-                proc = lane.idle[-1]
-            lane.idle.remove(proc)
-            self._give(lane, proc, attempt)
-
-    def _give(self, lane: Lane, proc: ProcHandle, attempt: Attempt) -> None:
-        now = time.monotonic()
-        proc.attempt = attempt
-        attempt.proc = proc
-        attempt.begins += 1
-        attempt.dispatched_at = now
-        if len(lane.affinity) >= AFFINITIES_MAX:
-            lane.affinity.clear()
-        lane.affinity[attempt.key] = proc
-        proc.log_tail.clear()
-        proc.stack = None
-        proc.state, _ = step(proc.state, ProcEvent.ACTION_GIVEN)
-        self.deadlines.set(now + attempt.timeout_s, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
-        order = Run(attempt.id, attempt.reference, msgspec.Raw(attempt.payload), attempt.timeout_s)
-        if not proc.channel.send(encode(order)):
-            # It has just died: the kernel will say so, and the attempt goes to another proc.
-            return
-        if proc.channel.wants_write:
-            self.poller.watch(proc.channel.write_fd, partial(self._writable, proc), WRITABLE)
+    # --- results ----------------------------------------------------------------------------
 
     def finish(self, proc: ProcHandle, result: ActionResult) -> None:
-        """The attempt of ``proc`` is over: free its key, give its one result."""
+        """The attempt of ``proc`` is over: its key is free, its result is given, what waits
+        behind it in the pipe has its turn."""
         attempt = proc.attempt
-        proc.attempt = None
         if attempt is None:
             return
+        kind = attempt.kind
         attempt.proc = None
-        self.lanes[attempt.lane].queue.release(attempt.key)
-        self._finish(attempt, result)
+        kind.running -= 1
+        if attempt.key:
+            attempt.lane.queue.release(attempt.key)
+        self.dispatcher.next_of(proc, time.monotonic())
+        self.conclude(attempt, result)
+        if kind.held:
+            self.dispatcher.free(kind)
 
-    def put_back(self, proc: ProcHandle) -> bool:
-        """The proc died before it began its attempt: let another one run it. False: it has been
-        given out too often, or the pool is closing."""
-        attempt = proc.attempt
-        if attempt is None or attempt.begins >= BEGINS_MAX or self.closing or attempt.cancel_cause:
-            return False
-        proc.attempt = None
-        attempt.proc = None
-        self.lanes[attempt.lane].queue.put_back(attempt, attempt.key)
-        return True
-
-    def _finish(self, attempt: Attempt, result: ActionResult) -> None:
+    def conclude(self, attempt: Attempt, result: ActionResult) -> None:
+        """Give the attempt its one result; a second one is dropped and counted."""
         if self.ledger.close(attempt, result):
             self._on_result(attempt.id, result)
 
@@ -318,6 +333,11 @@ class Pool:
         proc.state, effects = step(proc.state, event)
         for effect in effects:
             self._carry_out(proc, effect)
+
+    def retire(self, proc: ProcHandle, cause: str) -> None:
+        """Have an idle proc leave by itself."""
+        proc.cause = proc.cause or cause
+        self.happen(proc, ProcEvent.LEAVE_ORDERED)
 
     def _carry_out(self, proc: ProcHandle, effect: ProcEffect) -> None:
         now = time.monotonic()
@@ -343,40 +363,63 @@ class Pool:
                     proc.channel.send(encode(Exit()))
             case ProcEffect.WAIT_TO_LEAVE:
                 # A dying proc closes its files a moment before the kernel reports its death.
-                wait_s = LEAVE_BUDGET_S if proc.cause != "retired" else 1.0
+                willed = proc.cause in ("retired", "recycled")
+                wait_s = RETIRE_BUDGET_S if willed else LEAVE_BUDGET_S
                 self.deadlines.set(now + wait_s, proc, ProcEvent.LEAVE_OVERDUE)
             case ProcEffect.BURY:
-                self.answers.bury(proc, now)
+                self.endings.bury(proc, now)
             case ProcEffect.ANSWER:
                 pass  # the message itself is in hand where the event was made: see Answers
 
     def _leave_lane(self, proc: ProcHandle, now: float) -> None:
         lane = self.lanes.get(proc.lane or "")
         if lane is not None:
-            lane.members.discard(proc)
-            if proc in lane.idle:
-                lane.idle.remove(proc)
-            for key in [key for key, holder in lane.affinity.items() if holder is proc]:
-                del lane.affinity[key]
+            lane.drop(proc)
+        # What it has not begun goes elsewhere now, not when the kernel has freed its memory.
+        self.dispatcher.take_back(proc)
         self.nursery.left(lane, proc, now)
 
     def idle_again(self, proc: ProcHandle) -> None:
-        """The proc has answered: it takes the next attempt of its lane."""
+        """The proc has answered all it had: it takes what waits, or makes room for a new one."""
+        why = self.guard.recycle(proc)
         lane = self.lanes[proc.lane or ""]
         lane.idle.append(proc)
-        self.dispatch(lane)
+        if why is not None:
+            proc.detail = why
+            self.retire(proc, "recycled")
 
-    def _writable(self, proc: ProcHandle, _mask: int) -> None:
-        proc.channel.flush()
-        if not proc.channel.wants_write:
-            self.poller.unwatch(proc.channel.write_fd)
+    # --- quarantine -------------------------------------------------------------------------
+
+    def enter_quarantine(self, kind: ActionKind) -> None:
+        """Keep a type apart: one attempt at a time, on a proc of its own, ever more rarely."""
+        lane = self.lanes[QUARANTINE]
+        lane.size = 1
+        self.on_event(
+            events.ActionTypeQuarantined(
+                action_type=kind.name,
+                verdict=kind.record.verdict,
+                deaths=len(kind.record.deaths),
+                retry_in_s=max(0.0, kind.record.not_before - time.monotonic()),
+            )
+        )
+
+    def leave_quarantine(self, kind: ActionKind, reason: str) -> None:
+        """The type runs like any other again."""
+        since = kind.record.since
+        kind.record = quarantine.CLEAN
+        self.on_event(
+            events.ActionTypeReleased(
+                action_type=kind.name,
+                reason=reason,
+                quarantined_s=time.monotonic() - (since or 0.0),
+            )
+        )
+        self.dispatcher.free(kind)
 
 
-_value_types: dict[type[Action], object] = {}
+class Refused(FsmError):
+    """An action that is not taken; ``kind`` is what its result's error is called."""
 
-
-def _value_type(kind: type[Action]) -> object:
-    known = _value_types.get(kind)
-    if known is None:
-        known = _value_types[kind] = value_type(kind)
-    return known
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind

@@ -9,6 +9,8 @@ reaped, so never a stranger's; nothing here waits.
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import signal
 from collections import deque
@@ -17,17 +19,17 @@ from typing import TYPE_CHECKING
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.linux import descendants_of
 from fsmv2.ipc.page import Page, clear_dump, create_page, read_dump
-from fsmv2.ipc.redact import redact
 from fsmv2.supervisor.certificate import LastLook, look_at
 from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.output import Allowance, OutputLines
 
 if TYPE_CHECKING:
-    from fsmv2.ipc.messages import Done, Raised
+    from fsmv2.ipc.messages import Answer
     from fsmv2.supervisor.attempts import Attempt
 
-LOG_TAIL_LINES = 20
-OUTPUT_LINE_CHARS_MAX = 1_000
-OUTPUT_PARTIAL_BYTES_MAX = 64 * 1024
+# Progress and log records a proc may send; what is more is not listened to for a while.
+CHATTER_PER_S = 2_000.0
+CHATTER_AT_ONCE = 5_000.0
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
 
@@ -36,20 +38,26 @@ class ProcHandle:
     """The root's side of one proc, from the fork order to the reaping."""
 
     __slots__ = (
-        "_partial",
+        "actions",
         "attempt",
+        "attempt_at",
+        "behind",
         "below",
         "cause",
         "channel",
+        "chatter",
+        "deadline_at",
         "descendants_killed",
         "detail",
+        "echoes",
         "fork_sent_at",
+        "gives_packets",
+        "is_watched",
         "killed_at",
         "lane",
-        "last_key",
         "late_answer",
-        "log_tail",
         "look",
+        "output",
         "output_fd",
         "overdue_at",
         "page",
@@ -60,24 +68,36 @@ class ProcHandle:
         "replaced_at",
         "serial",
         "slot",
+        "spread",
         "stack",
+        "stalled_on",
         "state",
         "theirs",
         "woken_fd",
     )  # fmt: skip
 
-    def __init__(self, slot: str, serial: int, now: float) -> None:
+    def __init__(self, slot: str, serial: int, now: float, spread: float = 0.0) -> None:
         self.slot = slot
         self.serial = serial
         self.state = ProcState.STARTING
         self.lane: str | None = None
         self.attempt: Attempt | None = None
-        self.last_key: str | None = None
-        self.late_answer: Done | Raised | None = None
+        # When ``attempt`` was given or, if it waited in the pipe, when its turn had come.
+        self.attempt_at = 0.0
+        # What waits in the pipe behind it, in order.
+        self.behind: deque[Attempt] = deque()
+        # The attempt that keeps those behind it waiting for too long.
+        self.stalled_on: Attempt | None = None
+        self.is_watched = False
+        self.deadline_at = math.inf
+        self.actions = 0
+        self.spread = spread
+        self.late_answer: Answer | None = None
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
         self.stack: str | None = None
+        self.echoes = 0
         self.descendants_killed = 0
         self.below: list[int] = []
         self.overdue_at: float | None = None
@@ -87,9 +107,9 @@ class ProcHandle:
         self.ready_at: float | None = None
         self.pid = 0
         self.pidfd = -1
-        self.log_tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
-        self._partial = b""
-        run_read, run_write = os.pipe2(os.O_CLOEXEC)
+        self.output = OutputLines()
+        self.chatter = Allowance(CHATTER_PER_S, CHATTER_AT_ONCE)
+        run_read, run_write, self.gives_packets = packet_pipe()
         result_read, result_write = os.pipe2(os.O_CLOEXEC)
         woken_read, woken_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         output_read, output_write = os.pipe2(os.O_CLOEXEC)
@@ -127,6 +147,7 @@ class ProcHandle:
 
     def ask_for_stack(self) -> None:
         """Raise its priority, so that a starved proc can answer, and ask for a stack dump."""
+        self.echoes = self.page.heard()
         with contextlib.suppress(OSError):
             clear_dump(self.page_fd)
             os.setpriority(os.PRIO_PROCESS, self.pid, -5)
@@ -139,6 +160,11 @@ class ProcHandle:
             return DUMP_SIGNAL in os.read(self.woken_fd, 4096)
         except BlockingIOError:
             return False
+
+    def has_echoed(self) -> bool:
+        """Whether Python code has run in the proc since it was asked for its stack: the half of
+        the signal's handler that is Python. If only the C-level half has, it hangs in C."""
+        return self.page.heard() != self.echoes
 
     def keep_stack(self) -> None:
         """Keep what was dumped, also by a crash handler of the proc's own."""
@@ -176,25 +202,12 @@ class ProcHandle:
             return None
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
-    def read_output(self, secrets: tuple[str, ...], *, flush: bool = False) -> list[str]:
-        """Whole lines the proc wrote to standard output or error, at most 64 KiB at once; with
-        ``flush`` also what has no newline yet. Redacted first, cut to their length afterwards:
-        the other way round a cut could go through a secret."""
+    def read_output(self) -> bytes:
+        """What the proc wrote to standard output or error, at most 64 KiB at once."""
         try:
-            data = os.read(self.output_fd, 1 << 16)
+            return os.read(self.output_fd, 1 << 16)
         except OSError:  # nothing there now
-            data = b""
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        if flush or len(self._partial) > OUTPUT_PARTIAL_BYTES_MAX:
-            lines.append(self._partial)
-            self._partial = b""
-        told = [
-            redact(line.decode("utf-8", "replace"), secrets)[:OUTPUT_LINE_CHARS_MAX]
-            for line in lines
-            if line
-        ]
-        self.log_tail += told
-        return told
+            return b""
 
     def close(self) -> None:
         """Close every descriptor. Safe to call twice."""
@@ -207,6 +220,18 @@ class ProcHandle:
             if fd >= 0:
                 os.close(fd)
                 setattr(self, name, -1)
+
+
+def packet_pipe() -> tuple[int, int, bool]:
+    """A pipe in packet mode: one read gives one order, so that what was not begun is still in the
+    pipe and can be taken back. An ordinary pipe and False where the kernel has no such mode.
+    Source: pipe(2), O_DIRECT; Linux 3.4."""
+    try:
+        return (*os.pipe2(os.O_CLOEXEC | os.O_DIRECT), True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return (*os.pipe2(os.O_CLOEXEC), False)
 
 
 def without_our_frames(dump: str) -> str:

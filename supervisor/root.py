@@ -34,7 +34,7 @@ from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
 from fsmv2.supervisor.poller import Poller
-from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pool import Pool, PoolOptions
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.settings import Settings
 from fsmv2.supervisor.signals import Signals
@@ -167,17 +167,19 @@ class Supervisor:
         settings = self.settings.pool
         pool = Pool(
             {"actions": settings.procs, "observations": settings.observers},
-            spares=settings.spares,
-            queue=settings.queue,
-            preload=self._modules,
-            search=self._search,
+            PoolOptions(
+                spares=settings.spares,
+                queue=settings.queue,
+                preload=self._modules,
+                search=self._search,
+            ),
             run_folder=run_folder,
             metrics_folder=self._metrics_folder,
             on_result=self._deliver,
             on_event=self._hear_pool,
         )
-        pool.nursery.owns_process = True
-        pool.nursery.known_pids = lambda: {self._ops.pid} if self._ops is not None else set()
+        pool.nursery.orphans.owns_process = True
+        pool.nursery.orphans.known_pids = lambda: {self._ops.pid} if self._ops is not None else set()
         return pool
 
     def _make_engine(self) -> Engine:

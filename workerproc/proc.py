@@ -3,7 +3,8 @@
 Knows: the handshake, the loop, how an action is imported, decoded, run and answered.
 Does not know: deadlines' enforcement, other procs, the tree.
 Invariants: exits when its channel ends; dies with the root; a process the action forked never
-gets back into the loop; whatever an action raises, `SystemExit` included, is an answer.
+gets back into the loop; whatever an action raises, `SystemExit` included, is an answer; an order
+is begun as soon as it is taken out of the pipe, so that those still in it can be taken back.
 """
 
 from __future__ import annotations
@@ -25,13 +26,26 @@ import msgspec
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, PROTOCOL, FrameBuffer, FrameError, pack_frame
 from fsmv2.ipc.linux import die_with_parent
-from fsmv2.ipc.messages import Done, Exit, FromProc, Hello, Raised, Run, ToProc
+from fsmv2.ipc.messages import (
+    Answer,
+    Done,
+    Exit,
+    FromProc,
+    Hello,
+    Raised,
+    Run,
+    Spilled,
+    ToProc,
+)
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
 from fsmv2.workerproc import evidence
 from fsmv2.workerproc.context import Context
 
 EXIT_BAD_ORDER = 70
+# A frame's cap, less what surrounds the value in it.
+INLINE_BYTES_MAX = FRAME_BYTES_MAX - 128
+RESULT_BYTES_MAX = 256 << 20
 TRACEBACK_CHARS_MAX = 16_000
 MESSAGE_CHARS_MAX = 4_000
 ADOPTION_S_MAX = 5.0
@@ -41,9 +55,17 @@ class Proc:
     """The loop. ``run`` returns the exit code."""
 
     def __init__(
-        self, slot: str, run_read: int, result_write: int, page: Page, scratch: Path
+        self,
+        slot: str,
+        run_read: int,
+        result_write: int,
+        page: Page,
+        scratch: Path,
+        result_bytes_max: int = RESULT_BYTES_MAX,
     ) -> None:
         self.slot = slot
+        self._result_bytes_max = result_bytes_max
+        self._cpu_s = 0.0
         self._run_read = run_read
         self._result_write = result_write
         self._page = page
@@ -84,47 +106,71 @@ class Proc:
         answer = self._result_of(order)
         if os.getpid() != self._pid:
             os._exit(0)  # a child the action forked: the channel is not its to write to
-        with contextlib.suppress(Exception):
+        try:
             sys.stdout.flush()
             sys.stderr.flush()
+        except Exception:  # closed by the action, or whatever it put in their place
+            pass
         self._send(answer)
 
-    def _result_of(self, order: Run) -> FromProc:
-        cpu_s = time.process_time()
-        self._page.begin(order.attempt_id, time.monotonic(), cpu_s)
+    def _result_of(self, order: Run) -> Answer:
+        attempt_id = order.attempt_id
+        began_at = time.monotonic()
+        self._page.begin(attempt_id, began_at, self._cpu_s)
         secrets: tuple[str, ...] = ()
         context: Context | None = None
         try:
             action = decode(order.payload, resolve(order.action))
             secrets = secrets_in(action)
             context = Context(
-                order.attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets
+                attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets
             )
             value = encode(action.execute(context))
-            if len(value) > FRAME_BYTES_MAX - 64:
-                raise ValueError(
-                    f"cannot send result: got {len(value)} bytes, "
-                    f"want at most {FRAME_BYTES_MAX - 64} bytes"
-                )
-            answer: FromProc = Done(
-                order.attempt_id, msgspec.Raw(value), time.process_time() - cpu_s
-            )
+            if len(value) > INLINE_BYTES_MAX:
+                answer: Answer = self._spill(attempt_id, value, began_at)
+            else:
+                ran_s = time.monotonic() - began_at
+                answer = Done(attempt_id, msgspec.Raw(value), began_at, ran_s)
         except BaseException as error:
             answer = Raised(
-                attempt_id=order.attempt_id,
+                attempt_id=attempt_id,
                 kind=type(error).__name__,
                 message=redact(_text_of(error), secrets)[:MESSAGE_CHARS_MAX],
                 traceback=redact(_trace_of(error), secrets)[-TRACEBACK_CHARS_MAX:],
-                cpu_s=time.process_time() - cpu_s,
+                began_at=began_at,
+                ran_s=time.monotonic() - began_at,
                 cancelled=context is not None and context.cancelled,
             )
+        self._cpu_s = time.process_time()
         return answer
 
+    def _spill(self, attempt_id: int, value: bytes, began_at: float) -> Spilled:
+        """Leave what no frame holds in a file; whoever wants the value reads it there."""
+        if len(value) > self._result_bytes_max:
+            raise ValueError(
+                f"cannot send result: got {len(value)} bytes, "
+                f"want at most {self._result_bytes_max} bytes"
+            )
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._scratch / f"spill-{attempt_id}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            rest = memoryview(value)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+        return Spilled(attempt_id, len(value), began_at, time.monotonic() - began_at)
+
     def _send(self, message: FromProc) -> None:
-        frame = memoryview(pack_frame(encode(message)))
+        frame = pack_frame(encode(message))
         with self._lock:  # an action's threads may log at once; a frame is never interleaved
-            while frame:
-                frame = frame[os.write(self._result_write, frame) :]
+            written = os.write(self._result_write, frame)
+            while written < len(frame):
+                written += os.write(self._result_write, memoryview(frame)[written:])
 
 
 class Rehearsal(msgspec.Struct, frozen=True):

@@ -35,6 +35,12 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jitter: float = 0.2
 
 
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    concurrency: int | None = None
+    memory_bytes: int | None = None
+    processes: int | None = None
+
+
 class ActionContext(Protocol):
     """What a running action can ask for and say. Lives in the proc."""
 
@@ -73,6 +79,10 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: ClassVar[float] = 30.0
     grace_s: ClassVar[float] = 0.0
     retry: ClassVar[Retry] = Retry()
+    timeout_s_max: ClassVar[float | None] = None
+    heartbeat_s: ClassVar[float | None] = None
+    lane: ClassVar[str] = "actions"
+    limits: ClassVar[Limits] = Limits()
 
     def execute(self, ctx: ActionContext) -> Any:
         """Do it. Runs in a proc; may block, crash, leak or hang. What it returns is encoded as

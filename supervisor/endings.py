@@ -1,0 +1,165 @@
+"""How attempts end that do not answer: their procs' deaths, and what follows from them.
+
+Knows: dead procs, the results and certificates of what they ran, the row of deaths of a type.
+Does not know: messages, who asks for results.
+Invariants: exactly one result per attempt; an answer that was complete before its proc died
+counts; an attempt that never began is given out again, not blamed; one death costs one attempt.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from fsmv2.ipc.redact import redact
+from fsmv2.supervisor.attempts import BEGINS_MAX
+from fsmv2.supervisor.certificate import Ending, certify, death_verdict, signal_name
+from fsmv2.supervisor.core import quarantine
+from fsmv2.supervisor.core.action import ActionResult
+from fsmv2.supervisor.core.events import ProcEnded
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.attempts import Attempt
+    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.procs import ProcHandle
+
+# Why the root ends a proc; all but "channel" are by its own will.
+EXPECTED = frozenset(
+    {"deadline", "memory", "processes", "cancelled", "operator", "stop", "retired", "recycled"}
+)
+
+
+class Endings:
+    """Turns deaths into results."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def bury(self, proc: ProcHandle, now: float) -> None:
+        """The proc is dead and reaped: give its attempts' results, free everything it had."""
+        pool = self._pool
+        code, cpu_s = pool.nursery.exit_of(proc)
+        proc.keep_stack()
+        had = proc.attempt
+        lanes = {proc.lane: None, **{one.lane.name: None for one in proc.behind}}
+        if had is not None:
+            lanes[had.lane.name] = None
+            self._settle(proc, code, cpu_s, now)
+        expected = proc.cause in EXPECTED
+        pool.nursery.bury(proc, failed_start=proc.ready_at is None and not expected)
+        pool.on_event(
+            ProcEnded(
+                slot=proc.slot,
+                pid=proc.pid,
+                verdict=proc.cause if expected and proc.cause else death_verdict(code),
+                expected=expected,
+                exit_code=code if code is not None and code >= 0 else None,
+                signal=signal_name(-code) if code is not None and code < 0 else None,
+                attempt_id=had.id if had is not None else None,
+                reason=proc.detail if proc.cause == "recycled" else None,
+            )
+        )
+        # Keys are free now, or attempts wait again: somebody may be idle.
+        for name in lanes:
+            if name in pool.lanes:
+                pool.dispatcher.dispatch(pool.lanes[name])
+
+    def _settle(self, proc: ProcHandle, code: int | None, cpu_s: float, now: float) -> None:
+        """What was on the dead proc: begun or not, answered or not."""
+        pool = self._pool
+        begun_id = proc.page.begun()[0]
+        # A proc works in order: what stands before the one begun last was begun too, and its
+        # answer was lost with the channel.
+        order = [one for one in (proc.attempt, *proc.behind) if one is not None]
+        begun = next((n for n, one in enumerate(order, 1) if one.id == begun_id), 0)
+        for number in range(begun):
+            attempt = order[number]
+            late = proc.late_answer
+            if late is not None and late.attempt_id == attempt.id and proc.cause != "stop":
+                result = pool.answers.result_of(proc, attempt, late)
+                self.survived(attempt, result)
+            else:
+                result = self._death_of(proc, attempt, code, cpu_s, now)
+                self._died(attempt, result)
+            pool.finish(proc, result)
+        for attempt in reversed(order[begun:]):
+            if attempt.begins >= BEGINS_MAX or pool.closing or attempt.cancel_cause:
+                continue  # below, in order
+            if attempt is not proc.attempt:
+                proc.behind.remove(attempt)
+                attempt.lane.waiting_in_pipes -= 1
+            pool.dispatcher.put_back(attempt)
+            if attempt is proc.attempt:
+                pool.dispatcher.next_of(proc, now)
+        while proc.attempt is not None:
+            pool.finish(proc, self._death_of(proc, proc.attempt, code, cpu_s, now))
+
+    def _death_of(
+        self, proc: ProcHandle, attempt: Attempt, code: int | None, cpu_s: float, now: float
+    ) -> ActionResult:
+        begun_id, begun_at, begun_cpu_s = proc.page.begun()
+        began = begun_id == attempt.id
+        start = begun_at if began else proc.attempt_at
+        wall = time.time()
+        back_s = None
+        if proc.replaced_at is not None and proc.overdue_at is not None:
+            back_s = max(0.0, proc.replaced_at - proc.overdue_at)
+        status, certificate = certify(
+            Ending(
+                cause=proc.cause,
+                exit_code=code,
+                look=proc.look,
+                stack=redact(proc.stack, attempt.secrets()) if proc.stack else None,
+                descendants_killed=proc.descendants_killed,
+                log_tail=tuple(proc.output.tail),
+                started_at=wall - (now - begun_at) if began else None,
+                ended_at=wall,
+                cpu_s=max(0.0, cpu_s - begun_cpu_s) if began and cpu_s else None,
+                slot_back_s=back_s,
+                detail=proc.detail,
+            )
+        )
+        return ActionResult(
+            status=status,
+            action_type=attempt.name,
+            attempt_id=attempt.id,
+            certificate=certificate,
+            queued_s=start - attempt.submitted_at,
+            ran_s=now - start,
+            ended_at=wall,
+        )
+
+    def cancelled_before_start(self, attempt: Attempt) -> ActionResult:
+        """The result of an attempt that was cancelled while it waited."""
+        return ActionResult(
+            status="cancelled",
+            action_type=attempt.name,
+            attempt_id=attempt.id,
+            queued_s=time.monotonic() - attempt.submitted_at,
+            ended_at=time.time(),
+        )
+
+    # --- a type's row of deaths --------------------------------------------------------------
+
+    def survived(self, attempt: Attempt, result: ActionResult) -> None:
+        """An attempt has answered: a row of deaths of its type is over."""
+        kind = attempt.kind
+        if kind.record is quarantine.CLEAN:
+            return
+        record = quarantine.survived(kind.record, result.succeeded)
+        if kind.record.is_quarantined and not record.is_quarantined:
+            self._pool.leave_quarantine(kind, "an attempt succeeded")
+        else:
+            kind.record = record
+
+    def _died(self, attempt: Attempt, result: ActionResult) -> None:
+        pool, kind = self._pool, attempt.kind
+        rules = pool.options.quarantine
+        if rules is None:
+            return
+        before = kind.record
+        kind.record = quarantine.died(
+            before, result.verdict, time.monotonic(), pool.random.random(), rules
+        )
+        if kind.record.is_quarantined and not before.is_quarantined:
+            pool.enter_quarantine(kind)
