@@ -1,6 +1,6 @@
 """`Handle`: one submitted action as a future, for threads and for asyncio.
 
-Knows: how its result is published, who waits for it and how each of them is told.
+Knows: how its result is published, who waits for it from outside and how each is told.
 Does not know: the pool; it asks its driver to wait, to cancel and to kill.
 Invariants: a result is published once; no waiter is lost between its look at the state and
 its wait; no code of the user runs in the thread that drives the pool.
@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import ActionResult, DeathCertificate
-from fsmv2.supervisor.core.errors import FsmError
+from fsmv2.supervisor.spill import SpilledValue, load
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.driver import Driver
@@ -27,36 +27,7 @@ CALLBACKS_S_MAX = 5.0
 _log = logging.getLogger("concurrent.futures")
 
 
-class Seat:
-    """A thread that waits: woken once, by a result or because it is to lead."""
-
-    __slots__ = ("_lock", "involved")
-
-    def __init__(self) -> None:
-        self._lock: threading.Lock | None = None
-        self.involved = False
-
-    def follow(self) -> None:
-        """Be ready to be woken. Before any other thread knows this seat."""
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self.involved = True
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait to be woken; -1: as long as it takes."""
-        assert self._lock is not None
-        self._lock.acquire(timeout=timeout_s)
-
-    def wake(self) -> None:
-        """End the wait, also one that has not begun. Harmless twice."""
-        if self._lock is not None:
-            try:
-                self._lock.release()
-            except RuntimeError:
-                return  # its result and the lead came at the same time
-
-
-class Handle(Future[ActionResult]):
+class Handle(Future[Any]):
     """One submitted action: a `concurrent.futures.Future` of its `ActionResult`.
 
     Works with `concurrent.futures.wait` and `as_completed`, `asyncio.wrap_future` and plain
@@ -70,18 +41,17 @@ class Handle(Future[ActionResult]):
     # `Future.__init__` is not called: it makes a condition and two lists, which cost more than
     # all the rest of a submission and are needed only where somebody waits from outside.
     _state: str = PENDING
-    _result: ActionResult | None = None
-    _exception: BaseException | None = None
+    _settled: ActionResult | None = None
     _made_condition: threading.Condition | None = None
-    _seats: list[Seat] | None = None
+    _is_loaded = False
     attempt_id: int = 0
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def __repr__(self) -> str:
-        result = self._result
-        return f"<{type(self).__name__} {self.attempt_id} {result.status if result else 'open'}>"
+        settled = self._settled
+        return f"<{type(self).__name__} {self.attempt_id} {settled.status if settled else 'open'}>"
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -90,42 +60,63 @@ class Handle(Future[ActionResult]):
         return self._state is not PENDING
 
     def running(self) -> bool:
-        """Whether it is with a proc now. False while it waits, and once it has its result."""
+        """Whether a proc is at work on it. False while it waits, and once it has its result."""
         return self._state is PENDING and self._driver.is_running(self)
 
-    def result(self, timeout: float | None = None) -> ActionResult:
-        """Wait for the result, at most ``timeout`` seconds (None: as long as it takes).
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the `ActionResult`, at most ``timeout`` seconds (None: as long as it takes).
 
-        Never raises for the action's own fate; raises `TimeoutError` when the wait is over.
+        Never raises for the action's own fate; raises `TimeoutError` when the wait is over. A
+        large value is read here, about 1 ms a MiB, when it is asked for the first time.
         """
-        return self._outcome(timeout)
+        return self.outcome(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait like `result`; always None, since how the action ended is in the result."""
-        self._outcome(timeout)
+        self.outcome(timeout)
         return None
 
     @property
     def certificate(self) -> DeathCertificate | None:
         """Why the attempt was ended or died; None until it is done, or where it ended by itself."""
-        result = self._result
-        return result.certificate if result is not None else None
+        settled = self._settled
+        return settled.certificate if settled is not None else None
 
-    def _outcome(self, timeout: float | None) -> ActionResult:
+    def outcome(self, timeout: float | None = None) -> ActionResult:
+        """The `ActionResult`, also where a subclass makes `result` something else."""
         if self._state is PENDING and not self._driver.wait_for(self, timeout):
             raise TimeoutError(
                 f"attempt {self.attempt_id} has no result after {timeout:g} s; it goes on"
             )
-        result = self._result
-        assert result is not None
-        return result
+        if not self._is_loaded:
+            self._load_once()
+        settled = self._settled
+        assert settled is not None
+        return settled
 
-    def __await__(self) -> Generator[Any, None, ActionResult]:
+    def _load_once(self) -> None:
+        settled = self._settled
+        if settled is not None and not self._is_loaded and self._is_laden(settled):
+            with self._condition:  # two threads may ask for it at the same time
+                if not self._is_loaded:
+                    self._settled = self._load(settled)
+        self._is_loaded = True
+
+    def _is_laden(self, result: ActionResult) -> bool:
+        """Whether `_load` would change it. Most results are what they are."""
+        return isinstance(result.value, SpilledValue)
+
+    def _load(self, result: ActionResult) -> ActionResult:
+        """Make of what the pool gave what the caller gets; in the caller's thread."""
+        return load(result)
+
+    def __await__(self) -> Generator[Any, None, Any]:
         """Wait in the running asyncio loop. Cancelling the task that awaits ends its wait, not
         the action: others may wait for it too. Call `cancel` to end the action."""
         if self._state is PENDING:
             import asyncio  # here, since whoever awaits has it, and nobody else needs it
 
+            self._driver.check_ours()
             loop = asyncio.get_running_loop()
             told: asyncio.Future[None] = loop.create_future()
             waiter = LoopWaiter(loop, told)
@@ -161,13 +152,7 @@ class Handle(Future[ActionResult]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        """What the functions of concurrent.futures lock and wait on, made on first use.
-
-        The race to exclude: a waiter makes the condition and looks at the state, the driver
-        sets the state and looks for a condition. Both do so under ``state_lock``: either the
-        condition was there first, then the state changes with the condition held, as for any
-        future; or the state was, then whoever asks for the condition finds it final.
-        """
+        """What the functions of concurrent.futures lock and wait on, made on first use."""
         with self._driver.state_lock:
             condition = self._made_condition
             if condition is None:
@@ -175,13 +160,9 @@ class Handle(Future[ActionResult]):
                 self._waiters = []
                 self._done_callbacks: list[Callable[[Any], object]] = []
                 self._made_condition = condition
-                if self._state is PENDING:
-                    self._driver.watched += 1
-        if self._state is PENDING:
-            self._driver.attend(self)
         return condition
 
-    def add_done_callback(self, fn: Callable[[Future[ActionResult]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call ``fn(handle)`` once the result is there: at once, in this thread, if it is."""
         with self._condition:
             if self._state is PENDING:
@@ -189,64 +170,41 @@ class Handle(Future[ActionResult]):
                 return
         call_back(self, (fn,))
 
-    def follow(self, seat: Seat) -> bool:
-        """The driver's side: wake ``seat`` with the result. False: it is there already."""
-        with self._driver.state_lock:
-            if self._state is not PENDING:
-                return False
-            if self._seats is None:
-                self._seats = []
-            self._seats.append(seat)
-        return True
+    def settle(self, result: ActionResult) -> None:
+        """The driver's side: here is the result. Harmless twice. Not under the pool's lock, for
+        waiters hold conditions when they ask for it.
 
-    def unfollow(self, seat: Seat) -> None:
-        """The driver's side: ``seat`` waits no longer."""
-        with self._driver.state_lock:
-            if self._seats is not None and seat in self._seats:
-                self._seats.remove(seat)
-
-    def settle(self, result: ActionResult) -> bool:
-        """The driver's side: here is the result. Returns whether a thread waited for it.
-
-        Harmless twice. Not under the pool's lock: waiters hold conditions when they ask for it.
+        The race to exclude: a waiter makes the condition and looks at the state, we set the
+        state and look for a condition. Both happen under ``state_lock``: either the condition
+        was there first, then the state changes with the condition held, as for any future; or
+        the state was, then whoever asks for the condition finds it final.
         """
-        driver = self._driver
-        with driver.state_lock:
+        with self._driver.state_lock:
             condition = self._made_condition
             if condition is None:
-                if self._state is PENDING:
-                    self._result = result
-                    self._state = self._final_state(result)
-                seats, self._seats = self._seats, None
-        if condition is not None:
-            seats = self._settle_before_witnesses(condition, result)
-        for seat in seats or ():
-            seat.wake()
-        return bool(seats)
-
-    def _settle_before_witnesses(
-        self, condition: threading.Condition, result: ActionResult
-    ) -> list[Seat] | None:
+                self._publish(result)
+                return
+        callbacks: list[Callable[[Any], object]] = []
         with condition:
-            with self._driver.state_lock:
-                if self._state is not PENDING:
-                    return None
-                self._result = result
-                self._state = self._final_state(result)
-                seats, self._seats = self._seats, None
-                self._driver.watched -= 1
-            for waiter in list(self._waiters):
-                self._tell(waiter, result)
-            condition.notify_all()
-            callbacks, self._done_callbacks = self._done_callbacks, []
+            if self._publish(result):
+                for waiter in list(self._waiters):
+                    self._tell(waiter)
+                condition.notify_all()
+                callbacks, self._done_callbacks = self._done_callbacks, []
         if callbacks:
             self._driver.callbacks.put(self, callbacks)
-        return seats
+
+    def _publish(self, result: ActionResult) -> bool:
+        if self._state is not PENDING:
+            return False
+        self._settled = result
+        self._state = self._final_state(result)
+        return True
 
     def _final_state(self, result: ActionResult) -> str:
         return FINISHED
 
-    def _tell(self, waiter: Any, result: ActionResult) -> None:
+    def _tell(self, waiter: Any) -> None:
         waiter.add_result(self)
 
 
@@ -320,12 +278,3 @@ class Callbacks:
             handle, callbacks = due
             call_back(handle, tuple(callbacks))
             del due, handle, callbacks  # while it waits, it must keep nothing alive
-
-
-def forked_away(attempt_id: int, pid: int) -> FsmError:
-    """The error of a handle or pool used in a process forked from its own."""
-    what = f"attempt {attempt_id}" if attempt_id else "the pool"
-    return FsmError(
-        f"cannot use {what} here: its procs belong to process {pid}, from which this one was "
-        "forked; want a pool made in this process"
-    )
