@@ -10,14 +10,11 @@ peer cannot hold the caller.
 from __future__ import annotations
 
 import os
-import select
 from typing import NamedTuple
 
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, FrameBuffer, FrameError, pack_frame
 
 READ_BYTES = 1 << 16
-# What a pipe in packet mode (pipe(2), O_DIRECT) keeps together: PIPE_BUF.
-PACKET_BYTES_MAX = select.PIPE_BUF
 READS_MAX = 16
 
 
@@ -60,7 +57,10 @@ class Channel:
     def send(self, body: bytes) -> bool:
         """Send one frame or queue what the pipe does not take. False: nothing was sent, the
         queue is full or the peer is gone. Raises `FrameError` for a body over the cap."""
-        frame = pack_frame(body)
+        return self.send_frames(pack_frame(body))
+
+    def send_frames(self, frame: bytes) -> bool:
+        """`send` for frames that are packed already, all of them or none."""
         if self.write_fd < 0:
             return False
         if self._unsent:
@@ -114,25 +114,6 @@ class Channel:
             if buffer.fault is not None or len(data) < READ_BYTES:
                 break
         return Received(frames, buffer.fault is not None, buffer.fault)
-
-    def take_back(self) -> list[bytes]:
-        """Take the frames out of the pipe that the peer has not read; in packet mode only (the
-        caller knows), where each read gives one whole frame of at most `PACKET_BYTES_MAX`.
-
-        The kernel decides who gets a frame: what comes back here the peer never sees. Reads
-        through a descriptor of its own, opened for the purpose: the peer's is a blocking one.
-        """
-        frames: list[bytes] = []
-        if self.write_fd < 0 or self._unsent:
-            return frames
-        fd = os.open(f"/proc/self/fd/{self.write_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            while True:
-                frames += FrameBuffer().feed(os.read(fd, READ_BYTES))
-        except BlockingIOError:
-            return frames
-        finally:
-            os.close(fd)
 
     def close(self) -> None:
         """Close both descriptors. Safe to call twice."""

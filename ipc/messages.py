@@ -22,9 +22,11 @@ class Message(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True,
 
 
 class Run(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="run"):
-    """Run one action. ``action`` is ``module:qualname``; ``timeout_s`` counts from its start."""
+    """Run one action. ``action`` is ``module:qualname``; ``timeout_s`` counts from its start;
+    it is the ``place``th order to this proc and may be revoked by that number."""
 
     attempt_id: int
+    place: int
     action: str
     payload: msgspec.Raw
     timeout_s: float
@@ -45,6 +47,15 @@ class Hello(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="hel
     pid: int
     protocol: int
     slot: str
+    # Whether an order that it has not begun can be revoked on the page.
+    revokes: bool = False
+
+
+class Skipped(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="skipped"):
+    """The order was revoked before it was begun."""
+
+    attempt_id: int
+    place: int
 
 
 class Done(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="done"):
@@ -96,7 +107,7 @@ class Logged(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="lo
 
 
 Answer = Done | Spilled | Raised
-FromProc = Hello | Answer | Progress | Logged
+FromProc = Hello | Answer | Skipped | Progress | Logged
 
 # --- root and template ----------------------------------------------------------------------
 

@@ -1,13 +1,17 @@
 """The page a proc and the root share: marks without system calls.
 
-Knows: which attempt a proc has begun and when, which attempt should end, where stack dumps go.
+Knows: which attempt a proc has begun and when, its last heartbeat, the time it asks for, whether
+its Python code still answers signals, which attempt should end, where stack dumps go.
 Does not know: what anyone does about it.
-Invariants: each field has one writer (`begun_*`: the proc, `cancelled`: the root); the moments
-are CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump area begins at
-`DUMP_OFFSET` so that a dump never overwrites the marks.
+Invariants: each field has one writer (`cancelled` and `revoked`: the root, all others: the
+proc); a field is one aligned machine word, stored at once, so that no reader sees half of it; the
+moments are CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump area
+begins at `DUMP_OFFSET` so that a dump never overwrites the marks.
 
 A mark costs 0.2 µs where a pipe write costs 0.5 µs and a wake-up, so every action can be
 marked: deadlines count from the true start, and an action that never began is not blamed.
+
+Not the struct module: it clears the place before it writes, and a reader could see the zeros.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import struct
 
 DUMP_OFFSET = 4096
 DUMP_BYTES_MAX = 256 * 1024
@@ -23,9 +26,19 @@ DUMP_BYTES_MAX = 256 * 1024
 F_ADD_SEALS = 1033
 F_SEAL_SHRINK = 0x0002
 
-_ID = struct.Struct("<Q")
-_MOMENT = struct.Struct("<dd")
-_CANCELLED_AT = 64  # a cache line of its own: the two writers do not share one
+# In words of 8 bytes. What the root writes, and what is written often, has cache lines of its own.
+_BEGUN_ID, _BEGUN_AT, _BEGUN_CPU = 0, 1, 2
+_CANCELLED, _REVOKED = 8, 9
+_BEAT_AT = 16
+_EXTENSION = 24
+_HEARD = 32
+_WORN_OUT = 40
+
+# An extension is one word, so that the id of one attempt is never seen with the time of
+# another: milliseconds below, as much of the attempt's id as there is room for above.
+_MS_BITS = 27
+_MS_MAX = (1 << _MS_BITS) - 1
+_ID_MASK = (1 << (64 - _MS_BITS)) - 1
 
 
 def create_page(name: str) -> int:
@@ -41,36 +54,92 @@ def create_page(name: str) -> int:
 class Page:
     """One side's view of the page behind ``fd``. Does not own the descriptor."""
 
-    __slots__ = ("_map",)
+    __slots__ = ("_map", "_moments", "_words")
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, DUMP_OFFSET)
+        whole = memoryview(self._map)
+        self._words = whole.cast("Q")
+        self._moments = whole.cast("d")
 
     def begin(self, attempt_id: int, now: float, cpu_s: float) -> None:
         """The proc: this attempt begins now; ``cpu_s`` is the CPU time the proc has used."""
         # The number last: who sees it must not pair it with the attempt before's moment.
-        _MOMENT.pack_into(self._map, _ID.size, now, cpu_s)
-        _ID.pack_into(self._map, 0, attempt_id)
+        self._moments[_BEGUN_AT] = now
+        self._moments[_BEGUN_CPU] = cpu_s
+        self._words[_BEGUN_ID] = attempt_id
 
     def begun(self) -> tuple[int, float, float]:
         """The root: the last attempt begun, when, and the proc's CPU seconds at that moment."""
-        attempt_id = _ID.unpack_from(self._map, 0)[0]
-        at, cpu_s = _MOMENT.unpack_from(self._map, _ID.size)
-        return int(attempt_id), float(at), float(cpu_s)
+        moments = self._moments
+        return self._words[_BEGUN_ID], moments[_BEGUN_AT], moments[_BEGUN_CPU]
+
+    def is_begun(self, attempt_id: int) -> bool:
+        """The proc: is this the attempt it is at (and not a thread of one before that asks)?"""
+        return self._words[_BEGUN_ID] == attempt_id
 
     def cancel(self, attempt_id: int) -> None:
         """The root: this attempt should end by itself."""
-        _ID.pack_into(self._map, _CANCELLED_AT, attempt_id)
+        self._words[_CANCELLED] = attempt_id
 
     def is_cancelled(self, attempt_id: int) -> bool:
         """The proc: should this attempt end?"""
-        return bool(_ID.unpack_from(self._map, _CANCELLED_AT)[0] == attempt_id)
+        return self._words[_CANCELLED] == attempt_id
 
-    def extension_of(self, attempt_id): return 0.0
-    def heartbeat_at(self): return 0.0
-    def heard(self): return 0
+    def revoke(self, first: int, end: int) -> None:
+        """The root: orders with places from ``first`` up to ``end`` must not be begun any more.
+        After it comes a `memory_barrier`, and then a look at what was begun."""
+        self._words[_REVOKED] = first << 32 | end
+
+    def is_revoked(self, place: int) -> bool:
+        """The proc, once it has marked the attempt as begun: must it not be run after all?"""
+        word = self._words[_REVOKED]
+        return word != 0 and word >> 32 <= place < word & 0xFFFF_FFFF
+
+    def beat(self, now: float) -> None:
+        """The proc: the attempt it is at gets on."""
+        self._moments[_BEAT_AT] = now
+
+    def heartbeat_at(self) -> float:
+        """The root: the last heartbeat's moment, 0.0 if there was none. It may be an earlier
+        attempt's: the later of it and the attempt's begin counts."""
+        return self._moments[_BEAT_AT]
+
+    def extend(self, attempt_id: int, extra_s: float) -> None:
+        """The proc: this attempt asks for ``extra_s`` seconds in all beyond its timeout; told in
+        whole milliseconds, at most some 37 hours."""
+        extra_ms = min(max(0, round(extra_s * 1000)), _MS_MAX)
+        self._words[_EXTENSION] = (attempt_id & _ID_MASK) << _MS_BITS | extra_ms
+
+    def extension_of(self, attempt_id: int) -> float:
+        """Either side: the seconds this attempt asks for, 0.0 if none. What the root gives is
+        never more than the action type's ceiling, whatever stands here."""
+        word = self._words[_EXTENSION]
+        if word >> _MS_BITS != attempt_id & _ID_MASK:
+            return 0.0
+        return (word & _MS_MAX) / 1000
+
+    def hear(self) -> None:
+        """The proc: its Python code has run a handler for the dump signal."""
+        self._words[_HEARD] = (self._words[_HEARD] + 1) & 0xFFFF_FFFF
+
+    def heard(self) -> int:
+        """The root: how often it did. Unchanged after a dump signal: the main thread is in C
+        code that does not look at signals. The dump's own word comes before this one."""
+        return self._words[_HEARD]
+
+    def wear_out(self) -> None:
+        """The proc: something could not be put back after an attempt; no other should run here."""
+        self._words[_WORN_OUT] = 1
+
+    def is_worn_out(self) -> bool:
+        """The root: should this proc be recycled once it is idle?"""
+        return self._words[_WORN_OUT] != 0
+
     def close(self) -> None:
-        """Drop the mapping."""
+        """Drop the mapping. Safe to call twice."""
+        self._words.release()
+        self._moments.release()
         self._map.close()
 
 

@@ -7,7 +7,7 @@ does not load the engine.
 
 from typing import TYPE_CHECKING, Any
 
-from fsmv2.supervisor.core.action import Action, ActionContext, ActionResult
+from fsmv2.supervisor.core.action import Action, ActionContext, ActionResult, Limits
 from fsmv2.supervisor.core.fsm import Act, Go, Phase, Remove, Restart, Snapshot, State, Stay
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.secret import Secret
@@ -30,6 +30,7 @@ __all__ = [
     "ChildSpec",
     "DesiredState",
     "Go",
+    "Limits",
     "Location",
     "Phase",
     "Remove",

@@ -12,18 +12,32 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.codec import decode
+from fsmv2.ipc.codec import decoder_of
 from fsmv2.ipc.frames import PROTOCOL, FrameError
-from fsmv2.ipc.messages import Answer, Done, FromProc, Hello, Logged, Progress, Raised, Spilled
+from fsmv2.ipc.messages import (
+    Answer,
+    Done,
+    FromProc,
+    Hello,
+    Logged,
+    Progress,
+    Raised,
+    Skipped,
+    Spilled,
+)
 from fsmv2.supervisor import spill
-from fsmv2.supervisor.core.action import ActionError, ActionResult
+from fsmv2.supervisor.core.action import ActionError, ActionResult, Status
 from fsmv2.supervisor.core.events import ActionLogged, ActionProgressed, ProcOutput, ResultDropped
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.core.quarantine import CLEAN
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
+
+_decode = decoder_of(FromProc)
+_ANSWERS = (Done, Raised, Spilled)
 
 LAST_READS = 16
 # How long a proc that says too much is not listened to.
@@ -41,24 +55,23 @@ class Answers:
     def readable(self, proc: ProcHandle, _mask: int) -> None:
         """The channel of ``proc`` has something, or has ended."""
         received = proc.channel.receive()
+        # What was printed by what is answered here has been written by now.
+        if proc.has_output() or not proc.output.is_between_lines:
+            self._hear_output(proc, flush=True)
         answered = False
         for body in received.frames:
             try:
-                message: FromProc = decode(body, FromProc)
+                message: FromProc = _decode(body)
             except FrameError as error:
                 return self._lost(proc, f"garbled frame: {error}")
-            if isinstance(message, Done | Raised | Spilled):
+            if isinstance(message, _ANSWERS):
                 answered |= self._answer(proc, message)
             else:
                 self._say(proc, message)
         if received.fault is not None:
             return self._lost(proc, str(received.fault))
         if answered:
-            if proc.state is ProcState.IDLE:
-                self._pool.idle_again(proc)
-            lane = self._pool.lanes.get(proc.lane or "")
-            if lane is not None:
-                self._pool.dispatcher.dispatch(lane)
+            self._pool.has_room(proc)
         if received.closed:
             self._pool.poller.unwatch(proc.channel.read_fd)
             self._pool.happen(proc, ProcEvent.CHANNEL_ENDED)
@@ -92,13 +105,14 @@ class Answers:
         if not data and (not flush or proc.output.is_between_lines):
             return False
         attempt = proc.attempt
-        secrets = attempt.secrets() if attempt is not None else ()
+        secrets: tuple[str, ...] = ()
+        if attempt is not None:
+            secrets = attempt.secrets()
+            attempt.kind.spoke()
         now = time.monotonic()
         for line in proc.output.feed(data, secrets, now, flush=flush):
             self._pool.on_event(
-                ProcOutput(
-                    slot=proc.slot, line=line, attempt_id=attempt.id if attempt else None
-                )
+                ProcOutput(slot=proc.slot, line=line, attempt_id=attempt.id if attempt else None)
             )
         return bool(data)
 
@@ -118,13 +132,16 @@ class Answers:
 
     # --- messages ---------------------------------------------------------------------------
 
-    def _say(self, proc: ProcHandle, message: Hello | Progress | Logged) -> None:
+    def _say(self, proc: ProcHandle, message: Hello | Skipped | Progress | Logged) -> None:
+        if isinstance(message, Skipped):
+            return self._pool.dispatcher.skipped(proc, message.attempt_id, message.place)
         if isinstance(message, Hello):
             if message.protocol != PROTOCOL:
                 return self._lost(
                     proc, f"got protocol {message.protocol}, want protocol {PROTOCOL}"
                 )
             self._pool.nursery.learn_pid(proc, message.pid)
+            proc.revokes = message.revokes
             if proc.state is not ProcState.STARTING:
                 return self._lost(proc, "said hello twice")
             return self._pool.happen(proc, ProcEvent.HELLO_CAME)
@@ -186,47 +203,46 @@ class Answers:
         if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
             proc.late_answer = message  # it counts, once the proc is known to be dead
             return False
-        # What it printed belongs to this attempt, and only its secrets can be taken out of it.
-        self._hear_output(proc, flush=True)
+        kind = attempt.kind
+        kind.ran(message.ran_s)
         proc.actions += 1
-        attempt.kind.ran(message.ran_s)
         proc.cause = proc.detail = None
         result = self.result_of(proc, attempt, message)
-        pool.endings.survived(attempt, result)
+        if kind.record is not CLEAN:
+            pool.endings.survived(attempt, result)
         if proc.behind and proc.state is ProcState.BUSY:
             pool.finish(proc, result)  # and the next one is at work already
-        else:
-            pool.happen(proc, ProcEvent.ANSWER_CAME)
-            pool.finish(proc, result)
-            if proc.attempt is not None:
-                pool.happen(proc, ProcEvent.ACTION_GIVEN)
+            return True
+        pool.happen(proc, ProcEvent.ANSWER_CAME)
+        pool.finish(proc, result)
+        if proc.attempt is not None:
+            pool.happen(proc, ProcEvent.ACTION_GIVEN)
         return True
 
     def result_of(self, proc: ProcHandle, attempt: Attempt, message: Answer) -> ActionResult:
         """The result that ``message`` makes."""
-        error = None
+        kind = attempt.kind
+        error: ActionError | None = None
         value = None
         if isinstance(message, Raised):
             error = ActionError(message.kind, message.message, message.traceback)
         else:
             try:
-                if isinstance(message, Spilled):
-                    value = spill.open_spilled(self._pool, proc, attempt, message.size)
+                if isinstance(message, Done):
+                    value = kind.decode(message.value)
                 else:
-                    value = attempt.kind.decode(message.value)
+                    value = spill.open_spilled(self._pool, proc, attempt, message.size)
             except FrameError as fault:
-                error = ActionError("ResultTypeError", spill.wrong_type(attempt.kind, fault))
+                error = ActionError("ResultTypeError", spill.wrong_type(kind, fault))
             except OSError as fault:
                 error = ActionError("ResultLost", f"cannot read the result's file: {fault}")
-        if error is None:
-            status = "succeeded"
-        elif isinstance(message, Raised) and message.cancelled and attempt.cancel_cause:
-            status = "cancelled"
-        else:
-            status = "failed"
+        status: Status = "succeeded"
+        if error is not None:
+            ended = isinstance(message, Raised) and message.cancelled and attempt.cancel_cause
+            status = "cancelled" if ended else "failed"
         return ActionResult(
-            status=status,  # type: ignore[arg-type]
-            action_type=attempt.kind.name,
+            status=status,
+            action_type=kind.name,
             attempt_id=attempt.id,
             value=value,
             error=error,

@@ -8,6 +8,7 @@ is dropped and counted.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ BEGINS_MAX = 20
 
 class Attempt(msgspec.Struct, eq=False):
     """One attempt; monotonic seconds in ``*_at``. ``lane`` is the lane it was submitted to and
-    whose queue its key belongs to; ``proc`` is where it runs or waits in the pipe."""
+    whose queue its key belongs to; ``proc`` is where it runs or waits in the pipe, as its order
+    number ``place``."""
 
     id: int
     kind: ActionKind
@@ -37,6 +39,7 @@ class Attempt(msgspec.Struct, eq=False):
     urgent: bool = False
     dispatched_at: float = 0.0
     begins: int = 0
+    place: int = 0
     proc: Any = None
     progress: str | None = None
     cancel_cause: str | None = None
@@ -65,7 +68,7 @@ class Ledger:
     def __init__(self) -> None:
         self._open: dict[int, Attempt] = {}
         self.last_id = 0
-        self.finished: dict[str, int] = {}
+        self.finished: defaultdict[str, int] = defaultdict(int)
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -92,9 +95,9 @@ class Ledger:
         if self._open.pop(attempt.id, None) is None:
             self.dropped += 1
             return False
-        self.count(result)
+        self.finished[result.status] += 1
         return True
 
     def count(self, result: ActionResult) -> None:
         """One more result of its status."""
-        self.finished[result.status] = self.finished.get(result.status, 0) + 1
+        self.finished[result.status] += 1

@@ -47,11 +47,9 @@ class Deadlines:
 
     def watch(self, proc: ProcHandle, attempt: Attempt, now: float) -> None:
         """``attempt`` is at work on ``proc``, or will be at once: keep its deadline."""
-        patience_s = attempt.timeout_s
+        patience_s = min(attempt.timeout_s, attempt.kind.heartbeat_s)
         if attempt.cancel_cause is not None:
             patience_s = 0.0
-        elif attempt.kind.heartbeat_s is not None:
-            patience_s = min(patience_s, attempt.kind.heartbeat_s)
         self.look_again(proc, now + patience_s)
 
     def look_again(self, proc: ProcHandle, moment: float) -> None:
@@ -104,7 +102,7 @@ def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
         proc.detail = f"its deadline of {timeout_s:g} s had passed"
         proc.overdue_at = end
         return None
-    if kind.heartbeat_s is not None:
+    if kind.heartbeat_s < math.inf:
         beat = max(start, proc.page.heartbeat_at()) + kind.heartbeat_s
         if beat <= now:
             proc.cause = "deadline"

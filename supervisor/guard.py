@@ -90,8 +90,6 @@ class Guard:
     def recycle(self, proc: ProcHandle) -> str | None:
         """Why ``proc``, which has just become idle, is to be replaced; None: it goes on."""
         rules = self._pool.options.recycling
-        if rules is recycling.NEVER:
-            return None
         return recycling.due(
             rules,
             proc.spread,

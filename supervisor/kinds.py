@@ -8,11 +8,15 @@ type are at work, one of a quarantined type; an attempt that is held back here i
 
 from __future__ import annotations
 
+import math
+import types
+import typing
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fsmv2.ipc.codec import decode
+import msgspec
+
+from fsmv2.ipc.codec import decoder_of
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import (
     Action,
@@ -27,9 +31,11 @@ if TYPE_CHECKING:
 
 # A type whose attempts end faster than this on average may wait in a proc's pipe.
 SHORT_S = 0.001
-SHORT_AFTER = 4
 _WEIGHT = 0.1
+# What is not known yet counts as long: some four short ones make a short type.
+_UNKNOWN_S = 1.4 * SHORT_S
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset, typing.Union})
 
 
 class ActionKind:
@@ -37,21 +43,23 @@ class ActionKind:
 
     __slots__ = (
         "concurrency",
+        "decode",
         "grace_s",
+        "heartbeat_s",
         "held",
         "is_guarded",
+        "is_quiet",
         "lane",
         "limits",
         "may_hide",
+        "may_wait_in_pipe",
         "mean_ran_s",
         "name",
         "record",
         "reference",
         "running",
-        "timed",
         "timeout_s",
         "timeout_s_max",
-        "heartbeat_s",
         "type",
         "value_type",
     )  # fmt: skip
@@ -62,31 +70,28 @@ class ActionKind:
         self.name = action_name(kind)
         self.reference = action_reference(kind)
         self.value_type = value_type(kind)
+        # The value of an attempt, as `execute` is annotated. Raises `FrameError`.
+        self.decode = decoder_of(self.value_type)
         self.timeout_s = float(kind.timeout_s)
         self.timeout_s_max = kind.timeout_s_max
-        self.heartbeat_s = kind.heartbeat_s
+        self.heartbeat_s = math.inf if kind.heartbeat_s is None else kind.heartbeat_s
         self.grace_s = kind.grace_s
         self.lane = kind.lane
         self.limits = kind.limits
         self.concurrency = kind.limits.concurrency
-        self.is_guarded = (
-            kind.limits.memory_bytes is not None or kind.limits.processes is not None
-        )
+        self.is_guarded = kind.limits.memory_bytes is not None or kind.limits.processes is not None
         self.may_hide = _may_hide(kind)
         self.running = 0
-        self.timed = 0
-        self.mean_ran_s = 0.0
+        self.mean_ran_s = _UNKNOWN_S
+        # Nothing must be redacted, and nobody sampled, for one of several in a pipe.
+        self.is_quiet = not self.may_hide and not self.is_guarded
+        self.may_wait_in_pipe = False
         self.record = quarantine.CLEAN
         self.held: deque[Attempt] = deque()
 
     def __repr__(self) -> str:
         apart = ", quarantined" if self.record.is_quarantined else ""
         return f"<{self.name}: {self.running} running, {len(self.held)} held back{apart}>"
-
-    @property
-    def is_short(self) -> bool:
-        """Whether attempts of this type end so soon that one may wait behind another."""
-        return self.timed >= SHORT_AFTER and self.mean_ran_s < SHORT_S
 
     @property
     def is_full(self) -> bool:
@@ -97,42 +102,33 @@ class ActionKind:
 
     def ran(self, seconds: float) -> None:
         """An attempt answered after ``seconds``."""
-        self.timed += 1
         # A share of each run: a single long one makes the type a long one for some dozens.
-        self.mean_ran_s += (seconds - self.mean_ran_s) * _WEIGHT
+        self.mean_ran_s = mean = self.mean_ran_s + (seconds - self.mean_ran_s) * _WEIGHT
+        self.may_wait_in_pipe = mean < SHORT_S and self.is_quiet
 
-    def decode(self, value: Any) -> Any:
-        """The value of an attempt, as `execute` is annotated. Raises `FrameError`."""
-        return decode(value, self.value_type)
-
-
-def _may_hide(kind: type[Action]) -> bool:
-    """Whether a field could hold a secret. Only types that cannot are sorted out."""
-    return any(field.type not in _PLAIN for field in _fields(kind))
+    def spoke(self) -> None:
+        """An attempt wrote to standard output or error. Whose lines those are is certain only
+        while no other attempt of the type waits in the same proc's pipe."""
+        self.is_quiet = self.may_wait_in_pipe = False
 
 
-def _fields(kind: type[Action]) -> tuple[Any, ...]:
-    from msgspec import structs
+def _may_hide(kind: Any, depth: int = 8) -> bool:
+    """Whether a value of type ``kind`` could hold a secret. Only what cannot is sorted out."""
+    if kind in _PLAIN or typing.get_origin(kind) is typing.Literal:
+        return False
+    if depth == 0:
+        return True
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return any(_may_hide(field.type, depth - 1) for field in msgspec.structs.fields(kind))
+    parts = [part for part in typing.get_args(kind) if part is not ...]
+    is_container = typing.get_origin(kind) in _CONTAINERS or isinstance(kind, types.UnionType)
+    return not (parts and is_container) or any(_may_hide(part, depth - 1) for part in parts)
 
-    return structs.fields(kind)
 
-
-class Kinds:
+class Kinds(dict[type[Action], ActionKind]):
     """All types a pool has seen. ``kinds[type]`` makes the record on first use."""
 
-    __slots__ = ("_known", "_on_new")
-
-    def __init__(self, on_new: Callable[[ActionKind], None] = lambda kind: None) -> None:
-        self._known: dict[type[Action], ActionKind] = {}
-        self._on_new = on_new
-
-    def __getitem__(self, kind: type[Action]) -> ActionKind:
+    def __missing__(self, kind: type[Action]) -> ActionKind:
         """The record of ``kind``. Raises `SpecError` for a type that cannot be sent."""
-        known = self._known.get(kind)
-        if known is None:
-            known = self._known[kind] = ActionKind(kind)
-            self._on_new(known)
+        known = self[kind] = ActionKind(kind)
         return known
-
-    def __iter__(self) -> Any:
-        return iter(self._known.values())

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fsmv2.ipc.channel import PACKET_BYTES_MAX
-from fsmv2.ipc.codec import decode, encode
-from fsmv2.ipc.messages import Run, ToProc
+from fsmv2.ipc.codec import encode
+from fsmv2.ipc.frames import pack_frame
+from fsmv2.ipc.linux import memory_barrier
+from fsmv2.ipc.messages import Run
 from fsmv2.supervisor.attempts import Attempt
-from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState, step
+from fsmv2.supervisor.core.procfsm import ProcState
 from fsmv2.supervisor.core.queue import KeyedQueue
 from fsmv2.supervisor.poller import WRITABLE
 
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
-PIPELINE = 8
-PIPELINE_MAX = 14  # a pipe holds 16 packets
-# An attempt's order fits a packet if its payload is no longer than this.
-_SMALL_BYTES = PACKET_BYTES_MAX - 512
+PIPELINE = 16
+PIPELINE_MAX = 64
+# No attempt with a longer payload waits in a pipe, so that a pipe always holds them all.
+SMALL_BYTES = 512
 # How long an attempt may keep others waiting in its proc's pipe.
 STALLED_S = 0.005
 AFFINITIES_MAX = 10_000
@@ -94,14 +95,13 @@ class Dispatcher:
         if self._pool.closing:
             return
         if lane.name == QUARANTINE:
-            for kind in self._pool.kinds:
+            for kind in list(self._pool.kinds.values()):
                 self.try_quarantined(kind)
             return
         queue = lane.queue
         while lane.idle:
-            if not queue.size:
-                if not lane.waiting_in_pipes or not self._take_back_for_the_idle(lane):
-                    return
+            if not queue.size and not self._take_back_for_the_idle(lane):
+                return
             taken = queue.take()
             if taken is None:
                 return
@@ -111,7 +111,7 @@ class Dispatcher:
                 self._hold(attempt)
                 continue
             self.give(lane.pick(key), attempt)
-        if queue.size and self._behind_max:
+        if queue.size and lane.waiting_in_pipes < self._behind_max * len(lane.members):
             self._fill_pipes(lane)
 
     def has_room(self, lane: Lane) -> bool:
@@ -119,32 +119,38 @@ class Dispatcher:
         return lane.waiting_in_pipes < self._behind_max * len(lane.members)
 
     def give(self, proc: ProcHandle, attempt: Attempt) -> None:
-        """``attempt`` is the next that ``proc`` runs."""
+        """``attempt`` is the next that ``proc`` runs, and the only one."""
         now = time.monotonic()
-        attempt.kind.running += 1
+        proc.attempt = attempt
+        proc.attempt_at = now
+        proc.stack = None
+        proc.state = ProcState.BUSY  # the table's row (idle, action_given)
+        order = self._order(proc, attempt, now)
+        pool = self._pool
+        pool.deadlines.watch(proc, attempt, now)
+        if attempt.kind.is_guarded:
+            pool.guard.watch()
+        self._send(proc, pack_frame(order))
+
+    def _order(self, proc: ProcHandle, attempt: Attempt, now: float) -> bytes:
+        """Note that ``attempt`` goes to ``proc``; the order to send."""
+        kind = attempt.kind
+        kind.running += 1
         attempt.begins += 1
         attempt.proc = proc
         attempt.dispatched_at = now
+        proc.orders += 1
+        attempt.place = proc.orders
         if attempt.key:
             attempt.lane.remember(attempt.key, proc)
-        if proc.attempt is None:
-            proc.attempt = attempt
-            proc.attempt_at = now
-            proc.stack = None
-            if proc.state is ProcState.IDLE:
-                proc.state = ProcState.BUSY  # the table's row (idle, action_given), taken often
-            else:
-                proc.state, _ = step(proc.state, ProcEvent.ACTION_GIVEN)
-            self._pool.deadlines.watch(proc, attempt, now)
-        else:
-            proc.behind.append(attempt)
-            attempt.lane.waiting_in_pipes += 1
-        order = Run(
-            attempt.id, attempt.kind.reference, msgspec.Raw(attempt.payload), attempt.timeout_s
-        )
+        payload = msgspec.Raw(attempt.payload)
+        return encode(Run(attempt.id, proc.orders, kind.reference, payload, attempt.timeout_s))
+
+    def _send(self, proc: ProcHandle, frames: bytes) -> None:
+        channel = proc.channel
         # False: it has just died. The kernel will say so, and the attempt goes to another proc.
-        if proc.channel.send(encode(order)) and proc.channel.wants_write:
-            self._pool.poller.watch(proc.channel.write_fd, partial(self._writable, proc), WRITABLE)
+        if channel.send_frames(frames) and channel.wants_write:
+            self._pool.poller.watch(channel.write_fd, partial(self._writable, proc), WRITABLE)
 
     def _writable(self, proc: ProcHandle, _mask: int) -> None:
         proc.channel.flush()
@@ -152,48 +158,50 @@ class Dispatcher:
             self._pool.poller.unwatch(proc.channel.write_fd)
 
     def next_of(self, proc: ProcHandle, now: float) -> None:
-        """The attempt of ``proc`` is over: what waited behind it has its turn."""
-        proc.stalled_on = None
-        if not proc.behind:
-            proc.attempt = None
-            return
+        """The attempt of ``proc`` is over: what waits behind it has its turn."""
         attempt = proc.attempt = proc.behind.popleft()
         proc.attempt_at = now
         attempt.lane.waiting_in_pipes -= 1
-        self._pool.deadlines.watch(proc, attempt, now)
+        patience_s = min(attempt.timeout_s, attempt.kind.heartbeat_s)
+        if now + patience_s < proc.deadline_at or attempt.cancel_cause is not None:
+            self._pool.deadlines.watch(proc, attempt, now)
 
     # --- in the pipes -----------------------------------------------------------------------
 
     def _fill_pipes(self, lane: Lane) -> None:
         """Let short attempts wait in the pipes of procs that run short ones."""
-        queue = lane.queue
-        if not self.has_room(lane):
-            return
         for proc in lane.members:
-            while (
-                len(proc.behind) < self._behind_max
+            # Half empty, so that orders go out several at a time.
+            if (
+                2 * len(proc.behind) <= self._behind_max
                 and proc.state is ProcState.BUSY
+                and proc.attempt is not None
+                and proc.attempt.kind.may_wait_in_pipe
+                and proc.attempt.cancel_cause is None
                 and proc.stalled_on is None
-                and proc.gives_packets
-                and (attempt := queue.peek()) is not None
-                and self._may_wait_behind(proc, attempt)
+                and proc.revokes
+                and not proc.channel.wants_write
             ):
-                queue.take()
-                self.give(proc, attempt)
-                if not proc.is_watched:
-                    self._watch_for_a_stall(proc)
+                self._fill_pipe(lane, proc)
 
-    def _may_wait_behind(self, proc: ProcHandle, attempt: Attempt) -> bool:
-        at_work = proc.attempt
-        return (
-            at_work is not None
-            and at_work.kind.is_short
-            and attempt.kind.is_short
-            and not attempt.kind.is_full
-            and len(attempt.payload) <= _SMALL_BYTES
-            and at_work.cancel_cause is None
-            and not proc.channel.wants_write
-        )
+    def _fill_pipe(self, lane: Lane, proc: ProcHandle) -> None:
+        queue, behind = lane.queue, proc.behind
+        now = time.monotonic()
+        frames = b""
+        while len(behind) < self._behind_max:
+            attempt = queue.peek()
+            if attempt is None or len(attempt.payload) > SMALL_BYTES:
+                break
+            if not attempt.kind.may_wait_in_pipe or attempt.kind.is_full:
+                break
+            queue.take()
+            frames += pack_frame(self._order(proc, attempt, now))
+            behind.append(attempt)
+            lane.waiting_in_pipes += 1
+        if frames:
+            if not proc.is_watched:
+                self._watch_for_a_stall(proc)
+            self._send(proc, frames)
 
     def _watch_for_a_stall(self, proc: ProcHandle) -> None:
         # One look at a time: filled and emptied a thousand times, a pipe is not watched by as many.
@@ -215,6 +223,8 @@ class Dispatcher:
 
     def _take_back_for_the_idle(self, lane: Lane) -> bool:
         """A proc is idle and nothing waits but behind others: share it out anew."""
+        if not lane.waiting_in_pipes:
+            return False
         most = max(lane.members, key=lambda proc: len(proc.behind))
         before = lane.queue.size
         if len(most.behind) >= 2:
@@ -222,22 +232,41 @@ class Dispatcher:
         return lane.queue.size > before
 
     def take_back(self, proc: ProcHandle) -> Lane | None:
-        """Take out of the pipe of ``proc`` what it has not begun, to the head of its queue.
-        Returns the lane if anything came back."""
-        if not proc.behind or not proc.gives_packets or proc.state is ProcState.DEAD:
+        """Take what ``proc`` has not begun back to the head of its queue. Returns the lane if
+        anything came back. One that is just beginning stays; if it is not run after all, the
+        proc will say so: see `skipped`."""
+        behind = proc.behind
+        if not behind or not proc.revokes or proc.state is ProcState.DEAD:
             return None
-        back = set()
-        for frame in proc.channel.take_back():
-            order = decode(frame, ToProc)
-            if isinstance(order, Run):
-                back.add(order.attempt_id)
+        proc.page.revoke(behind[0].place, proc.orders + 1)
+        memory_barrier()
+        begun_id = proc.page.begun()[0]
+        stay = next((n for n, one in enumerate(behind, 1) if one.id == begun_id), 0)
         lane = None
-        for attempt in reversed([one for one in proc.behind if one.id in back]):
-            proc.behind.remove(attempt)
-            attempt.begins -= 1  # the proc has never seen it
+        while len(behind) > stay:
+            attempt = behind.pop()
+            attempt.begins -= 1
             lane = self.put_back(attempt)
             lane.waiting_in_pipes -= 1
         return lane
+
+    def skipped(self, proc: ProcHandle, attempt_id: int, place: int) -> None:
+        """The proc found the order revoked: it has not begun it, and never will."""
+        for attempt in (proc.attempt, *proc.behind):
+            if attempt is not None and attempt.id == attempt_id and attempt.place == place:
+                break
+        else:
+            return  # it is elsewhere by now
+        attempt.begins -= 1
+        if attempt is proc.attempt:
+            proc.attempt = None
+            if proc.behind:
+                self.next_of(proc, time.monotonic())
+        else:
+            proc.behind.remove(attempt)
+            attempt.lane.waiting_in_pipes -= 1
+        self.put_back(attempt)
+        self._pool.has_room(proc)
 
     def put_back(self, attempt: Attempt) -> Lane:
         """``attempt`` was given to a proc and never begun: it is the next of its lane."""
@@ -294,5 +323,3 @@ class Dispatcher:
             attempt = kind.held.popleft()
             self.unhold(attempt)
             self.give(solo.idle.pop(), attempt)
-
-

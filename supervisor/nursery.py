@@ -66,8 +66,9 @@ class Nursery:
         self._alive = 0
         self._failed_starts = 0
         self._fork_after = 0.0
+        self.count_wanted()
         self._rate = startrate.full(
-            options.starts_per_s, self._wanted + STARTS_BURST_EXTRA, time.monotonic()
+            options.starts_per_s, self.wanted + STARTS_BURST_EXTRA, time.monotonic()
         )
         self._is_throttled = False
         self._stuck_since: float | None = None
@@ -76,14 +77,15 @@ class Nursery:
         self._name = f"fsmv2.{next(_pools)}."
         self.orphans = Orphans(self._name)
 
-    @property
-    def _wanted(self) -> int:
-        return sum(lane.size for lane in self._pool.lanes.values()) + self._pool.options.spares
+    def count_wanted(self) -> None:
+        """A lane has another size: count how many procs there should be."""
+        lanes = self._pool.lanes.values()
+        self.wanted = sum(lane.size for lane in lanes) + self._pool.options.spares
 
     @property
     def starts_waiting(self) -> int:
         """How many procs are missing and not ordered yet."""
-        return max(0, self._wanted - self._alive)
+        return max(0, self.wanted - self._alive)
 
     @property
     def stuck_since(self) -> float | None:
@@ -169,7 +171,7 @@ class Nursery:
         birth = None
         if self.template.child is None:
             birth = self.template.retry_at
-        elif self.template.ready and self._alive < self._wanted:
+        elif self.template.ready and self._alive < self.wanted:
             birth = self._fork_after
         sweep_at = self.orphans.sweep_at
         if birth is None or sweep_at is None:
@@ -181,7 +183,7 @@ class Nursery:
         sweep_at = self.orphans.sweep_at
         if sweep_at is not None and now >= sweep_at:
             self.sweep()
-        if self._pool.closing or (self._alive >= self._wanted and self.template.child):
+        if (self._alive >= self.wanted and self.template.child) or self._pool.closing:
             return
         if self.template.child is None:
             if self.template.retry_at is not None and now >= self.template.retry_at:
@@ -191,7 +193,7 @@ class Nursery:
                     self.template.failed_to_start(now, self._pool.random.random())
                     self._note_stuck(self.template.failures, f"cannot start: {error}", now)
             return
-        while self.template.ready and self._alive < self._wanted and now >= self._fork_after:
+        while self.template.ready and self._alive < self.wanted and now >= self._fork_after:
             if not self._may_start(now) or not self._order(now):
                 return
 

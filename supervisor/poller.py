@@ -22,11 +22,13 @@ Handler = Callable[[int], None]
 class Poller:
     """Descriptors and their handlers. Its own `fileno` can be watched by another poller."""
 
-    __slots__ = ("_epoll", "_handlers")
+    __slots__ = ("_epoll", "_handlers", "batch")
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        # How many descriptors were ready at the last look.
+        self.batch = 0
 
     def __repr__(self) -> str:
         return f"<Poller {len(self._handlers)} descriptors>"
@@ -59,6 +61,7 @@ class Poller:
             ready = self._epoll.poll(timeout_s, EVENTS_MAX)
         except InterruptedError:
             return
+        self.batch = len(ready)
         for fd, mask in ready:
             handler = self._handlers.get(fd)
             if handler is not None:

@@ -26,7 +26,7 @@ from fsmv2.ipc.linux import is_subreaper, set_subreaper
 from fsmv2.ipc.messages import Exit
 from fsmv2.supervisor.answers import Answers
 from fsmv2.supervisor.attempts import Attempt, Ledger
-from fsmv2.supervisor.core import events, quarantine
+from fsmv2.supervisor.core import events, quarantine, recycling
 from fsmv2.supervisor.core.action import Action, ActionError, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.core.events import Event
@@ -92,7 +92,9 @@ class Pool:
         on_event: OnEvent = lambda event: None,
     ) -> None:
         if QUARANTINE in lanes:
-            raise SpecError(f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own")
+            raise SpecError(
+                f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own"
+            )
         self.options = options
         self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
         # Empty until an action type is kept apart.
@@ -221,7 +223,9 @@ class Pool:
             attempt = Attempt(
                 attempt_id, kind, payload, key, chosen, timeout_s, time.monotonic(), urgent
             )
-            if not chosen.queue.offer(attempt, key, urgent):
+            # The common case, a proc is idle and nobody waits, needs no queue.
+            at_once = chosen.idle and not kind.is_full and chosen.queue.take_at_once(key)
+            if not at_once and not chosen.queue.offer(attempt, key, urgent):
                 queue = chosen.queue
                 raise Refused(
                     "QueueFull",
@@ -233,7 +237,9 @@ class Pool:
             self._refuse(attempt_id, type(action), ActionError(type(error).__name__, str(error)))
         else:
             self.ledger.enter(attempt)
-            if chosen.idle or (kind.is_short and self.dispatcher.has_room(chosen)):
+            if at_once:
+                self.dispatcher.give(chosen.pick(key), attempt)
+            elif chosen.idle or (kind.may_wait_in_pipe and self.dispatcher.has_room(chosen)):
                 self.dispatcher.dispatch(chosen)
         return attempt_id
 
@@ -282,7 +288,9 @@ class Pool:
     def release(self, action_type: str) -> bool:
         """An operator's word that a quarantined action type may run again like any other.
         False: no type of that name is in quarantine."""
-        found = [k for k in self.kinds if k.name == action_type and k.record.is_quarantined]
+        found = [
+            k for k in self.kinds.values() if k.name == action_type and k.record.is_quarantined
+        ]
         for kind in found:
             self.leave_quarantine(kind, "an operator released it")
         return bool(found)
@@ -313,8 +321,11 @@ class Pool:
         kind.running -= 1
         if attempt.key:
             attempt.lane.queue.release(attempt.key)
-        self.dispatcher.next_of(proc, time.monotonic())
-        self.conclude(attempt, result)
+        proc.attempt = proc.stalled_on = None
+        if proc.behind:
+            self.dispatcher.next_of(proc, time.monotonic())
+        if self.ledger.close(attempt, result):
+            self._on_result(attempt.id, result)
         if kind.held:
             self.dispatcher.free(kind)
 
@@ -332,7 +343,8 @@ class Pool:
             proc.cause, proc.detail = "channel", "it closed its channel and went on"
         proc.state, effects = step(proc.state, event)
         for effect in effects:
-            self._carry_out(proc, effect)
+            if effect is not ProcEffect.ANSWER:  # the message is in hand where it came: Answers
+                self._carry_out(proc, effect)
 
     def retire(self, proc: ProcHandle, cause: str) -> None:
         """Have an idle proc leave by itself."""
@@ -368,8 +380,6 @@ class Pool:
                 self.deadlines.set(now + wait_s, proc, ProcEvent.LEAVE_OVERDUE)
             case ProcEffect.BURY:
                 self.endings.bury(proc, now)
-            case ProcEffect.ANSWER:
-                pass  # the message itself is in hand where the event was made: see Answers
 
     def _leave_lane(self, proc: ProcHandle, now: float) -> None:
         lane = self.lanes.get(proc.lane or "")
@@ -379,14 +389,23 @@ class Pool:
         self.dispatcher.take_back(proc)
         self.nursery.left(lane, proc, now)
 
-    def idle_again(self, proc: ProcHandle) -> None:
-        """The proc has answered all it had: it takes what waits, or makes room for a new one."""
-        why = self.guard.recycle(proc)
-        lane = self.lanes[proc.lane or ""]
-        lane.idle.append(proc)
-        if why is not None:
-            proc.detail = why
-            self.retire(proc, "recycled")
+    def has_room(self, proc: ProcHandle) -> None:
+        """The proc has answered something: it takes what waits, or, with nothing more to do, is
+        idle or makes room for a new one."""
+        if proc.attempt is None and proc.state is ProcState.BUSY:
+            proc.state = ProcState.IDLE
+        lane = self.lanes.get(proc.lane or "")
+        if lane is None:
+            return
+        if proc.state is ProcState.IDLE:
+            lane.idle.append(proc)
+            if self.options.recycling is not recycling.NEVER:
+                why = self.guard.recycle(proc)
+                if why is not None:
+                    proc.detail = why
+                    self.retire(proc, "recycled")
+        if lane.queue.size or lane.waiting_in_pipes or lane.name == QUARANTINE:
+            self.dispatcher.dispatch(lane)
 
     # --- quarantine -------------------------------------------------------------------------
 
@@ -394,6 +413,7 @@ class Pool:
         """Keep a type apart: one attempt at a time, on a proc of its own, ever more rarely."""
         lane = self.lanes[QUARANTINE]
         lane.size = 1
+        self.nursery.count_wanted()
         self.on_event(
             events.ActionTypeQuarantined(
                 action_type=kind.name,

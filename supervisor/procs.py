@@ -9,10 +9,11 @@ reaped, so never a stranger's; nothing here waits.
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import math
 import os
 import signal
+import termios
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ CHATTER_PER_S = 2_000.0
 CHATTER_AT_ONCE = 5_000.0
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
+_NO_BYTES = bytes(4)
 
 
 class ProcHandle:
@@ -51,12 +53,12 @@ class ProcHandle:
         "detail",
         "echoes",
         "fork_sent_at",
-        "gives_packets",
         "is_watched",
         "killed_at",
         "lane",
         "late_answer",
         "look",
+        "orders",
         "output",
         "output_fd",
         "overdue_at",
@@ -66,6 +68,7 @@ class ProcHandle:
         "pidfd",
         "ready_at",
         "replaced_at",
+        "revokes",
         "serial",
         "slot",
         "spread",
@@ -89,6 +92,9 @@ class ProcHandle:
         # The attempt that keeps those behind it waiting for too long.
         self.stalled_on: Attempt | None = None
         self.is_watched = False
+        # Whether it says hello that an order can be revoked, and how many it was given.
+        self.revokes = False
+        self.orders = 0
         self.deadline_at = math.inf
         self.actions = 0
         self.spread = spread
@@ -109,7 +115,7 @@ class ProcHandle:
         self.pidfd = -1
         self.output = OutputLines()
         self.chatter = Allowance(CHATTER_PER_S, CHATTER_AT_ONCE)
-        run_read, run_write, self.gives_packets = packet_pipe()
+        run_read, run_write = os.pipe2(os.O_CLOEXEC)
         result_read, result_write = os.pipe2(os.O_CLOEXEC)
         woken_read, woken_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         output_read, output_write = os.pipe2(os.O_CLOEXEC)
@@ -202,6 +208,11 @@ class ProcHandle:
             return None
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
+    def has_output(self) -> bool:
+        """Whether `read_output` would find something. Cheaper than to look: ioctl_pipe(2)."""
+        fd = self.output_fd
+        return fd >= 0 and fcntl.ioctl(fd, termios.FIONREAD, _NO_BYTES) != _NO_BYTES
+
     def read_output(self) -> bytes:
         """What the proc wrote to standard output or error, at most 64 KiB at once."""
         try:
@@ -220,18 +231,6 @@ class ProcHandle:
             if fd >= 0:
                 os.close(fd)
                 setattr(self, name, -1)
-
-
-def packet_pipe() -> tuple[int, int, bool]:
-    """A pipe in packet mode: one read gives one order, so that what was not begun is still in the
-    pipe and can be taken back. An ordinary pipe and False where the kernel has no such mode.
-    Source: pipe(2), O_DIRECT; Linux 3.4."""
-    try:
-        return (*os.pipe2(os.O_CLOEXEC | os.O_DIRECT), True)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return (*os.pipe2(os.O_CLOEXEC), False)
 
 
 def without_our_frames(dump: str) -> str:

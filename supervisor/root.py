@@ -179,7 +179,9 @@ class Supervisor:
             on_event=self._hear_pool,
         )
         pool.nursery.orphans.owns_process = True
-        pool.nursery.orphans.known_pids = lambda: {self._ops.pid} if self._ops is not None else set()
+        pool.nursery.orphans.known_pids = lambda: (
+            {self._ops.pid} if self._ops is not None else set()
+        )
         return pool
 
     def _make_engine(self) -> Engine:

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 class SpilledValue:
     """An encoded value in an open file that has no name any more. `take` reads and closes it."""
 
-    __slots__ = ("_fd", "_kind", "size")
+    __slots__ = ("_fd", "kind", "size")
 
     def __init__(self, fd: int, size: int, kind: ActionKind) -> None:
         self._fd = fd
-        self._kind = kind
+        self.kind = kind
         self.size = size
 
     def __repr__(self) -> str:
-        return f"<SpilledValue {self.size} bytes of {self._kind.name}>"
+        return f"<SpilledValue {self.size} bytes of {self.kind.name}>"
 
     def take(self) -> object:
         """Read and decode the value. Costs time in proportion to its size: about 1 ms a MiB.
@@ -53,7 +53,7 @@ class SpilledValue:
                 at += got
         finally:
             self.drop()
-        return self._kind.decode(data)
+        return self.kind.decode(data)
 
     def drop(self) -> None:
         """Close the file without reading it. Safe to call twice."""
@@ -106,7 +106,7 @@ def load(result: ActionResult) -> ActionResult:
     try:
         return msgspec.structs.replace(result, value=spilled.take())
     except FrameError as fault:
-        error = ActionError("ResultTypeError", wrong_type(spilled._kind, fault))
+        error = ActionError("ResultTypeError", wrong_type(spilled.kind, fault))
     except OSError as fault:
         error = ActionError("ResultLost", f"cannot read the result's file: {fault}")
     return msgspec.structs.replace(result, status="failed", value=None, error=error)

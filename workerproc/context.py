@@ -2,54 +2,72 @@
 
 Knows: the attempt, the shared page, how to write a frame from any thread of the action.
 Does not know: what the root does with it.
-Invariants: every text leaves with the action's secrets replaced; reading `cancelled` or
-`deadline_s` costs no system call worth the name.
+Invariants: every text leaves with the action's secrets replaced; `cancelled`, `deadline_s`,
+`heartbeat` and `extend` cost no system call worth the name; a thread that an earlier action
+left behind moves nothing of the attempt that runs now; saying something while already saying
+something (in a signal handler, in a finalizer) never waits for oneself.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fsmv2.ipc.messages import FromProc, Logged, Progress
 from fsmv2.ipc.page import Page
-from fsmv2.ipc.redact import redact
+from fsmv2.ipc.redact import redact, secrets_in
 
 TEXT_CHARS_MAX = 2_000
 LEVELS = ("debug", "info", "warning", "error")
-_PLAIN = (str, int, float, bool, type(None))
+LATER_MAX = 100
+_extending = threading.RLock()
+_saying = threading.local()
 
 
 class Context:
     """Lives as long as one attempt."""
 
-    __slots__ = ("_page", "_scratch_root", "_secrets", "_send", "_started", "_timeout_s",
-                 "attempt_id")  # fmt: skip
+    __slots__ = ("_action", "_extra_s", "_later", "_page", "_pid", "_scratch_root", "_secrets",
+                 "_send", "_started", "_timeout_s", "attempt_id", "records")  # fmt: skip
 
     def __init__(
         self,
         attempt_id: int,
+        began_at: float,
         timeout_s: float,
         page: Page,
         send: Callable[[FromProc], None],
         scratch_root: Path,
-        secrets: tuple[str, ...],
+        action: Any,
+        pid: int,
     ) -> None:
         self.attempt_id = attempt_id
+        self.records = 0
         self._timeout_s = timeout_s
-        self._started = time.monotonic()
+        # The moment the root counts from; importing and decoding the action took a while.
+        self._started = began_at
+        self._extra_s = 0.0
         self._page = page
         self._send = send
+        self._later: deque[FromProc] | None = None
         self._scratch_root = scratch_root
-        self._secrets = secrets
+        self._action = action
+        self._secrets: tuple[str, ...] | None = None
+        self._pid = pid
 
     @property
     def deadline_s(self) -> float:
-        """Seconds left until this attempt is killed; negative inside ``grace_s``."""
-        return self._started + self._timeout_s - time.monotonic()
+        """Seconds left until this attempt is killed, extensions included; negative inside
+        ``grace_s``."""
+        return self._started + self._timeout_s + self._extra_s - time.monotonic()
 
     @property
     def cancelled(self) -> bool:
@@ -66,20 +84,70 @@ class Context:
             return Path(tempfile.mkdtemp(prefix="fsmv2-"))
         return self._scratch_root
 
+    def heartbeat(self) -> None:
+        """Say that the action gets on."""
+        if self._page.is_begun(self.attempt_id):
+            self._page.beat(time.monotonic())
+
+    def extend(self, seconds: float) -> float:
+        """Ask for ``seconds`` more, up to the action type's ceiling; returns the seconds left.
+
+        The root looks at the deadline whether more was asked for. Nothing is added where the
+        type has no ceiling, where it is reached, or once the attempt is cancelled. Raises
+        ValueError unless ``seconds`` is a finite number from 0 up.
+        """
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not number or not math.isfinite(seconds) or seconds < 0:
+            raise ValueError(f"cannot extend: got {seconds!r}, want a finite number of seconds ≥ 0")
+        timeout_s_max = self._action.timeout_s_max
+        ceiling_s = 0.0 if timeout_s_max is None else timeout_s_max - self._timeout_s
+        with _extending:
+            wanted_s = min(self._extra_s + seconds, ceiling_s)
+            runs = self._page.is_begun(self.attempt_id) and not self.cancelled
+            if runs and wanted_s > self._extra_s:
+                self._page.extend(self.attempt_id, wanted_s)
+                # Read back: the page keeps milliseconds, and both sides must mean the same.
+                self._extra_s = self._page.extension_of(self.attempt_id)
+        return self.deadline_s
+
     def progress(self, text: str) -> None:
         """Say how far the action is; shown beside the action in flight."""
-        self._send(Progress(self.attempt_id, redact(str(text), self._secrets)[:TEXT_CHARS_MAX]))
+        self._say(Progress(self.attempt_id, self.redacted(str(text))[:TEXT_CHARS_MAX]))
 
     def log(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write one log record; the root adds path, attempt and action."""
         if level not in LEVELS:
             raise ValueError(f"cannot log: level is {level!r}, want one of {', '.join(LEVELS)}")
         told = {name: self._told(value) for name, value in fields.items()}
-        text = redact(str(event), self._secrets)[:TEXT_CHARS_MAX]
-        self._send(Logged(self.attempt_id, level, text, told))
+        text = self.redacted(str(event))[:TEXT_CHARS_MAX]
+        self._say(Logged(self.attempt_id, level, text, told))
+
+    def redacted(self, text: str) -> str:
+        """``text`` without the action's secrets."""
+        if self._secrets is None:  # most actions say nothing
+            self._secrets = secrets_in(self._action)
+        return redact(text, self._secrets)
 
     def _told(self, value: Any) -> Any:
         if isinstance(value, int | float | bool | type(None)):
             return value if not isinstance(value, int) or abs(value) < 1 << 63 else str(value)
-        text = value if isinstance(value, str) else repr(value)
-        return redact(text, self._secrets)[:TEXT_CHARS_MAX]
+        return self.redacted(value if isinstance(value, str) else repr(value))[:TEXT_CHARS_MAX]
+
+    def _say(self, message: Progress | Logged) -> None:
+        if os.getpid() != self._pid:
+            # A child that the action forked: frames of two writers would mix in the channel.
+            print(message.text if isinstance(message, Progress) else message.event, file=sys.stderr)
+            return
+        if getattr(_saying, "now", False):
+            # A finalizer or a signal handler, in the middle of saying something: the lock of the
+            # channel is this very thread's, so waiting for it would be for ever.
+            self._later = self._later or deque(maxlen=LATER_MAX)
+            self._later.append(message)
+            return
+        _saying.now = True
+        try:
+            self._send(message)
+            while self._later:
+                self._send(self._later.popleft())
+        finally:
+            _saying.now = False

@@ -9,6 +9,9 @@ the page, then chains to the handler installed before it, which is Python's own 
 handler; that one writes the signal's number to the wake-up descriptor. So a byte there means
 the dump is whole, also while C code holds the GIL. An action that replaces the handler or the
 descriptor only costs the root its evidence budget.
+
+Later, if the main thread gets back to Python code or sits in a call that signals interrupt, the
+handler's Python half runs and marks the page: no such mark means that it hangs in C code.
 """
 
 from __future__ import annotations
@@ -18,22 +21,25 @@ import os
 import signal
 from types import FrameType
 
-from fsmv2.ipc.page import clear_dump
+from fsmv2.ipc.page import Page, clear_dump
 
 # Far from the signals that programs use among themselves.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
 
 
-def _ignore(_signal: int, _frame: FrameType | None) -> None:
-    """Python-level half of the handler: nothing is left to do."""
-
-
 def install(page_fd: int, woken_fd: int) -> None:
     """Send stack dumps to ``page_fd`` and the word that one is complete to ``woken_fd``."""
+    page = Page(page_fd)
+
+    def heard(_signal: int, _frame: FrameType | None) -> None:
+        page.hear()
+
     clear_dump(page_fd)
     os.set_blocking(woken_fd, False)
-    signal.signal(DUMP_SIGNAL, _ignore)
+    signal.signal(DUMP_SIGNAL, heard)
     signal.set_wakeup_fd(woken_fd, warn_on_full_buffer=False)
     faulthandler.register(DUMP_SIGNAL, file=page_fd, all_threads=True, chain=True)
     # SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT: dump, then die of the same signal.
     faulthandler.enable(file=page_fd, all_threads=True)
+    # The same for a spent CPU limit; chained to the default, which ends the process.
+    faulthandler.register(signal.SIGXCPU, file=page_fd, all_threads=True, chain=True)

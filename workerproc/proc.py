@@ -17,15 +17,14 @@ import sys
 import threading
 import time
 import traceback
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from fsmv2.ipc.codec import decode, encode
+from fsmv2.ipc.codec import decode, decoder_of, encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, PROTOCOL, FrameBuffer, FrameError, pack_frame
-from fsmv2.ipc.linux import die_with_parent
+from fsmv2.ipc.linux import die_with_parent, register_for_barriers
 from fsmv2.ipc.messages import (
     Answer,
     Done,
@@ -34,13 +33,16 @@ from fsmv2.ipc.messages import (
     Hello,
     Raised,
     Run,
+    Skipped,
     Spilled,
     ToProc,
 )
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
-from fsmv2.workerproc import evidence
+from fsmv2.workerproc import evidence, limits, records
 from fsmv2.workerproc.context import Context
+from fsmv2.workerproc.limits import applied
+from fsmv2.workerproc.records import shipper
 
 EXIT_BAD_ORDER = 70
 # A frame's cap, less what surrounds the value in it.
@@ -49,6 +51,11 @@ RESULT_BYTES_MAX = 256 << 20
 TRACEBACK_CHARS_MAX = 16_000
 MESSAGE_CHARS_MAX = 4_000
 ADOPTION_S_MAX = 5.0
+# How old the reading of CPU time may be with which an action begins: what its certificate says
+# is wrong by no more than that.
+CPU_AGE_S = 0.001
+
+_decode = decoder_of(ToProc)
 
 
 class Proc:
@@ -65,7 +72,9 @@ class Proc:
     ) -> None:
         self.slot = slot
         self._result_bytes_max = result_bytes_max
+        # CPU seconds used so far, and when that was read: a system call, see `CPU_AGE_S`.
         self._cpu_s = 0.0
+        self._cpu_at = 0.0
         self._run_read = run_read
         self._result_write = result_write
         self._page = page
@@ -77,11 +86,12 @@ class Proc:
     def run(self) -> int:
         """Say hello, then run what comes until the channel ends or says so."""
         self._rehearse()
-        self._send(Hello(pid=self._pid, protocol=PROTOCOL, slot=self.slot))
+        revokes = register_for_barriers()
+        self._send(Hello(pid=self._pid, protocol=PROTOCOL, slot=self.slot, revokes=revokes))
         try:
             while data := os.read(self._run_read, 1 << 16):
                 for body in self._buffer.feed(data):
-                    order = decode(body, ToProc)
+                    order = _decode(body)
                     if isinstance(order, Exit):
                         return 0
                     self._answer(order)
@@ -98,7 +108,7 @@ class Proc:
         """Run nothing, once, the whole way. A forked proc's first action would otherwise pay for
         the pages it writes to for the first time (measured: 2 to 4 ms), and that first action is
         the one that waits for a spare to take over."""
-        order = Run(0, f"{__name__}:Rehearsal", msgspec.Raw(encode(Rehearsal())), 1.0)
+        order = Run(0, 0, f"{__name__}:Rehearsal", msgspec.Raw(encode(Rehearsal())), 1.0)
         order = decode(encode(order), ToProc)
         self._buffer.feed(pack_frame(encode(self._result_of(order))))
 
@@ -113,26 +123,37 @@ class Proc:
             pass
         self._send(answer)
 
-    def _result_of(self, order: Run) -> Answer:
-        attempt_id = order.attempt_id
+    def _result_of(self, order: Run) -> Answer | Skipped:
+        attempt_id, page = order.attempt_id, self._page
         began_at = time.monotonic()
-        self._page.begin(attempt_id, began_at, self._cpu_s)
-        secrets: tuple[str, ...] = ()
+        if began_at - self._cpu_at > CPU_AGE_S:
+            self._cpu_s = time.process_time()
+            self._cpu_at = began_at
+        page.begin(attempt_id, began_at, self._cpu_s)
+        if page.is_revoked(order.place):
+            return Skipped(attempt_id, order.place)
+        action: Any = None
         context: Context | None = None
         try:
-            action = decode(order.payload, resolve(order.action))
-            secrets = secrets_in(action)
+            loaded = _loaded.get(order.action) or _load(order.action)
+            action = loaded.decode(order.payload)
             context = Context(
-                attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets
-            )
-            value = encode(action.execute(context))
-            if len(value) > INLINE_BYTES_MAX:
-                answer: Answer = self._spill(attempt_id, value, began_at)
+                attempt_id, began_at, order.timeout_s, page, self._send, self._scratch, action,
+                self._pid,
+            )  # fmt: skip
+            shipper.context = context
+            if loaded.is_unlimited:
+                value = action.execute(context)
             else:
-                ran_s = time.monotonic() - began_at
-                answer = Done(attempt_id, msgspec.Raw(value), began_at, ran_s)
+                with applied(action.limits, page):
+                    value = action.execute(context)
+            value = encode(value)
+            if len(value) > INLINE_BYTES_MAX:
+                return self._spill(attempt_id, value, began_at)
+            return Done(attempt_id, msgspec.Raw(value), began_at, time.monotonic() - began_at)
         except BaseException as error:
-            answer = Raised(
+            secrets = secrets_in(action)
+            return Raised(
                 attempt_id=attempt_id,
                 kind=type(error).__name__,
                 message=redact(_text_of(error), secrets)[:MESSAGE_CHARS_MAX],
@@ -141,8 +162,8 @@ class Proc:
                 ran_s=time.monotonic() - began_at,
                 cancelled=context is not None and context.cancelled,
             )
-        self._cpu_s = time.process_time()
-        return answer
+        finally:
+            shipper.context = None
 
     def _spill(self, attempt_id: int, value: bytes, began_at: float) -> Spilled:
         """Leave what no frame holds in a file; whoever wants the value reads it there."""
@@ -176,12 +197,32 @@ class Proc:
 class Rehearsal(msgspec.Struct, frozen=True):
     """An action that does nothing, see `Proc._rehearse`."""
 
+    timeout_s_max: ClassVar[float | None] = None
+    limits: ClassVar[None] = None
+
     def execute(self, ctx: Context) -> str:
         """Touch what actions touch."""
         return f"{ctx.deadline_s}{ctx.cancelled}"
 
 
-@lru_cache(maxsize=4096)
+class Loaded:
+    """An action type as this proc runs it."""
+
+    __slots__ = ("decode", "is_unlimited")
+
+    def __init__(self, kind: Any) -> None:
+        self.decode = decoder_of(kind)
+        self.is_unlimited = limits.are_none(kind.limits)
+
+
+_loaded: dict[str, Loaded] = {}
+
+
+def _load(reference: str) -> Loaded:
+    loaded = _loaded[reference] = Loaded(resolve(reference))
+    return loaded
+
+
 def resolve(reference: str) -> Any:
     """The class behind ``module:qualname``; raises ImportError or AttributeError, said well."""
     module_name, _, qualname = reference.partition(":")
@@ -234,10 +275,15 @@ def wait_for_adoption(root_pid: int, middle_pid: int) -> None:
 
 
 def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list[int]) -> int:
-    """Become the proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
-    run_read, result_write, page_fd, woken_write, output_write = fds
+    """Become the forked proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
     os.setsid()
     wait_for_adoption(root_pid, middle_pid)
+    return serve(slot, scratch, fds)
+
+
+def serve(slot: str, scratch: str, fds: list[int]) -> int:
+    """Settle in and run the loop of ``slot``'s proc, in a session of its own already."""
+    run_read, result_write, page_fd, woken_write, output_write = fds
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output_write, 1)
@@ -254,4 +300,5 @@ def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["FSMV2_SLOT"] = f"{slot}:{os.getpid()}"
     evidence.install(page_fd, woken_write)
+    records.install()
     return Proc(slot, run_read, result_write, Page(page_fd), Path(scratch)).run()

@@ -9,7 +9,9 @@ own fate.
 from __future__ import annotations
 
 import math
+import re
 import typing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -19,6 +21,8 @@ from fsmv2.supervisor.core.errors import FsmError, SpecError
 
 Status = Literal["succeeded", "failed", "timed_out", "crashed", "cancelled", "refused"]
 TIMEOUT_S_MAX = 86_400.0
+HEARTBEAT_S_MIN = 0.01
+LANE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,13 +40,57 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    concurrency: int | None = None
-    memory_bytes: int | None = None
+    """What one attempt of an action type may use; None: no limit. Integers, all of them.
+
+    Set in the proc before `Action.execute`, and lifted after it (soft limits, getrlimit(2); a
+    limit that is stricter already stays):
+
+    - ``address_space_bytes``: RLIMIT_AS, the proc's whole address space in bytes, what it had
+      before included; an allocation beyond it is a MemoryError. Address space is more than
+      memory in use: each thread reserves some 8 to 70 MiB of it.
+    - ``cpu_s``: CPU seconds of this attempt over all threads. The kernel counts whole seconds,
+      so the end comes between ``cpu_s`` and ``cpu_s`` + 1: SIGXCPU, with a stack.
+    - ``open_files``: files, sockets and pipes open at a time beyond those the proc has itself;
+      one more is OSError EMFILE.
+    - ``processes``: processes and threads it may have started at a time. RLIMIT_NPROC counts
+      all that the user runs, does not bind root, and cannot be set right where a container
+      hides the user's other processes: there only the root's own watch holds this limit.
+    - ``niceness``: 0 to 19, how far the attempt stands back (nice(2)). Lowering it again takes
+      a privilege: without it the proc is recycled after the attempt.
+
+    Held by the root:
+
+    - ``memory_bytes``: resident memory of the proc; the root samples it and kills beyond it.
+    - ``concurrency``: how many attempts of this type run at a time.
+
+    What an action starts inherits the soft limits and may raise its own up to the hard ones.
+    """
+
+    address_space_bytes: int | None = None
+    cpu_s: int | None = None
+    open_files: int | None = None
     processes: int | None = None
+    niceness: int | None = None
+    memory_bytes: int | None = None
+    concurrency: int | None = None
+
+
+NO_LIMITS = Limits()
+# The lowest that could make sense, and the highest: a larger one is a typing error.
+_LIMIT_RANGES = {
+    "address_space_bytes": (1 << 20, 1 << 47),
+    "cpu_s": (1, int(TIMEOUT_S_MAX)),
+    "open_files": (0, 1 << 20),
+    "processes": (0, 1 << 20),
+    "niceness": (0, 19),
+    "memory_bytes": (1 << 20, 1 << 47),
+    "concurrency": (1, 1 << 16),
+}
 
 
 class ActionContext(Protocol):
-    """What a running action can ask for and say. Lives in the proc."""
+    """What a running action can ask for and say. Lives in the proc; any thread of the action
+    may use it."""
 
     @property
     def attempt_id(self) -> int:
@@ -50,7 +98,8 @@ class ActionContext(Protocol):
 
     @property
     def deadline_s(self) -> float:
-        """Seconds left until this attempt is killed; negative inside ``grace_s``."""
+        """Seconds left until this attempt is killed, extensions included; negative inside
+        ``grace_s``."""
 
     @property
     def cancelled(self) -> bool:
@@ -66,23 +115,44 @@ class ActionContext(Protocol):
     def log(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write one log record; the root adds path, attempt and action."""
 
+    def heartbeat(self) -> None:
+        """Say that the action gets on, see `Action.heartbeat_s`. Costs no system call."""
+
+    def extend(self, seconds: float) -> float:
+        """Ask for ``seconds`` more than `deadline_s` has now, up to `Action.timeout_s_max`.
+
+        Returns the seconds left after it: no more than before where the ceiling is reached or
+        the attempt is cancelled already. Raises ValueError unless ``seconds`` is a finite
+        number from 0 up.
+        """
+
 
 class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One idempotent effect. Subclass it with ``frozen=True`` and override `execute`.
 
     Fields are the parameters and cross the channel as msgpack. The class variables say how
-    the pool treats it: ``timeout_s`` seconds from its start until it is killed; ``grace_s``
-    seconds more in which `ActionContext.cancelled` is true before the kill; ``retry`` the wait
-    after a failure. Actions must be idempotent: an attempt may be killed at any instruction.
+    the pool treats it:
+
+    - ``timeout_s``: seconds from an attempt's true start until it is killed.
+    - ``timeout_s_max``: the ceiling in seconds from that start which `ActionContext.extend`
+      can reach; None: no extension beyond ``timeout_s``.
+    - ``heartbeat_s``: an attempt that has not called `ActionContext.heartbeat` for so many
+      seconds, counted from its start, is killed; None: no heartbeat is asked for.
+    - ``grace_s``: seconds more in which `ActionContext.cancelled` is true before the kill.
+    - ``retry``: the wait after a failure.
+    - ``lane``: the name of the group of procs it runs on.
+    - ``limits``: what an attempt may use, see `Limits`.
+
+    Actions must be idempotent: an attempt may be killed at any instruction.
     """
 
     timeout_s: ClassVar[float] = 30.0
-    grace_s: ClassVar[float] = 0.0
-    retry: ClassVar[Retry] = Retry()
     timeout_s_max: ClassVar[float | None] = None
     heartbeat_s: ClassVar[float | None] = None
+    grace_s: ClassVar[float] = 0.0
+    retry: ClassVar[Retry] = Retry()
     lane: ClassVar[str] = "actions"
-    limits: ClassVar[Limits] = Limits()
+    limits: ClassVar[Limits] = NO_LIMITS
 
     def execute(self, ctx: ActionContext) -> Any:
         """Do it. Runs in a proc; may block, crash, leak or hang. What it returns is encoded as
@@ -202,15 +272,37 @@ def value_type(kind: type[Action]) -> Any:
     return hints.get("return", Any)
 
 
+@lru_cache(maxsize=4096)  # asked before every submission; a type's declarations do not change
 def check_action_type(kind: type[Action]) -> None:
     """Raise `SpecError` unless ``kind``'s class variables are usable."""
-    for name, low in (("timeout_s", 1e-6), ("grace_s", 0.0)):
-        got = getattr(kind, name)
-        fine = isinstance(got, int | float) and not isinstance(got, bool) and math.isfinite(got)
-        if not fine or not low <= got <= TIMEOUT_S_MAX:
-            raise SpecError(
-                f"cannot use action {kind.__qualname__}: {name} is {got!r}, "
-                f"want seconds from {low:g} to {TIMEOUT_S_MAX:g}"
-            )
+    _check_seconds(kind, "timeout_s", 1e-6, TIMEOUT_S_MAX)
+    _check_seconds(kind, "grace_s", 0.0, TIMEOUT_S_MAX)
+    if kind.timeout_s_max is not None:
+        _check_seconds(kind, "timeout_s_max", kind.timeout_s, TIMEOUT_S_MAX)
+    if kind.heartbeat_s is not None:
+        _check_seconds(kind, "heartbeat_s", HEARTBEAT_S_MIN, TIMEOUT_S_MAX)
+    # What a class declares is typed for readers only: look at what is really there.
+    lane: Any = kind.lane
+    if not isinstance(lane, str) or not LANE_NAME.fullmatch(lane):
+        raise _unusable(kind, "lane", lane, f"a name like {LANE_NAME.pattern}")
+    limits: Any = kind.limits
+    if not isinstance(limits, Limits):
+        raise _unusable(kind, "limits", limits, "Limits(…)")
+    for name, (low, high) in _LIMIT_RANGES.items():
+        got = getattr(limits, name)
+        whole = isinstance(got, int) and not isinstance(got, bool)
+        if got is not None and not (whole and low <= got <= high):
+            raise _unusable(kind, f"limits.{name}", got, f"a whole number from {low} to {high}")
     action_reference(kind)
     value_type(kind)
+
+
+def _check_seconds(kind: type[Action], name: str, low: float, high: float) -> None:
+    got = getattr(kind, name)
+    fine = isinstance(got, int | float) and not isinstance(got, bool) and math.isfinite(got)
+    if not fine or not low <= got <= high:
+        raise _unusable(kind, name, got, f"seconds from {low:g} to {high:g}")
+
+
+def _unusable(kind: type[Action], name: str, got: object, want: str) -> SpecError:
+    return SpecError(f"cannot use action {kind.__qualname__}: {name} is {got!r}, want {want}")

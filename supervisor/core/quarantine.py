@@ -47,9 +47,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 CLEAN = Record()
 
 
-def died(
-    record: Record, verdict: str, now: float, spread: float, rules: QuarantineRules
-) -> Record:
+def died(record: Record, verdict: str, now: float, spread: float, rules: QuarantineRules) -> Record:
     """The record after an attempt of the type died of ``verdict``; ``spread`` in [0, 1) spreads
     the wait."""
     if verdict in WILLED:
@@ -65,9 +63,7 @@ def died(
     if len(deaths) < rules.after:
         return Record(verdict=verdict, deaths=deaths)
     wait = delay_s(1, spread, base_s=rules.base_s, max_s=rules.max_s)
-    return Record(
-        verdict=verdict, deaths=deaths, since=now, failures=1, not_before=now + wait
-    )
+    return Record(verdict=verdict, deaths=deaths, since=now, failures=1, not_before=now + wait)
 
 
 def survived(record: Record, succeeded: bool) -> Record:

@@ -76,6 +76,15 @@ class KeyedQueue(Generic[T]):
         items.append((item, urgent))
         return True
 
+    def take_at_once(self, key: str) -> bool:
+        """`offer` and `take` in one, for an item that need not wait: True, and the key is busy
+        from now on. False: something waits already, or the key is busy."""
+        if self.size or key in self._busy:
+            return False
+        if key:
+            self._busy.add(key)
+        return True
+
     def put_back(self, item: T, key: str, urgent: bool = False) -> None:
         """Return an item that was taken and never begun: it is the next of its key, and has
         waited its turn already, so it goes before all that are not urgent."""

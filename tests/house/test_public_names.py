@@ -21,6 +21,7 @@ PROMISED = {
     "ChildSpec",
     "DesiredState",
     "Go",
+    "Limits",
     "Location",
     "Phase",
     "Remove",
