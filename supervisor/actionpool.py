@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
@@ -27,6 +27,7 @@ from fsmv2.supervisor.shelter import Shelter
 
 # A caller that fires and forgets for a while is no reason to refuse.
 QUEUE = 10_000
+AnyHandle = TypeVar("AnyHandle", bound=Handle)
 
 
 class ActionPool:
@@ -131,7 +132,8 @@ class ActionPool:
         here. ``timeout_s`` None: `Action.timeout_s`. Raises `SpecError` without the option;
         what dill cannot send is a `SpecError` too.
         """
-        from fsmv2.supervisor.callables import CallHandle, call_of
+        from fsmv2.supervisor.callables import call_of
+        from fsmv2.supervisor.callhandles import CallHandle
 
         if not self._callables:
             raise SpecError(
@@ -139,8 +141,21 @@ class ActionPool:
                 "cross as dill, which executes what it is given; want an Action, or "
                 "ActionPool(callables=True) if all of its input is trusted"
             )
-        handle = CallHandle(self._driver, function)
         action = call_of(function, args, kwargs)
+        return self.submit_as(
+            lambda driver: CallHandle(driver, function), action, key=key, timeout_s=timeout_s
+        )
+
+    def submit_as(
+        self,
+        kind: Callable[[Driver], AnyHandle],
+        action: Action,
+        *,
+        key: str = "",
+        timeout_s: float | None = None,
+    ) -> AnyHandle:
+        """`submit` with a handle made by ``kind``, for the forms built on this one."""
+        handle = kind(self._driver)
         with Shelter():
             self._driver.submit(handle, action, key, timeout_s)
         return handle

@@ -42,6 +42,7 @@ NAP_S = 0.001
 WAIT_S_MAX = 3600.0
 NEVER = float("inf")
 SOON = 0.0
+_NOTHING: list[tuple[Handle, ActionResult]] = []
 CLOSED = ("PoolClosed", "cannot run an action: the pool is closed")
 
 _monotonic = time.monotonic
@@ -130,8 +131,12 @@ class Driver:
             else:
                 self._settled.append((handle, self._early))
                 self._early = None
-            self._look_sooner()
-            return self._take_settled()
+            # All that a submission can bring forward is a deadline.
+            moment = pool.deadlines.next_moment()
+            if moment is not None and moment < self._looks_at:
+                self._looks_at = moment
+                self._kick()
+            return self._take_settled() if self._settled else _NOTHING
         finally:
             self._inside = False
 
