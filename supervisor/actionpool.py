@@ -164,6 +164,10 @@ class ActionPool:
         """See `Handle.cancel`."""
         return handle.cancel()
 
+    def open_handles(self) -> list[Handle]:
+        """The handles that have no result yet, in the order of their submission."""
+        return self._driver.handles()
+
     def statistics(self) -> dict[str, Any]:
         """Counts and procs as plain data."""
         statistics: dict[str, Any] = self._driver.look(pool_statistics)

@@ -169,6 +169,10 @@ class Driver:
             proc = attempt.proc if attempt is not None else None
             return proc is not None and proc.attempt is attempt
 
+    def handles(self) -> list[Handle]:
+        """The handles without a result."""
+        return self.look(lambda _pool: list(self._open.values()))  # type: ignore[no-any-return]
+
     def wait_for(
         self, handle: Handle, timeout_s: float | None, shelter: Shelter | None = None
     ) -> bool:

@@ -19,7 +19,7 @@ from fsmv2.supervisor.callables import Call, Outcome, UnlimitedCall, pack
 from fsmv2.supervisor.callhandles import CallHandle
 from fsmv2.supervisor.core.action import ActionFailed, ActionResult
 from fsmv2.supervisor.core.recycling import Recycling
-from fsmv2.supervisor.handles import CANCELLED, FINISHED, PENDING
+from fsmv2.supervisor.handles import CANCELLED, FINISHED
 
 QUEUE = 1_000_000
 
@@ -132,8 +132,6 @@ class KillableExecutor(concurrent.futures.Executor):
         self._setup = pack("initializer", initializer, initargs) if initializer else b""
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._futures: dict[CallFuture, None] = {}
         self._is_shut = False
         self._pool = ActionPool(max_workers, callables=True, **options)
         self._pool.start()
@@ -156,18 +154,9 @@ class KillableExecutor(concurrent.futures.Executor):
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            future = self._pool.submit_as(
+            return self._pool.submit_as(
                 lambda driver: CallFuture(driver, fn), action, timeout_s=timeout_s
             )
-            self._futures[future] = None
-        future.add_done_callback(self._forget)
-        return future
-
-    def _forget(self, future: CallFuture) -> None:
-        with self._lock:
-            self._futures.pop(future, None)
-            if not self._futures:
-                self._idle.notify_all()
 
     def limited(self, *, timeout_s: float | None) -> Limited:
         """The same executor with another limit per call, in seconds: ``executor.limited(
@@ -183,10 +172,9 @@ class KillableExecutor(concurrent.futures.Executor):
         then; else a thread waits for it. ``cancel_futures``: what does not run yet is cancelled."""
         with self._lock:
             self._is_shut = True
-            futures = list(self._futures)
         if cancel_futures:
-            for future in futures:
-                if future._state is PENDING and not future.running():  # noqa: SLF001
+            for future in self._pool.open_handles():
+                if not future.running():
                     future.cancel()
         if wait:
             self._end()
@@ -194,9 +182,8 @@ class KillableExecutor(concurrent.futures.Executor):
             threading.Thread(target=self._end, name="fsmv2-shutdown").start()
 
     def _end(self) -> None:
-        with self._lock:
-            while self._futures:
-                self._idle.wait()
+        for future in self._pool.open_handles():
+            future.wait()
         self._pool.close()
 
 

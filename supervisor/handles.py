@@ -82,9 +82,13 @@ class Handle(Future[Any]):
         settled = self._settled
         return settled.certificate if settled is not None else None
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait like `result`, and leave the value unread. False: the wait is over."""
+        return self._state is not PENDING or self._driver.wait_for(self, timeout)
+
     def outcome(self, timeout: float | None = None) -> ActionResult:
         """The `ActionResult`, also where a subclass makes `result` something else."""
-        if self._state is PENDING and not self._driver.wait_for(self, timeout):
+        if not self.wait(timeout):
             raise TimeoutError(
                 f"attempt {self.attempt_id} has no result after {timeout:g} s; it goes on"
             )
