@@ -52,6 +52,7 @@ NOT_LOADED = (
     "fsmv2.workerproc",
     "asyncio",
     "click",
+    "dill",
     "multiprocess",
     "prometheus_client",
     "psutil",
