@@ -63,9 +63,7 @@ class ActionPool:
         chosen = _options(options)
         self._driver = Driver()
         self._folder = tempfile.mkdtemp(prefix="fsmv2-pool-")
-        self._pool = Pool(
-            sizes, chosen, run_folder=self._folder, on_result=self._driver.on_result
-        )
+        self._pool = Pool(sizes, chosen, run_folder=self._folder, on_result=self._driver.on_result)
 
     def __enter__(self) -> Self:
         self.start()

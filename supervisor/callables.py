@@ -82,9 +82,7 @@ def pack(what: str, *parts: Any) -> bytes:
         raise SpecError(f"cannot send {what}: {type(error).__name__}: {error}") from error
 
 
-def call_of(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Call:
+def call_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """The action that calls ``function`` in a proc."""
     return Call(pack(f"call of {function!r}", function, args, kwargs))
 

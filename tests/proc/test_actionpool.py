@@ -274,7 +274,9 @@ def test_options_reach_the_pool() -> None:
     ) as pool:
         until(lambda: _idle(pool) == 2, "both lanes have their proc")
         assert pool.run(acts.ReturnBytes(3 << 20)).status == "failed"
-        assert {name: lane["size"] for name, lane in pool.statistics()["lanes"].items()}.items() >= {
+        assert {
+            name: lane["size"] for name, lane in pool.statistics()["lanes"].items()
+        }.items() >= {
             "actions": 1,
             "reading": 1,
         }.items()
