@@ -47,8 +47,10 @@ class Hello(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="hel
     pid: int
     protocol: int
     slot: str
-    # Whether an order that it has not begun can be revoked on the page.
+    # Whether an order that it has not begun can be revoked on the page; where in its memory an
+    # outside reader of stacks begins (0: nowhere).
     revokes: bool = False
+    anchor: int = 0
 
 
 class Skipped(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="skipped"):

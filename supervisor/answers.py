@@ -42,8 +42,6 @@ _ANSWERS = (Done, Raised, Spilled)
 LAST_READS = 16
 # How long a proc that says too much is not listened to.
 NOT_LISTENING_S = 0.05
-# Why the root does not wait for the Python-level half of the dump signal's handler any longer.
-ECHO_BUDGET_S = 0.001
 
 
 class Answers:
@@ -116,20 +114,6 @@ class Answers:
             )
         return bool(data)
 
-    # --- evidence ---------------------------------------------------------------------------
-
-    def woken(self, proc: ProcHandle, mask: int) -> None:
-        """The dump signal has reached the proc: the C-level half of its handler has written the
-        stacks, or the Python-level half has run too (or the proc is gone)."""
-        if proc.stack_is_complete():
-            if proc.has_echoed():
-                self._pool.happen(proc, ProcEvent.STACK_CAME)
-            else:
-                moment = time.monotonic() + ECHO_BUDGET_S
-                self._pool.deadlines.set(moment, proc, ProcEvent.ECHO_OVERDUE)
-        elif mask & ~1:
-            self._pool.poller.unwatch(proc.woken_fd)
-
     # --- messages ---------------------------------------------------------------------------
 
     def _say(self, proc: ProcHandle, message: Hello | Skipped | Progress | Logged) -> None:
@@ -142,6 +126,7 @@ class Answers:
                 )
             self._pool.nursery.learn_pid(proc, message.pid)
             proc.revokes = message.revokes
+            proc.anchor = message.anchor
             if proc.state is not ProcState.STARTING:
                 return self._lost(proc, "said hello twice")
             return self._pool.happen(proc, ProcEvent.HELLO_CAME)
@@ -206,6 +191,8 @@ class Answers:
         kind = attempt.kind
         kind.ran(message.ran_s)
         proc.actions += 1
+        if kind.is_limited and proc.page.is_worn_out():
+            proc.worn = f"a limit of {kind.name} could not be lifted"
         proc.cause = proc.detail = None
         result = self.result_of(proc, attempt, message)
         if kind.record is not CLEAN:
@@ -213,6 +200,8 @@ class Answers:
         if proc.behind and proc.state is ProcState.BUSY:
             pool.finish(proc, result)  # and the next one is at work already
             return True
+        if proc.state is ProcState.WITNESSING:
+            proc.forget_stack()
         pool.happen(proc, ProcEvent.ANSWER_CAME)
         pool.finish(proc, result)
         if proc.attempt is not None:

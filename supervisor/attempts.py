@@ -45,6 +45,7 @@ class Attempt(msgspec.Struct, eq=False):
     cancel_cause: str | None = None
     cancelled_at: float = 0.0
     is_held: bool = False
+    is_terminated: bool = False
 
     def __repr__(self) -> str:
         return f"<attempt {self.id} {self.name} key={self.key!r} lane={self.lane.name}>"

@@ -20,6 +20,10 @@ from fsmv2.supervisor.procs import ProcHandle
 
 Handler = Callable[[], None]
 
+# While a proc's answer is on its way, and for how long at most that is believed.
+ANSWER_LOOK_S = 0.005
+ANSWER_S_MAX = 1.0
+
 
 class Deadlines:
     """A heap of moments (monotonic seconds)."""
@@ -88,6 +92,10 @@ def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
         return _end_of_cancelled(proc, attempt, now)
     begun_id, begun_at, _cpu_s = proc.page.begun()
     start = begun_at if begun_id == attempt.id else proc.attempt_at
+    has_answered = begun_id != attempt.id and any(one.id == begun_id for one in proc.behind)
+    if has_answered and now - start < attempt.timeout_s + ANSWER_S_MAX:
+        # The next one is at work: this one's answer is about to be read.
+        return now + ANSWER_LOOK_S
     timeout_s = attempt.timeout_s + proc.page.extension_of(attempt.id)
     # The ceiling is the type's, but a caller may have given the attempt more from the start.
     timeout_s = min(timeout_s, max(attempt.timeout_s, kind.timeout_s_max or 0.0))
@@ -95,9 +103,10 @@ def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
     if end <= now:
         if kind.grace_s > 0:
             proc.page.cancel(attempt.id)
+            softly = _grace(proc, end, now)
+            if softly is not None:
+                return softly
             end += kind.grace_s
-            if end > now:
-                return end
         proc.cause = "deadline"
         proc.detail = f"its deadline of {timeout_s:g} s had passed"
         proc.overdue_at = end
@@ -116,9 +125,26 @@ def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
 def _end_of_cancelled(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
     """The grace of a cancelled attempt counts from the cancel, or from its turn."""
     if attempt.cancel_cause == "cancelled" and attempt.kind.grace_s > 0:
-        end = max(attempt.cancelled_at, proc.attempt_at) + attempt.kind.grace_s
-        if end > now:
-            return end
+        softly = _grace(proc, max(attempt.cancelled_at, proc.attempt_at), now)
+        if softly is not None:
+            return softly
     proc.cause = attempt.cancel_cause
     proc.overdue_at = now
     return None
+
+
+def _grace(proc: ProcHandle, start: float, now: float) -> float | None:
+    """Inside the grace that began at ``start``: when to look again. Half-way through it, SIGTERM
+    for those who have a handler for it; without one it would be a kill before its time."""
+    attempt = proc.attempt
+    if attempt is None:
+        return None
+    middle, end = start + attempt.kind.grace_s / 2, start + attempt.kind.grace_s
+    if now < middle:
+        return middle
+    if now >= end:
+        return None
+    if not attempt.is_terminated:
+        attempt.is_terminated = True
+        proc.terminate()
+    return end

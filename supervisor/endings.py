@@ -117,6 +117,7 @@ class Endings:
                 cpu_s=max(0.0, cpu_s - begun_cpu_s) if began and cpu_s else None,
                 slot_back_s=back_s,
                 detail=proc.detail,
+                hangs_in_c=proc.hangs_in_c,
             )
         )
         return ActionResult(

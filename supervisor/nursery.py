@@ -235,7 +235,7 @@ class Nursery:
         pool = self._pool
         pool.poller.watch(proc.channel.read_fd, partial(pool.answers.readable, proc))
         pool.poller.watch(proc.output_fd, partial(pool.answers.output, proc))
-        pool.poller.watch(proc.woken_fd, partial(pool.answers.woken, proc))
+        pool.poller.watch(proc.woken_fd, partial(pool.witness.woken, proc))
         pool.deadlines.set(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
         return True
 

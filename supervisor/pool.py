@@ -41,9 +41,9 @@ from fsmv2.supervisor.lanes import PIPELINE, QUARANTINE, Dispatcher, Lane
 from fsmv2.supervisor.nursery import Nursery
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.witness import Witness
 
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
-STACK_BUDGET_S = 0.020
 LEAVE_BUDGET_S = 0.050
 RETIRE_BUDGET_S = 1.0
 
@@ -114,6 +114,7 @@ class Pool:
         self.dispatcher = Dispatcher(self, options.pipeline)
         self.guard = Guard(self)
         self.answers = Answers(self)
+        self.witness = Witness(self)
         self.endings = Endings(self)
         self.nursery = Nursery(self)
 
@@ -359,10 +360,11 @@ class Pool:
             case ProcEffect.LEAVE_LANE:
                 self._leave_lane(proc, now)
             case ProcEffect.TAKE_STACK:
-                proc.ask_for_stack()
-                self.deadlines.set(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
+                # Nobody waits behind it while it is looked at.
+                self._redistribute(proc)
+                self.witness.ask(proc, now)
             case ProcEffect.KILL:
-                proc.keep_stack()
+                self.witness.make_do(proc)
                 if proc.pid:
                     proc.kill(now)
                 else:
@@ -389,6 +391,11 @@ class Pool:
         self.dispatcher.take_back(proc)
         self.nursery.left(lane, proc, now)
 
+    def _redistribute(self, proc: ProcHandle) -> None:
+        lane = self.dispatcher.take_back(proc)
+        if lane is not None:
+            self.dispatcher.dispatch(lane)
+
     def has_room(self, proc: ProcHandle) -> None:
         """The proc has answered something: it takes what waits, or, with nothing more to do, is
         idle or makes room for a new one."""
@@ -399,8 +406,8 @@ class Pool:
             return
         if proc.state is ProcState.IDLE:
             lane.idle.append(proc)
-            if self.options.recycling is not recycling.NEVER:
-                why = self.guard.recycle(proc)
+            if proc.worn is not None or self.options.recycling is not recycling.NEVER:
+                why = proc.worn or self.guard.recycle(proc)
                 if why is not None:
                     proc.detail = why
                     self.retire(proc, "recycled")

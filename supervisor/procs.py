@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.linux import descendants_of
 from fsmv2.ipc.page import Page, clear_dump, create_page, read_dump
-from fsmv2.supervisor.certificate import LastLook, look_at
+from fsmv2.supervisor.certificate import LastLook, look_at, signs_of
 from fsmv2.supervisor.core.procfsm import ProcState
 from fsmv2.supervisor.output import Allowance, OutputLines
 
@@ -41,6 +41,7 @@ class ProcHandle:
 
     __slots__ = (
         "actions",
+        "anchor",
         "attempt",
         "attempt_at",
         "behind",
@@ -53,6 +54,8 @@ class ProcHandle:
         "detail",
         "echoes",
         "fork_sent_at",
+        "hangs_in_c",
+        "is_dumped",
         "is_watched",
         "killed_at",
         "lane",
@@ -77,6 +80,7 @@ class ProcHandle:
         "state",
         "theirs",
         "woken_fd",
+        "worn",
     )  # fmt: skip
 
     def __init__(self, slot: str, serial: int, now: float, spread: float = 0.0) -> None:
@@ -98,12 +102,17 @@ class ProcHandle:
         self.deadline_at = math.inf
         self.actions = 0
         self.spread = spread
+        # Why it should not run another action.
+        self.worn: str | None = None
         self.late_answer: Answer | None = None
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
         self.stack: str | None = None
         self.echoes = 0
+        self.anchor = 0
+        self.is_dumped = False
+        self.hangs_in_c: str | None = None
         self.descendants_killed = 0
         self.below: list[int] = []
         self.overdue_at: float | None = None
@@ -151,17 +160,23 @@ class ProcHandle:
         self.pid = pid
         return True
 
-    def ask_for_stack(self) -> None:
-        """Raise its priority, so that a starved proc can answer, and ask for a stack dump."""
+    def forget_stack(self) -> None:
+        """What was dumped before is of another attempt."""
         self.echoes = self.page.heard()
+        self.is_dumped = False
+        self.hangs_in_c = self.stack = None
         with contextlib.suppress(OSError):
             clear_dump(self.page_fd)
+
+    def ask_for_stack(self) -> None:
+        """Raise its priority, so that a starved proc can answer, and ask for a stack dump."""
+        with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self.pid, -5)
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, DUMP_SIGNAL)
 
-    def stack_is_complete(self) -> bool:
-        """Whether the word has come that the dump is whole. Reads all that is in the pipe."""
+    def read_wakeups(self) -> bool:
+        """Read all that is in the wake-up pipe. Whether the word is there that a dump is whole."""
         try:
             return DUMP_SIGNAL in os.read(self.woken_fd, 4096)
         except BlockingIOError:
@@ -178,6 +193,12 @@ class ProcHandle:
             text = read_dump(self.page_fd)
             if text:
                 self.stack = without_our_frames(text)
+
+    def terminate(self) -> None:
+        """SIGTERM, if the proc has a handler for it."""
+        if signs_of(self.pid).catches(signal.SIGTERM):
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
 
     def kill(self, now: float) -> None:
         """Take a last look, then SIGKILL the proc and everything below it."""

@@ -40,6 +40,7 @@ from fsmv2.ipc.messages import (
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
 from fsmv2.workerproc import evidence, limits, records
+from fsmv2.workerproc.anchor import anchor
 from fsmv2.workerproc.context import Context
 from fsmv2.workerproc.limits import applied
 from fsmv2.workerproc.records import shipper
@@ -86,8 +87,15 @@ class Proc:
     def run(self) -> int:
         """Say hello, then run what comes until the channel ends or says so."""
         self._rehearse()
-        revokes = register_for_barriers()
-        self._send(Hello(pid=self._pid, protocol=PROTOCOL, slot=self.slot, revokes=revokes))
+        self._send(
+            Hello(
+                pid=self._pid,
+                protocol=PROTOCOL,
+                slot=self.slot,
+                revokes=register_for_barriers(),
+                anchor=anchor(),
+            )
+        )
         try:
             while data := os.read(self._run_read, 1 << 16):
                 for body in self._buffer.feed(data):
