@@ -1,8 +1,8 @@
 """fsmv2's public surface: everything promised, nothing else.
 
 The effect-free names come from the core at once. The shell's names (`Supervisor`,
-`ActionPool`, `KillableExecutor`, `Settings`) load on first use, so that a proc that imports an action's module
-does not load the engine.
+`ActionPool`, `KillableExecutor`, `Settings`) load on first use, so that a proc that imports an
+action's module does not load the engine.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ __all__ = [
     "ChildSpec",
     "DesiredState",
     "Go",
+    "KillableExecutor",
     "Limits",
     "Location",
     "Phase",

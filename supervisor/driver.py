@@ -22,17 +22,16 @@ seat, then looks whether the lead is free.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, action_name
+from fsmv2.supervisor.core.action import Action, action_name
 from fsmv2.supervisor.core.errors import FsmError
-from fsmv2.supervisor.handles import PENDING, Callbacks, Handle
+from fsmv2.supervisor.deliveries import CLOSED, NOTHING, Deliveries, Settled, wake
+from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.shelter import Shelter
 
 if TYPE_CHECKING:
@@ -42,28 +41,21 @@ NAP_S = 0.001
 WAIT_S_MAX = 3600.0
 NEVER = float("inf")
 SOON = 0.0
-_NOTHING: list[tuple[Handle, ActionResult]] = []
-CLOSED = ("PoolClosed", "cannot run an action: the pool is closed")
 
 _monotonic = time.monotonic
 
 
-class Driver:
+class Driver(Deliveries):
     """Drives ``pool``, which is used through it only from then on. Not started yet."""
 
     def __init__(self) -> None:
-        self.callbacks = Callbacks()
+        super().__init__()
         self.is_closed = False
         self._pid = os.getpid()
         self._make_locks()
         self._inside = False
-        self._open: dict[int, Handle] = {}
-        self._early: ActionResult | None = None
-        self._settled: list[tuple[Handle, ActionResult]] = []
-        self._followers: dict[Any, Handle] = {}  # by seat; under state_lock
         self._leads = 0  # callers that lead: one, and its signal handlers
         self._terms = 0  # how many led before
-        self._why_not: tuple[str, str] | None = None  # kind and text of all refusals from now on
         self._closing = False
         self._foreign = False
         # Up to when whoever drives may wait; and up to when the background thread does.
@@ -73,8 +65,6 @@ class Driver:
         self._thread_rests = False
         self._kicked = False
         self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll = select.epoll()
-        self._epoll.register(self._kick_fd, select.EPOLLIN)
         _drivers.add(self)
 
     def _make_locks(self) -> None:
@@ -83,14 +73,13 @@ class Driver:
         self._lock = threading.RLock()
         self._lead = threading.RLock()
         self._close_lock = threading.RLock()
-        self.state_lock = threading.RLock()  # the last to be taken: nothing is locked under it
         self._alarm = threading.Lock()
         self._alarm.acquire()
 
     def start(self, pool: Pool) -> None:
         """Drive ``pool``, whose ``on_result`` must be this driver's."""
         self._pool = pool
-        self._epoll.register(pool.fileno(), select.EPOLLIN)
+        pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = pool.next_moment() or NEVER
         self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
         self._thread.start()
@@ -113,9 +102,7 @@ class Driver:
         if settled:
             self._deliver(settled)
 
-    def _submit(
-        self, handle: Handle, action: Action, key: str, timeout_s: float | None
-    ) -> list[tuple[Handle, ActionResult]]:
+    def _submit(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> Settled:
         if self._why_not is not None:
             return [(handle, self._refusal(action_name(type(action)), 0))]
         if self._inside:
@@ -136,7 +123,7 @@ class Driver:
             if moment is not None and moment < self._looks_at:
                 self._looks_at = moment
                 self._kick()
-            return self._take_settled() if self._settled else _NOTHING
+            return self._take_settled() if self._settled else NOTHING
         finally:
             self._inside = False
 
@@ -204,17 +191,17 @@ class Driver:
 
     def _drive(self, handle: Handle, end: float, shelter: Shelter) -> None:
         """Poll and step until ``handle`` is done, the time is over, or the pool closes."""
-        poll = self._epoll.poll
+        collect = self._pool.poller.collect
         while handle._state is PENDING and self._why_not is None:  # noqa: SLF001
             now = _monotonic()
             wait_s = min(self._looks_at, end) - now
             try:
-                shelter.wait(poll, min(max(0.0, wait_s), WAIT_S_MAX))
+                ready = shelter.wait(collect, min(max(0.0, wait_s), WAIT_S_MAX))
             except (OSError, ValueError):
                 if self._closing:
                     return  # a signal's handler closed the pool meanwhile
                 raise
-            self._step()
+            self._react(ready)
             if end != NEVER and _monotonic() >= end:
                 return
 
@@ -223,15 +210,13 @@ class Driver:
         seat = threading.Lock()
         seat.acquire()
         try:
-            with self.state_lock:
-                self._followers[seat] = handle
+            self._sit(seat, handle)
             if handle.done() or not (self._leads or self._closing):
                 return
             wait_s = -1.0 if end == NEVER else min(max(0.0, end - _monotonic()), WAIT_S_MAX)
             shelter.wait(seat.acquire, True, wait_s)
         finally:
-            with self.state_lock:
-                self._followers.pop(seat, None)
+            self._stand_up(seat)
             self._pass_on()  # we may have been the one that was woken to lead
 
     def _pass_on(self) -> None:
@@ -239,10 +224,7 @@ class Driver:
         if self._leads:
             return
         if self._followers:
-            with self.state_lock:
-                for seat in self._followers:
-                    _wake(seat)
-                    break
+            self._wake_a_follower()
         if self._thread_rests:
             self._ring()
         elif self._looks_at < self._thread_looks_at:
@@ -260,12 +242,14 @@ class Driver:
             # First the worst, so that no earlier moment that comes up in between is missed.
             self._thread_looks_at = NEVER
             self._thread_looks_at = moment = self._looks_at
-            if not self._leads:
-                self._epoll.poll(min(max(0.0, moment - _monotonic()), WAIT_S_MAX))
+            wait_s = 0.0 if self._leads else min(max(0.0, moment - _monotonic()), WAIT_S_MAX)
+            ready = self._pool.poller.collect(wait_s)
             self._thread_looks_at = SOON
             if seen == self._terms and self._lead.acquire(blocking=False):
                 try:
-                    self._step()
+                    # Nobody has led meanwhile, so what was ready is still as it was.
+                    if seen == self._terms:
+                        self._react(ready)
                 finally:
                     self._lead.release()
                     self._pass_on()
@@ -281,7 +265,7 @@ class Driver:
         return terms
 
     def _ring(self) -> None:
-        _wake(self._alarm)
+        wake(self._alarm)
 
     def _kick(self) -> None:
         """Have whoever polls look now: something is due earlier than they know. Locked."""
@@ -296,66 +280,37 @@ class Driver:
             raise _broke_in()
         self._inside = True
 
-    def _step(self) -> None:
-        with self._lock:
-            self._enter()
-            try:
-                if self._kicked:
-                    os.eventfd_read(self._kick_fd)
-                    self._kicked = False
-                if self._why_not is None:
-                    self._pool.step()
-                    self._looks_at = self._pool.next_moment() or NEVER
-            except BaseException as error:
-                self._break(error)
-                raise
-            finally:
-                self._inside = False
-                settled = self._take_settled()
-                if self._why_not is not None:
-                    self._deliver(settled)
-        if settled:
-            self._deliver(settled)
+    def _react(self, ready: list[tuple[int, int]]) -> None:
+        settled = NOTHING
+        try:
+            with self._lock:
+                if self._inside:
+                    raise _broke_in()
+                self._inside = True
+                try:
+                    if self._why_not is None:
+                        pool = self._pool
+                        pool.react(ready)
+                        self._looks_at = pool.next_moment() or NEVER
+                except BaseException as error:
+                    self._break(error)
+                    raise
+                finally:
+                    self._inside = False
+                    settled = self._take_settled()
+        finally:
+            if settled:
+                self._deliver(settled)
+
+    def _kicked_awake(self, _mask: int) -> None:
+        os.eventfd_read(self._kick_fd)
+        self._kicked = False
 
     def _look_sooner(self) -> None:
         moment = self._pool.next_moment()
         if moment is not None and moment < self._looks_at:
             self._looks_at = moment
             self._kick()
-
-    def on_result(self, attempt_id: int, result: ActionResult) -> None:
-        """The pool's side: called in its `step`, `submit`, `cancel` and `close`."""
-        handle = self._open.pop(attempt_id, None)
-        if handle is None:
-            self._early = result  # refused before its handle was known
-        else:
-            self._settled.append((handle, result))
-
-    def _take_settled(self) -> list[tuple[Handle, ActionResult]]:
-        settled = self._settled
-        if settled:
-            self._settled = []
-        return settled
-
-    def _deliver(self, settled: list[tuple[Handle, ActionResult]]) -> None:
-        """Publish results and wake who waits for them."""
-        for handle, result in settled:
-            handle.settle(result)
-        if self._followers:
-            with self.state_lock:
-                for seat, handle in self._followers.items():
-                    if handle.done():
-                        _wake(seat)
-
-    def _refusal(self, action_type: str, attempt_id: int) -> ActionResult:
-        kind, text = self._why_not or CLOSED
-        return ActionResult(
-            status="refused",
-            action_type=action_type,
-            attempt_id=attempt_id,
-            error=ActionError(kind, text),
-            ended_at=time.time(),
-        )
 
     # --- trouble and the end ------------------------------------------------------------------
 
@@ -372,11 +327,6 @@ class Driver:
         for ever for what will not come."""
         self._why_not = self._why_not or ("PoolBroken", f"{type(error).__name__}: {error}")
         self._give_up_on_the_open()
-
-    def _give_up_on_the_open(self) -> None:
-        for attempt_id, handle in list(self._open.items()):
-            self._settled.append((handle, self._refusal("", attempt_id)))
-        self._open.clear()
 
     def look(self, function: Any) -> Any:
         """``function(pool)``, under the lock."""
@@ -411,7 +361,6 @@ class Driver:
                     self._end_the_pool()
                 with self._lock:
                     self.is_closed = True
-                    self._epoll.close()
                     os.close(self._kick_fd)
             self.callbacks.end()
 
@@ -425,11 +374,6 @@ class Driver:
                 self._give_up_on_the_open()
                 settled = self._take_settled()
         self._deliver(settled)
-
-
-def _wake(lock: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # it was woken before
-        lock.release()
 
 
 def _broke_in() -> FsmError:

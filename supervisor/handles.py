@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fsmv2.supervisor.core.action import ActionResult, DeathCertificate
 from fsmv2.supervisor.spill import SpilledValue, load
@@ -127,13 +127,13 @@ class Handle(Future[Any]):
             with self._condition:
                 waits = self._state is PENDING
                 if waits:
-                    self._waiters.append(waiter)
+                    self._waiters.append(cast(Any, waiter))
             if waits:
                 try:
                     yield from told
                 finally:
                     with self._condition:
-                        self._waiters.remove(waiter)
+                        self._waiters.remove(cast(Any, waiter))
         return self.result(0)
 
     # --- ending -----------------------------------------------------------------------------

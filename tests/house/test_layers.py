@@ -41,7 +41,7 @@ PURE_IN = {
 # msgspec is everywhere: its Structs are our data.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "click": ("supervisor/cli.py", "examples/demo.py"),
-    # A call crosses as dill only where a pool was told to take calls (`ActionPool(callables=True)`).
+    # Only a pool that was told to takes calls as dill: `ActionPool(callables=True)`.
     "dill": ("supervisor/callables.py",),
     "jinja2": ("supervisor/core/template.py",),
     "multiprocess": ("supervisor/processes.py",),

@@ -21,6 +21,7 @@ PROMISED = {
     "ChildSpec",
     "DesiredState",
     "Go",
+    "KillableExecutor",
     "Limits",
     "Location",
     "Phase",
