@@ -19,6 +19,7 @@ import pytest
 
 from fsmv2.supervisor import ActionPool, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
+from fsmv2.supervisor.driver import NEVER
 from fsmv2.supervisor.handles import Handle
 
 pytestmark = pytest.mark.proc
@@ -210,6 +211,24 @@ def test_a_deadline_is_kept_though_nobody_waits(shared: ActionPool) -> None:
         handle = shared.submit(acts.Spin(), timeout_s=0.05)
         until(handle.done, "it is killed")
         assert handle.result().status == "timed_out"
+
+
+def test_a_moment_that_comes_up_while_a_caller_leads_is_not_missed_when_it_leaves(
+    pool: ActionPool,
+) -> None:
+    """The background thread still waits for what it knew of before."""
+    driver, deadlines = pool._driver, pool._pool.deadlines
+    came = threading.Event()
+    handle = pool.submit(acts.Sleep(60))
+    until(lambda: time.monotonic() + 50 < driver._thread_looks_at < NEVER, "it waits for long")
+    with driver._lock:
+        now = time.monotonic()
+        deadlines.call(now + 0.1, lambda: deadlines.call(now + 0.6, came.set))
+        driver._looks_at = now + 0.1
+    with pytest.raises(TimeoutError):
+        handle.result(0.3)
+    assert came.wait(PATIENCE_S / 2)
+    handle.kill()
 
 
 def test_every_thread_gets_its_own_results(shared: ActionPool) -> None:
