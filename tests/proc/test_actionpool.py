@@ -17,9 +17,8 @@ from typing import Any
 import pool_actions as acts
 import pytest
 
-from fsmv2.supervisor import ActionPool, ActionResult
+from fsmv2.supervisor import ActionPool, ActionResult, driver
 from fsmv2.supervisor.core.errors import FsmError, SpecError
-from fsmv2.supervisor.driver import NEVER
 from fsmv2.supervisor.handles import Handle
 
 pytestmark = pytest.mark.proc
@@ -211,23 +210,44 @@ def test_a_deadline_is_kept_though_nobody_waits(shared: ActionPool) -> None:
         handle = shared.submit(acts.Spin(), timeout_s=0.05)
         until(handle.done, "it is killed")
         assert handle.result().status == "timed_out"
+        assert handle.result().ran_s < 8  # at its own deadline, not with an earlier attempt's
+
+
+def test_a_follower_leads_when_the_leader_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The background thread, which would notice a little later, sleeps on here."""
+    monkeypatch.setattr(driver, "NAP_S", 3600.0)
+    with ActionPool(procs=1) as pool:
+        for _ in range(3):
+            assert pool.run(acts.Echo(1)).value == 1
+        slow = pool.submit(acts.Sleep(1))
+        leader = threading.Thread(target=lambda: slow.wait(0.3))
+        leader.start()
+        until(lambda: pool._driver._leads, "the other thread leads")
+        assert slow.result(PATIENCE_S / 2).value == "slept"
+        leader.join(PATIENCE_S)
 
 
 def test_a_moment_that_comes_up_while_a_caller_leads_is_not_missed_when_it_leaves(
     pool: ActionPool,
 ) -> None:
     """The background thread still waits for what it knew of before."""
-    driver, deadlines = pool._driver, pool._pool.deadlines
-    came = threading.Event()
+    drives, deadlines = pool._driver, pool._pool.deadlines
+    came: list[float] = []
     handle = pool.submit(acts.Sleep(60))
-    until(lambda: time.monotonic() + 50 < driver._thread_looks_at < NEVER, "it waits for long")
-    with driver._lock:
+    until(
+        lambda: time.monotonic() + 5 < drives._thread_looks_at < driver.NEVER, "it waits for long"
+    )
+    would_look_at = drives._thread_looks_at
+    with drives._lock:
         now = time.monotonic()
-        deadlines.call(now + 0.1, lambda: deadlines.call(now + 0.6, came.set))
-        driver._looks_at = now + 0.1
+        deadlines.call(
+            now + 0.1, lambda: deadlines.call(now + 0.6, lambda: came.append(time.monotonic()))
+        )
+        drives._looks_at = now + 0.1
     with pytest.raises(TimeoutError):
         handle.result(0.3)
-    assert came.wait(PATIENCE_S / 2)
+    until(lambda: came, "the moment")
+    assert came[0] < would_look_at
     handle.kill()
 
 
