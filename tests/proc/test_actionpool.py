@@ -233,6 +233,7 @@ def test_a_moment_that_comes_up_while_a_caller_leads_is_not_missed_when_it_leave
     """The background thread still waits for what it knew of before."""
     drives, deadlines = pool._driver, pool._pool.deadlines
     came: list[float] = []
+    until(lambda: _idle(pool) == 3, "two procs and the spare are there, nothing else will happen")
     handle = pool.submit(acts.Sleep(60))
     until(
         lambda: time.monotonic() + 5 < drives._thread_looks_at < driver.NEVER, "it waits for long"
