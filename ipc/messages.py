@@ -116,11 +116,14 @@ FromProc = Hello | Answer | Skipped | Progress | Logged
 
 class Fork(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="fork"):
     """Fork one proc, called ``name``, that gets the file descriptors sent along, in the order
-    of `PROC_FDS`."""
+    of `PROC_FDS`. It joins a kernel group by writing to the file ``group`` (empty: none), and
+    sends no result of more than ``result_bytes_max`` encoded bytes."""
 
     slot: str
     name: str
     root_pid: int
+    group: str
+    result_bytes_max: int
 
 
 class Preloaded(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="preloaded"):

@@ -8,6 +8,7 @@ counts; an attempt that never began is given out again, not blamed; one death co
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,7 @@ class Endings:
     def _death_of(
         self, proc: ProcHandle, attempt: Attempt, code: int | None, cpu_s: float, now: float
     ) -> ActionResult:
+        pool = self._pool
         begun_id, begun_at, begun_cpu_s = proc.page.begun()
         began = begun_id == attempt.id
         start = begun_at if began else proc.attempt_at
@@ -118,6 +120,9 @@ class Endings:
                 slot_back_s=back_s,
                 detail=proc.detail,
                 hangs_in_c=proc.hangs_in_c,
+                oom=pool.nursery.oom.risen(proc.pid, pool.nursery.name_of(proc))
+                if proc.cause is None and code == -signal.SIGKILL
+                else None,
             )
         )
         return ActionResult(

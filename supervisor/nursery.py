@@ -17,8 +17,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.messages import Forked, Preloaded
+from fsmv2.ipc.messages import Fork, Forked, Preloaded
 from fsmv2.supervisor.certificate import death_verdict
+from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
 from fsmv2.supervisor.core import startrate
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.events import (
@@ -30,6 +31,7 @@ from fsmv2.supervisor.core.events import (
     TemplateStarted,
 )
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.memoryevents import OomCounters
 from fsmv2.supervisor.orphans import Orphans
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.spill import scratch_of
@@ -76,6 +78,8 @@ class Nursery:
         # Several pools may live in one process; none may reap another's procs.
         self._name = f"fsmv2.{next(_pools)}."
         self.orphans = Orphans(self._name)
+        self.groups = NO_GROUPS
+        self.oom = OomCounters()
 
     def count_wanted(self) -> None:
         """A lane has another size: count how many procs there should be."""
@@ -96,6 +100,8 @@ class Nursery:
 
     def start(self, now: float) -> None:
         """Start the template. Raises OSError when the machine cannot."""
+        if self.groups is NO_GROUPS:
+            self.groups = ProcGroups.open(f"{self._name}procs")
         self.template.start(now)
         self._watch_template()
 
@@ -220,13 +226,22 @@ class Nursery:
         self._serial += 1
         try:
             proc = ProcHandle(slot, self._serial, now, self._pool.random.random())
+            proc.group = self.groups.make(slot)
         except OSError as error:  # out of descriptors or memory
             self._slots.append(slot)
             self._fail_start(now)
             self._note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
             return False
-        if not self.template.fork(proc, f"{self._name}{slot}"):
+        order = Fork(
+            slot=slot,
+            name=self.name_of(proc),
+            root_pid=os.getpid(),
+            group=proc.group.members_path,
+            result_bytes_max=self._pool.options.result_bytes_max,
+        )
+        if not self.template.fork(proc, order):
             proc.close()
+            proc.group.remove()
             self._slots.append(slot)
             self._fork_after = now + 0.01  # its socket is full or it has just died
             return False
@@ -310,6 +325,9 @@ class Nursery:
             self._fail_start(time.monotonic())
         self.orphans.bury(proc.pid, proc.below)
         proc.descendants_killed += self.sweep()
+        # What escaped the kill in the moment of a fork, or came back into the group.
+        if not proc.group.is_empty():
+            proc.group.kill_or_signal()
         self._forget(proc)
 
     def _forget(self, proc: ProcHandle) -> None:
@@ -321,6 +339,7 @@ class Nursery:
         if proc.ready_at is None:
             self._alive -= 1
         proc.close()
+        proc.group.remove()
         if proc in self.procs:
             self.procs.remove(proc)
             self._slots.append(proc.slot)
@@ -339,9 +358,17 @@ class Nursery:
             self._stuck_since = now
             self._pool.on_event(PoolStuck(reason=f"{reason} ({failures} failures in a row)"))
 
+    def name_of(self, proc: ProcHandle) -> str:
+        """The name by which the kernel knows the proc."""
+        return f"{self._name}{proc.slot}"
+
+    def known_pids(self) -> set[int]:
+        """Our own children: procs, living and dying, and the template."""
+        return {proc.pid for proc in self.procs} | {self.template.pid}
+
     def sweep(self) -> int:
         """Kill and reap what dead procs left behind; how many were killed now."""
-        known = {proc.pid for proc in self.procs} | {self.template.pid}
+        known = self.known_pids()
         living = {proc.pid for proc in self.procs if proc.state in ALIVE}
         return self.orphans.sweep(known, living)
 
@@ -360,5 +387,8 @@ class Nursery:
             if time.monotonic() > give_up:
                 break
             time.sleep(0.005)
+        self.groups.close()
+        self.groups = NO_GROUPS
+        self.oom.close()
         if control is not None:
             control.close()

@@ -16,6 +16,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -46,6 +47,9 @@ from fsmv2.supervisor.witness import Witness
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
 LEAVE_BUDGET_S = 0.050
 RETIRE_BUDGET_S = 1.0
+# A proc that has started more processes than one look can stop is looked at again.
+KILL_AGAIN_S = 0.002
+KILL_TRIES_MAX = 100
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
@@ -370,7 +374,8 @@ class Pool:
             case ProcEffect.KILL:
                 self.witness.make_do(proc)
                 if proc.pid:
-                    proc.kill(now)
+                    if not proc.kill(now, self.nursery.known_pids()):
+                        self._kill_more_soon(proc, KILL_TRIES_MAX)
                 else:
                     # Never forked (the template died with the order), or nobody told us: then
                     # it finds its pipes closed and leaves by itself.
@@ -386,6 +391,19 @@ class Pool:
                 self.deadlines.set(now + wait_s, proc, ProcEvent.LEAVE_OVERDUE)
             case ProcEffect.BURY:
                 self.endings.bury(proc, now)
+
+    def _kill_more_soon(self, proc: ProcHandle, tries: int) -> None:
+        self.deadlines.call(time.monotonic() + KILL_AGAIN_S, partial(self._kill_more, proc, tries))
+
+    def _kill_more(self, proc: ProcHandle, tries: int) -> None:
+        """It has started more processes than one look could stop."""
+        if proc.state is not ProcState.KILLED:
+            return
+        if not proc.kill_more(self.nursery.known_pids()):
+            if tries:
+                self._kill_more_soon(proc, tries - 1)
+            else:
+                proc.kill_alone()
 
     def _leave_lane(self, proc: ProcHandle, now: float) -> None:
         lane = self.lanes.get(proc.lane or "")
