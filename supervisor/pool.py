@@ -158,7 +158,11 @@ class Pool:
 
     def step(self, timeout_s: float = 0.0) -> None:
         """Handle what has happened. Waits only up to ``timeout_s`` for the first of it."""
-        self.poller.poll(timeout_s)
+        self.react(self.poller.collect(timeout_s))
+
+    def react(self, ready: list[tuple[int, int]]) -> None:
+        """`step` with what `poller.collect` gave, for an owner that waits there by itself."""
+        self.poller.handle(ready)
         now = time.monotonic()
         self.deadlines.fire(now, self.happen)
         self.nursery.tend(now)
