@@ -196,6 +196,7 @@ class Answers:
         if kind.is_limited and proc.page.is_worn_out():
             proc.worn = f"a limit of {kind.name} could not be lifted"
         proc.cause = proc.detail = None
+        proc.output.tail.clear()  # a certificate shows the attempt's own last lines
         result = self.result_of(proc, attempt, message)
         if kind.record is not CLEAN:
             pool.endings.survived(attempt, result)

@@ -78,6 +78,7 @@ class ProcHandle:
         "replaced_at",
         "revokes",
         "serial",
+        "silence",
         "slot",
         "spread",
         "stack",
@@ -121,6 +122,8 @@ class ProcHandle:
         self.echoes = 0
         self.anchor = 0
         self.is_dumped = False
+        # Why its stack had to be read from outside.
+        self.silence = "it was not asked"
         self.hangs_in_c: str | None = None
         self.descendants_killed = 0
         self.below: list[int] = []
@@ -173,6 +176,7 @@ class ProcHandle:
         """What was dumped before is of another attempt."""
         self.echoes = self.page.heard()
         self.is_dumped = False
+        self.silence = "it did not answer"
         self.hangs_in_c = self.stack = None
         with contextlib.suppress(OSError):
             clear_dump(self.page_fd)

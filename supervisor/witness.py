@@ -61,8 +61,10 @@ class Witness:
         signs = signs_of(proc.pid)
         if signs.is_stopped or signs.blocks(DUMP_SIGNAL):
             # It will not answer, so do not wait.
-            why = "it is stopped" if signs.is_stopped else "it blocks the signal that asks for it"
-            self._read_from_outside(proc, why)
+            proc.silence = (
+                "it is stopped" if signs.is_stopped else "it blocks the signal that asks for it"
+            )
+            self._read_from_outside(proc)
             self._pool.deadlines.set(now, proc, ProcEvent.STACK_CAME)
             return
         proc.ask_for_stack()
@@ -120,11 +122,11 @@ class Witness:
         """The proc is killed next: without a stack of its own, read it from outside."""
         proc.keep_stack()
         if proc.stack is None and proc.attempt is not None and proc.cause != "stop":
-            self._read_from_outside(proc, "it did not answer")
+            self._read_from_outside(proc)
 
-    def _read_from_outside(self, proc: ProcHandle, why: str) -> None:
+    def _read_from_outside(self, proc: ProcHandle) -> None:
         if not proc.anchor:
             return
         stack = read_stacks(proc.pid, proc.anchor, READER_BUDGET_S)
         if stack:
-            proc.stack = f"(read from outside: {why})\n{without_our_frames(stack)}"
+            proc.stack = f"(read from outside: {proc.silence})\n{without_our_frames(stack)}"
