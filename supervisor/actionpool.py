@@ -97,8 +97,9 @@ class ActionPool:
         exception but a result with status "refused".
         """
         handle = Handle(self._driver)
-        with Shelter():
-            self._driver.submit(handle, action, key, timeout_s)
+        if not self._driver.leave(handle, action, key, timeout_s):
+            with Shelter():
+                self._driver.submit(handle, action, key, timeout_s)
         return handle
 
     def run(self, action: Action, *, key: str = "", timeout_s: float | None = None) -> ActionResult:
@@ -154,8 +155,9 @@ class ActionPool:
     ) -> AnyHandle:
         """`submit` with a handle made by ``kind``, for the forms built on this one."""
         handle = kind(self._driver)
-        with Shelter():
-            self._driver.submit(handle, action, key, timeout_s)
+        if not self._driver.leave(handle, action, key, timeout_s):
+            with Shelter():
+                self._driver.submit(handle, action, key, timeout_s)
         return handle
 
     def cancel(self, handle: Handle) -> bool:
@@ -164,7 +166,8 @@ class ActionPool:
 
     def open_handles(self) -> list[Handle]:
         """The handles that have no result yet, in the order of their submission."""
-        return self._driver.handles()
+        handles: list[Handle] = self._driver.look(lambda _pool: self._driver.open_handles())
+        return handles
 
     def statistics(self) -> dict[str, Any]:
         """Counts and procs as plain data."""

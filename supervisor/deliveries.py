@@ -49,6 +49,10 @@ class Deliveries:
             self._settled = []
         return settled
 
+    def open_handles(self) -> list[Handle]:
+        """The handles without a result."""
+        return list(self._open.values())
+
     def _give_up_on_the_open(self) -> None:
         for attempt_id, handle in list(self._open.items()):
             self._settled.append((handle, self._refusal("", attempt_id)))

@@ -12,16 +12,16 @@ sleeps on its *seat*, a lock that is released when its result or the lead is the
 
 The background thread waits on the same descriptor as the leader, without the lead: it takes
 that for the moment of a step, and only if no caller has led meanwhile. Else it naps, so that a
-thousand calls of `run` in a row wake it once a millisecond and not a thousand times; while one
-caller leads on and on, it rests until it is rung.
+thousand calls of `run` in a row wake it once a millisecond; while one caller leads on and on,
+it rests until it is rung.
 
-Between threads, "write mine, then read theirs" on both sides is what makes sure that one of the
-two sees the other: the leader gives up the lead, then looks for followers; a follower takes its
-seat, then looks whether the lead is free.
+"Write mine, then read theirs" on both sides makes sure that one sees the other: the leader gives
+up the lead, then looks for followers; a follower takes its seat, then looks for a leader.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -32,6 +32,7 @@ from fsmv2.supervisor.core.action import Action, action_name
 from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.deliveries import CLOSED, NOTHING, Deliveries, Settled, wake
 from fsmv2.supervisor.handles import PENDING, Handle
+from fsmv2.supervisor.letterbox import Letterbox
 from fsmv2.supervisor.shelter import Shelter
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Driver(Deliveries):
     def start(self, pool: Pool) -> None:
         """Drive ``pool``, whose ``on_result`` must be this driver's."""
         self._pool = pool
+        self._letterbox = Letterbox(pool, self._open)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = pool.next_moment() or NEVER
         self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
@@ -90,6 +92,14 @@ class Driver(Deliveries):
         return self._thread is not None
 
     # --- what callers ask -------------------------------------------------------------------
+
+    def leave(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> bool:
+        """Leave ``action`` for whoever drives: see `Letterbox`. False: `submit` it instead."""
+        if self._why_not is not None or not self._letterbox.leave(handle, action, key, timeout_s):
+            return False
+        if not self._kicked:
+            self._kick()
+        return True
 
     def submit(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> None:
         """Give ``action`` to the pool; ``handle`` gets its result. Inside a `Shelter`."""
@@ -110,6 +120,7 @@ class Driver(Deliveries):
         self._inside = True
         try:
             pool = self._pool
+            self._letterbox.empty()
             _ = pool.kinds[type(action)]  # raises for what cannot work
             attempt_id = pool.submit(action, key=key, timeout_s=timeout_s)
             handle.attempt_id = attempt_id
@@ -138,6 +149,7 @@ class Driver(Deliveries):
             with self._lock:
                 self._enter()
                 try:
+                    self._letterbox.empty()
                     cancelled = handle.attempt_id in self._open and self._pool.cancel(
                         handle.attempt_id, cause
                     )
@@ -155,10 +167,6 @@ class Driver(Deliveries):
             attempt = self._pool.in_flight(handle.attempt_id)
             proc = attempt.proc if attempt is not None else None
             return proc is not None and proc.attempt is attempt
-
-    def handles(self) -> list[Handle]:
-        """The handles without a result."""
-        return self.look(lambda _pool: list(self._open.values()))  # type: ignore[no-any-return]
 
     def wait_for(
         self, handle: Handle, timeout_s: float | None, shelter: Shelter | None = None
@@ -268,10 +276,11 @@ class Driver(Deliveries):
         wake(self._alarm)
 
     def _kick(self) -> None:
-        """Have whoever polls look now: something is due earlier than they know. Locked."""
+        """Have whoever polls look now: something is due earlier than they know, or was left."""
         if not self._kicked and not self.is_closed:
             self._kicked = True
-            os.eventfd_write(self._kick_fd, 1)
+            with contextlib.suppress(OSError):  # closed in this very moment
+                os.eventfd_write(self._kick_fd, 1)
 
     # --- the pool, under the lock -------------------------------------------------------------
 
@@ -291,6 +300,9 @@ class Driver(Deliveries):
                     if self._why_not is None:
                         pool = self._pool
                         pool.react(ready)
+                        # After it, since `_kicked` is cleared there: what is left from then on
+                        # kicks anew.
+                        self._letterbox.empty()
                         self._looks_at = pool.next_moment() or NEVER
                 except BaseException as error:
                     self._break(error)
@@ -332,6 +344,8 @@ class Driver(Deliveries):
         """``function(pool)``, under the lock."""
         self.check_ours()
         with Shelter(), self._lock:
+            if self._why_not is None:
+                self._letterbox.empty()
             return function(self._pool)
 
     def disown(self) -> None:
@@ -368,6 +382,7 @@ class Driver(Deliveries):
         with self._lock:
             self._enter()
             try:
+                self._letterbox.empty()
                 self._pool.close()
             finally:
                 self._inside = False

@@ -17,10 +17,12 @@ from fsmv2.supervisor.attempts import BEGINS_MAX
 from fsmv2.supervisor.certificate import Ending, certify, death_verdict, signal_name
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import ActionResult
-from fsmv2.supervisor.core.events import ProcEnded
+from fsmv2.supervisor.core.events import ActionTypeQuarantined, ActionTypeReleased, ProcEnded
+from fsmv2.supervisor.lanes import QUARANTINE
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
+    from fsmv2.supervisor.kinds import ActionKind
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
@@ -156,7 +158,7 @@ class Endings:
             return
         record = quarantine.survived(kind.record, result.succeeded)
         if kind.record.is_quarantined and not record.is_quarantined:
-            self._pool.leave_quarantine(kind, "an attempt succeeded")
+            self.leave_quarantine(kind, "an attempt succeeded")
         else:
             kind.record = record
 
@@ -170,4 +172,33 @@ class Endings:
             before, result.verdict, time.monotonic(), pool.random.random(), rules
         )
         if kind.record.is_quarantined and not before.is_quarantined:
-            pool.enter_quarantine(kind)
+            self.enter_quarantine(kind)
+
+    # --- quarantine -------------------------------------------------------------------------
+
+    def enter_quarantine(self, kind: ActionKind) -> None:
+        """Keep a type apart: one attempt at a time, on a proc of its own, ever more rarely."""
+        lane = self._pool.lanes[QUARANTINE]
+        lane.size = 1
+        self._pool.nursery.count_wanted()
+        self._pool.on_event(
+            ActionTypeQuarantined(
+                action_type=kind.name,
+                verdict=kind.record.verdict,
+                deaths=len(kind.record.deaths),
+                retry_in_s=max(0.0, kind.record.not_before - time.monotonic()),
+            )
+        )
+
+    def leave_quarantine(self, kind: ActionKind, reason: str) -> None:
+        """The type runs like any other again."""
+        since = kind.record.since
+        kind.record = quarantine.CLEAN
+        self._pool.on_event(
+            ActionTypeReleased(
+                action_type=kind.name,
+                reason=reason,
+                quarantined_s=time.monotonic() - (since or 0.0),
+            )
+        )
+        self._pool.dispatcher.free(kind)

@@ -33,6 +33,7 @@ from fsmv2.supervisor.core.events import (
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
 from fsmv2.supervisor.memoryevents import OomCounters
 from fsmv2.supervisor.orphans import Orphans
+from fsmv2.supervisor.outsidereader import reader_fault
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.spill import scratch_of
 from fsmv2.supervisor.templateprocess import TemplateProcess
@@ -102,6 +103,7 @@ class Nursery:
         """Start the template. Raises OSError when the machine cannot."""
         if self.groups is NO_GROUPS:
             self.groups = ProcGroups.open(f"{self._name}procs")
+            reader_fault()  # proves the layout of stacks, once: 5 ms now instead of at a kill
         self.template.start(now)
         self._watch_template()
 
