@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from fsmv2.supervisor.core.action import ActionError, ActionResult
+from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.handles import Callbacks, Handle
 
 Settled = list[tuple[Handle, ActionResult]]
@@ -102,3 +103,11 @@ def wake(lock: Any) -> None:
     """Release ``lock``, on which a thread waits or will."""
     with contextlib.suppress(RuntimeError):  # it was woken before
         lock.release()
+
+
+def broke_in() -> FsmError:
+    """What is raised where the pool is used in the middle of using it."""
+    return FsmError(
+        "cannot use the pool here: this thread is in the middle of using it, and a finalizer or "
+        "a signal's handler broke in; want a done callback or a thread"
+    )

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
 from fsmv2.supervisor.core.errors import FsmError
-from fsmv2.supervisor.deliveries import CLOSED, NOTHING, Deliveries, Settled, wake
+from fsmv2.supervisor.deliveries import CLOSED, NOTHING, Deliveries, Settled, broke_in, wake
 from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.letterbox import Letterbox
 from fsmv2.supervisor.shelter import Shelter
@@ -116,7 +116,7 @@ class Driver(Deliveries):
         if self._why_not is not None:
             return [(handle, self._refusal(action_name(type(action)), 0))]
         if self._inside:
-            raise _broke_in()
+            raise broke_in()
         self._inside = True
         try:
             pool = self._pool
@@ -286,16 +286,14 @@ class Driver(Deliveries):
 
     def _enter(self) -> None:
         if self._inside:
-            raise _broke_in()
+            raise broke_in()
         self._inside = True
 
     def _react(self, ready: list[tuple[int, int]]) -> None:
         settled = NOTHING
         try:
             with self._lock:
-                if self._inside:
-                    raise _broke_in()
-                self._inside = True
+                self._enter()
                 try:
                     if self._why_not is None:
                         pool = self._pool
@@ -364,7 +362,7 @@ class Driver(Deliveries):
                 return
             with self._lock:
                 if self._inside:
-                    raise _broke_in()
+                    raise broke_in()
                 self._closing = True
                 self._why_not = self._why_not or CLOSED
                 self._kick()
@@ -389,13 +387,6 @@ class Driver(Deliveries):
                 self._give_up_on_the_open()
                 settled = self._take_settled()
         self._deliver(settled)
-
-
-def _broke_in() -> FsmError:
-    return FsmError(
-        "cannot use the pool here: this thread is in the middle of using it, and a finalizer or "
-        "a signal's handler broke in; want a done callback or a thread"
-    )
 
 
 _drivers: weakref.WeakSet[Driver] = weakref.WeakSet()

@@ -94,7 +94,7 @@ def threads() -> None:
     time.sleep(FOREVER_S)  # HERE
 
 
-def grüße_длина_𐐀() -> None:
+def grüße_длина_𐐀() -> None:  # noqa: N802
     time.sleep(FOREVER_S)  # HERE
 
 
@@ -157,7 +157,7 @@ def after_handling() -> None:
             continue
         finally:
             number = sum(range(3))
-    with threading.Lock():
+    with threading.Lock():  # noqa: PLW2101
         time.sleep(number * FOREVER_S)  # HERE
 
 
