@@ -42,5 +42,5 @@ def pool_statistics(pool: Pool) -> dict[str, Any]:
         "late_results_dropped": pool.ledger.dropped,
         "deaths": pool.nursery.deaths,
         "starts": pool.nursery.starts,
-        "template_pid": pool.nursery.template.pid,
+        "template_pid": pool.nursery.keeper.pid,
     }
