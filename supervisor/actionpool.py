@@ -175,6 +175,12 @@ class ActionPool:
         handles: list[Handle] = self._driver.look(lambda _pool: self._driver.open_handles())
         return handles
 
+    def release(self, action_type: str) -> bool:
+        """Let a quarantined action type run like any other again. False: none of that name is
+        in quarantine (see the option ``quarantine``)."""
+        released: bool = self._driver.change(lambda pool: pool.release(action_type))
+        return released
+
     def statistics(self) -> dict[str, Any]:
         """Counts and procs as plain data."""
         statistics: dict[str, Any] = self._driver.look(pool_statistics)
