@@ -55,6 +55,8 @@ class TemplateKeeper:
         self._forks = options.start_method != "spawn"
         self._output = OutputLines()
         self._excluded_before = 0
+        # Whether there is nothing to tend; asked at every step.
+        self.is_calm = not self._forks
 
     @property
     def pid(self) -> int:
@@ -69,17 +71,18 @@ class TemplateKeeper:
     @property
     def is_missing(self) -> bool:
         """Whether a template should be there and is not."""
-        return self._forks and self.template.child is None
+        return not self.is_calm
 
     def next_moment(self) -> float | None:
         """When `tend` has something to do."""
-        return self.template.retry_at if self.is_missing else None
+        return None if self.is_calm else self.template.retry_at
 
     def start(self, now: float) -> None:
         """Start the template, if one is wanted. Raises OSError when the machine cannot."""
         if not self._forks:
             return
         self.template.start(now)
+        self.is_calm = True
         self._output = OutputLines()
         self._excluded_before = len(self.template.excluded)
         child, control = self.template.child, self.template.control
@@ -157,6 +160,7 @@ class TemplateKeeper:
             else:
                 # The program itself, which every new process imports first.
                 self._forks = self._pool.options.start_method == "template"
+                self.is_calm = not self._forks or self.template.child is not None
                 self._failed(f"{module} cannot be forked: {why}", now, at_once=True)
 
     def _exclude(self, module: str, why: str) -> None:
@@ -184,6 +188,7 @@ class TemplateKeeper:
         if code is None:
             poller.watch(pidfd, self._ended)
             return
+        self.is_calm = not self._forks
         verdict = "killed" if template.is_killed else death_verdict(code)
         if importing is not None and importing not in template.excluded:
             self._exclude(importing, f"its import ended the process: {verdict}")
