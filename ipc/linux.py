@@ -67,6 +67,12 @@ def set_name(name: str) -> None:
     _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
+def flush_c_streams() -> None:
+    """Write out what C code has printed and libc still holds: a fork would copy it, and every
+    copy would be written."""
+    _libc.fflush(None)
+
+
 def set_subreaper(on: bool) -> None:
     """Make orphaned descendants of this process its own children (or no longer)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1 if on else 0)
@@ -99,6 +105,45 @@ def descendants_of(pid: int, limit: int = 10_000) -> list[int]:
         child = todo.pop(0)
         found.append(child)
         todo += children_of(child)
+    return found
+
+
+class Place(NamedTuple):
+    """Where /proc says a process stands: its parent's pid, its state letter ("Z": a zombie)."""
+
+    parent_pid: int
+    state: str
+
+
+def place_of(pid: int) -> Place | None:
+    """Parent and state of ``pid``; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in brackets may hold anything, so count from its end.
+            fields = file.read().rpartition(b")")[2].split()
+        return Place(int(fields[1]), fields[0].decode())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def has_children_lists() -> bool:
+    """Whether /proc lists children (CONFIG_PROC_CHILDREN, proc(5)); without, `children_of` and
+    `descendants_of` find nobody, and `descendants_by_scan` is what is left."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def descendants_by_scan(pid: int, limit: int = 10_000) -> list[int]:
+    """As `descendants_of`, by reading the parent of each process there is: some 10 µs each."""
+    below: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (place := place_of(int(name))) is not None:
+            below.setdefault(place.parent_pid, []).append(int(name))
+    found: list[int] = []
+    todo = list(below.get(pid, ()))
+    while todo and len(found) < limit:
+        child = todo.pop(0)
+        found.append(child)
+        todo += below.get(child, ())
     return found
 
 

@@ -116,20 +116,32 @@ FromProc = Hello | Answer | Skipped | Progress | Logged
 
 class Fork(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="fork"):
     """Fork one proc, called ``name``, that gets the file descriptors sent along, in the order
-    of `PROC_FDS`."""
+    of `PROC_FDS`. It joins a kernel group by writing to the file ``group`` (empty: none), and
+    sends no result of more than ``result_bytes_max`` encoded bytes."""
 
     slot: str
     name: str
     root_pid: int
+    group: str
+    result_bytes_max: int
+
+
+class Importing(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="importing"):
+    """The template imports ``module`` next: whatever happens before its next word is its doing."""
+
+    module: str
 
 
 class Preloaded(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="preloaded"):
-    """The template is ready; ``failed`` maps modules it could not import to why, ``threads``
-    is how many OS threads it has (more than one makes forking unsafe)."""
+    """The template has imported what it was told to. ``failed`` maps modules it could not import
+    to why. ``unsafe`` maps the module that makes forking unsafe to why (``__main__``: the
+    program that uses the pool); empty: the template is ready, else it forks nothing, and is to
+    be replaced by one without that module. ``threads`` is how many OS threads it has."""
 
     pid: int
     failed: dict[str, str]
     threads: int
+    unsafe: dict[str, str] = {}
 
 
 class Forked(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="forked"):
@@ -140,7 +152,7 @@ class Forked(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="fo
     error: str = ""
 
 
-FromTemplate = Preloaded | Forked
+FromTemplate = Importing | Preloaded | Forked
 
 PROC_FDS = ("run_read", "result_write", "page", "woken_write", "output_write")
 

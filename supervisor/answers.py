@@ -179,19 +179,24 @@ class Answers:
         """Give the attempt its result. False: there is nothing more to do about it now."""
         pool = self._pool
         attempt = proc.attempt
+        if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
+            if any(one and one.id == message.attempt_id for one in (attempt, *proc.behind)):
+                proc.late_answers[message.attempt_id] = message
+                return False
+            attempt = None
         if attempt is None or attempt.id != message.attempt_id:
             pool.ledger.dropped += 1
             pool.on_event(
                 ResultDropped(attempt_id=message.attempt_id, reason="not in flight on this proc")
             )
             return False
-        if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
-            proc.late_answer = message  # it counts, once the proc is known to be dead
-            return False
         kind = attempt.kind
         kind.ran(message.ran_s)
         proc.actions += 1
+        if kind.is_limited and proc.page.is_worn_out():
+            proc.worn = f"a limit of {kind.name} could not be lifted"
         proc.cause = proc.detail = None
+        proc.output.tail.clear()  # a certificate shows the attempt's own last lines
         result = self.result_of(proc, attempt, message)
         if kind.record is not CLEAN:
             pool.endings.survived(attempt, result)

@@ -8,6 +8,7 @@ is dropped and counted.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -64,11 +65,12 @@ class Attempt(msgspec.Struct, eq=False):
 class Ledger:
     """Attempts without a result yet, by id."""
 
-    __slots__ = ("_open", "dropped", "finished", "last_id")
+    __slots__ = ("_open", "dropped", "finished", "next_id")
 
     def __init__(self) -> None:
         self._open: dict[int, Attempt] = {}
-        self.last_id = 0
+        # Also called without the lock that a library pool has: one step of C code.
+        self.next_id = itertools.count(1).__next__
         self.finished: defaultdict[str, int] = defaultdict(int)
         self.dropped = 0
 
@@ -77,11 +79,6 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(list(self._open.values()))
-
-    def next_id(self) -> int:
-        """A number never used before in the life of this root."""
-        self.last_id += 1
-        return self.last_id
 
     def enter(self, attempt: Attempt) -> None:
         """The attempt is open from now on."""

@@ -57,11 +57,13 @@ def look_at(pid: int) -> LastLook:
 
 class Signs(NamedTuple):
     """How a process stands towards signals: its scheduler state letter ("?" when it could not be
-    read), and the bit masks of signals that its main thread blocks and that it catches."""
+    read), the bit masks of signals that its main thread blocks and that it catches, and how often
+    that thread has left a CPU."""
 
     state: str = "?"
     blocked: int = 0
     caught: int = 0
+    switches: int = 0
 
     @property
     def is_stopped(self) -> bool:
@@ -84,15 +86,18 @@ def signs_of(pid: int) -> Signs:
         read = dict(line.split(b":", 1) for line in file if b":" in line)
     try:
         return Signs(
-            read[b"State"].split()[0].decode(), int(read[b"SigBlk"], 16), int(read[b"SigCgt"], 16)
+            read[b"State"].split()[0].decode(),
+            int(read[b"SigBlk"], 16),
+            int(read[b"SigCgt"], 16),
+            int(read[b"voluntary_ctxt_switches"]) + int(read[b"nonvoluntary_ctxt_switches"]),
         )
     except (KeyError, IndexError, ValueError):
         return Signs()
 
 
 def main_thread_cpu_s(pid: int) -> float | None:
-    """CPU seconds of the main thread of ``pid``, to the microsecond. Source: the kernel's
-    sched-stats.rst; None where the kernel keeps none."""
+    """CPU seconds of the main thread of ``pid`` as of the kernel's last tick or switch, some
+    milliseconds ago. Source: the kernel's sched-stats.rst; None where it keeps none."""
     try:
         with open(f"/proc/{pid}/schedstat", "rb", buffering=0) as file:
             return int(file.read(64).split()[0]) / 1e9

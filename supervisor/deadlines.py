@@ -92,10 +92,10 @@ def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
         return _end_of_cancelled(proc, attempt, now)
     begun_id, begun_at, _cpu_s = proc.page.begun()
     start = begun_at if begun_id == attempt.id else proc.attempt_at
-    if begun_id != attempt.id and any(one.id == begun_id for one in proc.behind):
-        # It has answered and the next one is at work: the answer is about to be read.
-        if now - start < attempt.timeout_s + ANSWER_S_MAX:
-            return now + ANSWER_LOOK_S
+    has_answered = begun_id != attempt.id and any(one.id == begun_id for one in proc.behind)
+    if has_answered and now - start < attempt.timeout_s + ANSWER_S_MAX:
+        # The next one is at work: this one's answer is about to be read.
+        return now + ANSWER_LOOK_S
     timeout_s = attempt.timeout_s + proc.page.extension_of(attempt.id)
     # The ceiling is the type's, but a caller may have given the attempt more from the start.
     timeout_s = min(timeout_s, max(attempt.timeout_s, kind.timeout_s_max or 0.0))

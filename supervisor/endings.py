@@ -8,6 +8,7 @@ counts; an attempt that never began is given out again, not blamed; one death co
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from fsmv2.supervisor.attempts import BEGINS_MAX
 from fsmv2.supervisor.certificate import Ending, certify, death_verdict, signal_name
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import ActionResult
-from fsmv2.supervisor.core.events import ProcEnded
+from fsmv2.supervisor.core.events import ActionTypeQuarantined, ActionTypeReleased, ProcEnded
+from fsmv2.supervisor.lanes import QUARANTINE
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
+    from fsmv2.supervisor.kinds import ActionKind
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
@@ -67,36 +70,39 @@ class Endings:
     def _settle(self, proc: ProcHandle, code: int | None, cpu_s: float, now: float) -> None:
         """What was on the dead proc: begun or not, answered or not."""
         pool = self._pool
-        begun_id = proc.page.begun()[0]
-        # A proc works in order: what stands before the one begun last was begun too, and its
-        # answer was lost with the channel.
         order = [one for one in (proc.attempt, *proc.behind) if one is not None]
+        for attempt in proc.behind:
+            attempt.lane.waiting_in_pipes -= 1
+        proc.attempt = None
+        proc.behind.clear()
+        # A proc works in order: what stands before the one begun last was begun too, and its
+        # answer is late, or was lost with the channel.
+        begun_id = proc.page.begun()[0]
         begun = next((n for n, one in enumerate(order, 1) if one.id == begun_id), 0)
-        for number in range(begun):
-            attempt = order[number]
-            late = proc.late_answer
-            if late is not None and late.attempt_id == attempt.id and proc.cause != "stop":
+        again = []
+        for number, attempt in enumerate(order):
+            late = proc.late_answers.get(attempt.id)
+            if late is not None and proc.cause != "stop":
                 result = pool.answers.result_of(proc, attempt, late)
                 self.survived(attempt, result)
-            else:
+            elif number < begun or not self._may_begin_again(attempt):
                 result = self._death_of(proc, attempt, code, cpu_s, now)
                 self._died(attempt, result)
-            pool.finish(proc, result)
-        for attempt in reversed(order[begun:]):
-            if attempt.begins >= BEGINS_MAX or pool.closing or attempt.cancel_cause:
-                continue  # below, in order
-            if attempt is not proc.attempt:
-                proc.behind.remove(attempt)
-                attempt.lane.waiting_in_pipes -= 1
+            else:
+                again.append(attempt)
+                continue
+            pool.settle(attempt, result)
+        for attempt in reversed(again):
             pool.dispatcher.put_back(attempt)
-            if attempt is proc.attempt:
-                pool.dispatcher.next_of(proc, now)
-        while proc.attempt is not None:
-            pool.finish(proc, self._death_of(proc, proc.attempt, code, cpu_s, now))
+
+    def _may_begin_again(self, attempt: Attempt) -> bool:
+        closing = self._pool.closing
+        return attempt.begins < BEGINS_MAX and not closing and attempt.cancel_cause is None
 
     def _death_of(
         self, proc: ProcHandle, attempt: Attempt, code: int | None, cpu_s: float, now: float
     ) -> ActionResult:
+        pool = self._pool
         begun_id, begun_at, begun_cpu_s = proc.page.begun()
         began = begun_id == attempt.id
         start = begun_at if began else proc.attempt_at
@@ -118,6 +124,9 @@ class Endings:
                 slot_back_s=back_s,
                 detail=proc.detail,
                 hangs_in_c=proc.hangs_in_c,
+                oom=pool.nursery.oom.risen(proc.pid, pool.nursery.name_of(proc))
+                if proc.cause is None and code == -signal.SIGKILL
+                else None,
             )
         )
         return ActionResult(
@@ -149,7 +158,7 @@ class Endings:
             return
         record = quarantine.survived(kind.record, result.succeeded)
         if kind.record.is_quarantined and not record.is_quarantined:
-            self._pool.leave_quarantine(kind, "an attempt succeeded")
+            self.leave_quarantine(kind, "an attempt succeeded")
         else:
             kind.record = record
 
@@ -163,4 +172,33 @@ class Endings:
             before, result.verdict, time.monotonic(), pool.random.random(), rules
         )
         if kind.record.is_quarantined and not before.is_quarantined:
-            pool.enter_quarantine(kind)
+            self.enter_quarantine(kind)
+
+    # --- quarantine -------------------------------------------------------------------------
+
+    def enter_quarantine(self, kind: ActionKind) -> None:
+        """Keep a type apart: one attempt at a time, on a proc of its own, ever more rarely."""
+        lane = self._pool.lanes[QUARANTINE]
+        lane.size = 1
+        self._pool.nursery.count_wanted()
+        self._pool.on_event(
+            ActionTypeQuarantined(
+                action_type=kind.name,
+                verdict=kind.record.verdict,
+                deaths=len(kind.record.deaths),
+                retry_in_s=max(0.0, kind.record.not_before - time.monotonic()),
+            )
+        )
+
+    def leave_quarantine(self, kind: ActionKind, reason: str) -> None:
+        """The type runs like any other again."""
+        since = kind.record.since
+        kind.record = quarantine.CLEAN
+        self._pool.on_event(
+            ActionTypeReleased(
+                action_type=kind.name,
+                reason=reason,
+                quarantined_s=time.monotonic() - (since or 0.0),
+            )
+        )
+        self._pool.dispatcher.free(kind)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 SAMPLE_S = 0.05
+OOM_LOOK_S = 1.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -41,6 +42,20 @@ class Guard:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._is_sampling = False
+        self.is_awake = False
+
+    def be_awake(self) -> None:
+        """Something is at work: note the OOM killer's counters every `OOM_LOOK_S` until nothing
+        is, so that a rise is about the death that follows it."""
+        self.is_awake = True
+        self._pool.deadlines.call(time.monotonic() + OOM_LOOK_S, self._look_at_counters)
+
+    def _look_at_counters(self) -> None:
+        self._pool.nursery.oom.look()
+        if len(self._pool.ledger):
+            self.be_awake()
+        else:
+            self.is_awake = False
 
     def watch(self) -> None:
         """An action with a memory or process limit has been given out: sample until it ends."""
@@ -84,6 +99,12 @@ class Guard:
             proc.cause, proc.detail = cause, detail
             proc.overdue_at = time.monotonic()
             self._pool.happen(proc, ProcEvent.DEADLINE_PASSED)
+
+    def limit_processes(self, proc: ProcHandle, wanted: int | None) -> None:
+        """Have the kernel hold ``proc`` to so many processes below it where it can, so that a
+        fork bomb is over before the next sample."""
+        if proc.group.limit_processes(None if wanted is None else wanted + 1):
+            proc.processes_max = wanted
 
     # --- recycling --------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ _WEIGHT = 0.1
 # What is not known yet counts as long: some four short ones make a short type.
 _UNKNOWN_S = 1.4 * SHORT_S
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+# The limits that a proc sets itself, and may fail to lift.
+_IN_PROC = ("address_space_bytes", "cpu_s", "open_files", "processes", "niceness")
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset, typing.Union})
 
 
@@ -48,6 +50,7 @@ class ActionKind:
         "heartbeat_s",
         "held",
         "is_guarded",
+        "is_limited",
         "is_quiet",
         "lane",
         "limits",
@@ -83,8 +86,9 @@ class ActionKind:
         self.may_hide = _may_hide(kind)
         self.running = 0
         self.mean_ran_s = _UNKNOWN_S
-        # Nothing must be redacted, and nobody sampled, for one of several in a pipe.
-        self.is_quiet = not self.may_hide and not self.is_guarded
+        self.is_limited = any(getattr(kind.limits, name) is not None for name in _IN_PROC)
+        # Nothing must be redacted, sampled or lifted for one of several in a pipe.
+        self.is_quiet = not (self.may_hide or self.is_guarded or self.is_limited)
         self.may_wait_in_pipe = False
         self.record = quarantine.CLEAN
         self.held: deque[Attempt] = deque()

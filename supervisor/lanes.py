@@ -128,8 +128,13 @@ class Dispatcher:
         order = self._order(proc, attempt, now)
         pool = self._pool
         pool.deadlines.watch(proc, attempt, now)
+        guard = pool.guard
+        if not guard.is_awake:
+            guard.be_awake()
         if attempt.kind.is_guarded:
-            pool.guard.watch()
+            guard.watch()
+        if proc.processes_max != attempt.kind.limits.processes:
+            guard.limit_processes(proc, attempt.kind.limits.processes)
         self._send(proc, pack_frame(order))
 
     def _order(self, proc: ProcHandle, attempt: Attempt, now: float) -> bytes:

@@ -17,8 +17,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.messages import Forked, Preloaded
-from fsmv2.supervisor.certificate import death_verdict
+from fsmv2.ipc.messages import Fork, Forked
+from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
 from fsmv2.supervisor.core import startrate
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.events import (
@@ -26,14 +26,14 @@ from fsmv2.supervisor.core.events import (
     PoolStuck,
     ProcStarted,
     StartsThrottled,
-    TemplateEnded,
-    TemplateStarted,
 )
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.memoryevents import OomCounters
 from fsmv2.supervisor.orphans import Orphans
+from fsmv2.supervisor.outsidereader import reader_fault
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.spill import scratch_of
-from fsmv2.supervisor.templateprocess import TemplateProcess
+from fsmv2.supervisor.templatekeeper import TemplateKeeper
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.lanes import Lane
@@ -55,9 +55,7 @@ class Nursery:
         self._pool = pool
         options = pool.options
         self.procs: list[ProcHandle] = []
-        self.template = TemplateProcess(
-            options.preload, options.search, pool.run_folder, pool.metrics_folder
-        )
+        self.keeper = TemplateKeeper(pool, self)
         self.starts = 0
         self.deaths = 0
         self._slots: list[str] = []
@@ -76,6 +74,8 @@ class Nursery:
         # Several pools may live in one process; none may reap another's procs.
         self._name = f"fsmv2.{next(_pools)}."
         self.orphans = Orphans(self._name)
+        self.groups = NO_GROUPS
+        self.oom = OomCounters()
 
     def count_wanted(self) -> None:
         """A lane has another size: count how many procs there should be."""
@@ -88,6 +88,11 @@ class Nursery:
         return max(0, self.wanted - self._alive)
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether procs cannot be started and not one ever was."""
+        return self._stuck_since is not None and not self.starts
+
+    @property
     def stuck_since(self) -> float | None:
         """Since when no proc could be started (monotonic seconds), None while all is well."""
         return self._stuck_since
@@ -96,32 +101,13 @@ class Nursery:
 
     def start(self, now: float) -> None:
         """Start the template. Raises OSError when the machine cannot."""
-        self.template.start(now)
-        self._watch_template()
+        if self.groups is NO_GROUPS:
+            self.groups = ProcGroups.open(f"{self._name}procs")
+            reader_fault()  # proves the layout of stacks, once: 5 ms now instead of at a kill
+        self.keeper.start(now)
 
-    def _watch_template(self) -> None:
-        child, control = self.template.child, self.template.control
-        if child is not None and control is not None:
-            self._pool.poller.watch(control.fileno(), self._template_spoke)
-            self._pool.poller.watch(child.pidfd, self._template_ended)
-
-    def _template_spoke(self, mask: int) -> None:
-        reply = self.template.read_reply()
-        now = time.monotonic()
-        match reply:
-            case Preloaded():
-                self._pool.on_event(
-                    TemplateStarted(pid=reply.pid, startup_s=now - self.template.started_at)
-                )
-            case Forked():
-                self._forked(reply, now)
-            case None:
-                if mask & ~select.EPOLLIN and self.template.control is not None:
-                    # It is gone or going: its pidfd will say so. A hung-up socket stays
-                    # readable for ever, so it must not stay watched.
-                    self._pool.poller.unwatch(self.template.control.fileno())
-
-    def _forked(self, reply: Forked, now: float) -> None:
+    def forked(self, reply: Forked, now: float) -> None:
+        """The template has made a proc, or could not."""
         proc = next((p for p in self.procs if p.slot == reply.slot), None)
         if proc is None:
             return
@@ -133,67 +119,26 @@ class Nursery:
         proc.state = ProcState.DEAD
         self._forget(proc)
 
-    def _template_ended(self, _mask: int) -> None:
-        child, control = self.template.child, self.template.control
-        if child is None:
-            return
-        pidfd = child.pidfd
-        now = time.monotonic()
-        # Drain its last words first: pids of procs it has forked.
-        while (reply := self.template.read_reply()) is not None:
-            if isinstance(reply, Forked):
-                self._forked(reply, now)
-        self._pool.poller.unwatch(pidfd)
-        if control is not None:
-            self._pool.poller.unwatch(control.fileno())
-        pid = self.template.pid
-        code = self.template.reap(now, self._pool.random.random())
-        if code is None:
-            self._pool.poller.watch(pidfd, self._template_ended)
-            return
-        if not self._pool.closing:
-            self._pool.on_event(
-                TemplateEnded(
-                    pid=pid,
-                    verdict=death_verdict(code),
-                    retry_in_s=max(0.0, (self.template.retry_at or now) - now),
-                )
-            )
-            self._note_stuck(self.template.failures, "the template process keeps dying", now)
-        self.sweep()
-
     # --- births -----------------------------------------------------------------------------
 
     def next_moment(self) -> float | None:
         """When `tend` has something to do by the clock."""
         if self._pool.closing:
             return None
-        birth = None
-        if self.template.child is None:
-            birth = self.template.retry_at
-        elif self.template.ready and self._alive < self.wanted:
-            birth = self._fork_after
-        sweep_at = self.orphans.sweep_at
-        if birth is None or sweep_at is None:
-            return sweep_at if birth is None else birth
-        return min(birth, sweep_at)
+        moments = [self.orphans.sweep_at, self.keeper.next_moment()]
+        if self._alive < self.wanted and self.keeper.is_ready:
+            moments.append(self._fork_after)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def tend(self, now: float) -> None:
         """Restart the template, order missing procs. Cheap when nothing is missing."""
         sweep_at = self.orphans.sweep_at
         if sweep_at is not None and now >= sweep_at:
             self.sweep()
-        if (self._alive >= self.wanted and self.template.child) or self._pool.closing:
+        if (self._alive >= self.wanted and not self.keeper.is_missing) or self._pool.closing:
             return
-        if self.template.child is None:
-            if self.template.retry_at is not None and now >= self.template.retry_at:
-                try:
-                    self.start(now)
-                except OSError as error:
-                    self.template.failed_to_start(now, self._pool.random.random())
-                    self._note_stuck(self.template.failures, f"cannot start: {error}", now)
-            return
-        while self.template.ready and self._alive < self.wanted and now >= self._fork_after:
+        self.keeper.tend(now)
+        while self.keeper.is_ready and self._alive < self.wanted and now >= self._fork_after:
             if not self._may_start(now) or not self._order(now):
                 return
 
@@ -220,15 +165,30 @@ class Nursery:
         self._serial += 1
         try:
             proc = ProcHandle(slot, self._serial, now, self._pool.random.random())
+            proc.group = self.groups.make(slot)
         except OSError as error:  # out of descriptors or memory
             self._slots.append(slot)
             self._fail_start(now)
-            self._note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
+            self.note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
             return False
-        if not self.template.fork(proc, f"{self._name}{slot}"):
+        order = Fork(
+            slot=slot,
+            name=self.name_of(proc),
+            root_pid=os.getpid(),
+            group=proc.group.members_path,
+            result_bytes_max=self._pool.options.result_bytes_max,
+        )
+        try:
+            pid = self.keeper.order(proc, order)
+        except OSError as error:
+            pid = None
+            self._fail_start(now)
+            self.note_stuck(self._failed_starts, f"cannot start a proc: {error}", now)
+        if pid is None:
             proc.close()
+            proc.group.remove()
             self._slots.append(slot)
-            self._fork_after = now + 0.01  # its socket is full or it has just died
+            self._fork_after = max(self._fork_after, now + 0.01)  # its socket is full, or it died
             return False
         self.procs.append(proc)
         self._alive += 1
@@ -237,13 +197,15 @@ class Nursery:
         pool.poller.watch(proc.output_fd, partial(pool.answers.output, proc))
         pool.poller.watch(proc.woken_fd, partial(pool.witness.woken, proc))
         pool.deadlines.set(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
+        if pid:
+            self.learn_pid(proc, pid)
         return True
 
     def blame_template(self, proc: ProcHandle, now: float) -> None:
         """An order without any answer for so long: the template is stuck (stopped, or a plug-in's
         fork hook hangs). A new one is started once this one is dead."""
         if now - proc.fork_sent_at >= START_BUDGET_S and not self._pool.closing:
-            self.template.kill()
+            self.keeper.template.kill()
 
     def learn_pid(self, proc: ProcHandle, pid: int) -> None:
         """The proc's pid is known now: watch for its death."""
@@ -310,6 +272,9 @@ class Nursery:
             self._fail_start(time.monotonic())
         self.orphans.bury(proc.pid, proc.below)
         proc.descendants_killed += self.sweep()
+        # What escaped the kill in the moment of a fork, or came back into the group.
+        if not proc.group.is_empty():
+            proc.group.kill_or_signal()
         self._forget(proc)
 
     def _forget(self, proc: ProcHandle) -> None:
@@ -321,6 +286,7 @@ class Nursery:
         if proc.ready_at is None:
             self._alive -= 1
         proc.close()
+        proc.group.remove()
         if proc in self.procs:
             self.procs.remove(proc)
             self._slots.append(proc.slot)
@@ -332,27 +298,36 @@ class Nursery:
         self._failed_starts += 1
         wait = delay_s(self._failed_starts, self._pool.random.random(), base_s=0.05, max_s=5.0)
         self._fork_after = now + wait
-        self._note_stuck(self._failed_starts, "procs die before they say hello", now)
+        self.note_stuck(self._failed_starts, "procs die before they say hello", now)
 
-    def _note_stuck(self, failures: int, reason: str, now: float) -> None:
+    def note_stuck(self, failures: int, reason: str, now: float) -> None:
+        """Something has kept procs from being started ``failures`` times in a row."""
         if failures >= STUCK_AFTER_FAILURES and self._stuck_since is None:
             self._stuck_since = now
-            self._pool.on_event(PoolStuck(reason=f"{reason} ({failures} failures in a row)"))
+            told = f"{reason} ({failures} failures in a row)"
+            self._pool.on_event(PoolStuck(reason=told))
+            if not self.starts:
+                # Not one proc was ever there: a mistake in the program or the machine, not a
+                # crash that passes. Whoever waits for a result must learn of it.
+                self._pool.refuse_waiting("PoolStuck", f"no proc can be started: {told}")
+
+    def name_of(self, proc: ProcHandle) -> str:
+        """The name by which the kernel knows the proc."""
+        return f"{self._name}{proc.slot}"
+
+    def known_pids(self) -> set[int]:
+        """Our own children: procs, living and dying, and the template."""
+        return {proc.pid for proc in self.procs} | {self.keeper.pid}
 
     def sweep(self) -> int:
         """Kill and reap what dead procs left behind; how many were killed now."""
-        known = {proc.pid for proc in self.procs} | {self.template.pid}
+        known = self.known_pids()
         living = {proc.pid for proc in self.procs if proc.state in ALIVE}
         return self.orphans.sweep(known, living)
 
     def close(self) -> None:
         """End the template; reap what it still forked; forget procs that would not die."""
-        control, child = self.template.control, self.template.child
-        if control is not None:
-            self._pool.poller.unwatch(control.fileno())
-        if child is not None:
-            self._pool.poller.unwatch(child.pidfd)
-        self.template.close()
+        self.keeper.close()
         for proc in list(self.procs):
             self._forget(proc)
         give_up = time.monotonic() + LAST_SWEEP_S
@@ -360,5 +335,6 @@ class Nursery:
             if time.monotonic() > give_up:
                 break
             time.sleep(0.005)
-        if control is not None:
-            control.close()
+        self.groups.close()
+        self.groups = NO_GROUPS
+        self.oom.close()

@@ -31,15 +31,14 @@ class Allowance:
         self._at = 0.0
         self.refused = 0
 
-    def spend(self, now: float) -> bool:
-        """Take one; False, and counted, when there is none left."""
+    def spend(self, now: float, wanted: int = 1) -> int:
+        """Take ``wanted``, or as many as are left; how many. The others are counted."""
         self._left = min(self._at_once, self._left + (now - self._at) * self._per_s)
         self._at = now
-        if self._left < 1.0:
-            self.refused += 1
-            return False
-        self._left -= 1.0
-        return True
+        granted = min(wanted, int(self._left))
+        self._left -= granted
+        self.refused += wanted - granted
+        return granted
 
     def take_refused(self) -> int:
         """How many were refused since this was last asked."""
@@ -71,19 +70,19 @@ class OutputLines:
         if flush or len(self._partial) > PARTIAL_BYTES_MAX:
             lines.append(self._partial)
             self._partial = b""
+        lines = [line for line in lines if line]
+        refused = self._allowance.take_refused()
+        granted = self._allowance.spend(now, len(lines))
         told = []
-        # Nobody reads a thousand lines that came at once; the last ones are what explains a death.
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            allowed = self._allowance.spend(now)
-            if not allowed and len(lines) - number >= TAIL_LINES:
-                continue
-            text = redact(line.decode("utf-8", "replace"), secrets)[:LINE_CHARS_MAX]
+        if refused and granted:
+            told.append(f"({refused} lines left out: over {LINES_PER_S:g} lines/s)")
+        elif refused:
+            self._allowance.refused += refused
+        # A proc may write a hundred thousand lines a second. Nobody reads them: only the last
+        # ones are looked at, for they explain a death.
+        for number in (*range(granted), *range(max(granted, len(lines) - TAIL_LINES), len(lines))):
+            text = redact(lines[number].decode("utf-8", "replace"), secrets)[:LINE_CHARS_MAX]
             self.tail.append(text)
-            if allowed:
-                left_out = self._allowance.take_refused()
-                if left_out:
-                    told.append(f"({left_out} lines left out: over {LINES_PER_S:g} lines/s)")
+            if number < granted:
                 told.append(text)
         return told

@@ -57,11 +57,17 @@ class Poller:
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Wait up to ``timeout_s`` for the first event, then call the handlers of a batch."""
+        self.handle(self.collect(timeout_s))
+
+    def collect(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Wait up to ``timeout_s`` for the first event; the batch is for `handle`."""
         try:
-            ready = self._epoll.poll(timeout_s, EVENTS_MAX)
+            return self._epoll.poll(timeout_s, EVENTS_MAX)
         except InterruptedError:
-            return
-        self.batch = len(ready)
+            return []
+
+    def handle(self, ready: list[tuple[int, int]]) -> None:
+        """Call the handlers of a batch that `collect` gave, before anything else is unwatched."""
         for fd, mask in ready:
             handler = self._handlers.get(fd)
             if handler is not None:

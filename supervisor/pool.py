@@ -12,23 +12,23 @@ Single-threaded: whoever owns it polls `fileno()` until `next_moment()` and call
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
 
 from fsmv2.ipc.codec import encode
-from fsmv2.ipc.frames import FRAME_BYTES_MAX, FrameError
+from fsmv2.ipc.frames import FrameError
 from fsmv2.ipc.linux import is_subreaper, set_subreaper
 from fsmv2.ipc.messages import Exit
 from fsmv2.supervisor.answers import Answers
 from fsmv2.supervisor.attempts import Attempt, Ledger
-from fsmv2.supervisor.core import events, quarantine, recycling
-from fsmv2.supervisor.core.action import Action, ActionError, ActionResult
-from fsmv2.supervisor.core.errors import FsmError, SpecError
+from fsmv2.supervisor.core import recycling
+from fsmv2.supervisor.core.action import Action, ActionResult
+from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.procfsm import ProcEffect, ProcEvent, ProcState, step
 from fsmv2.supervisor.core.quarantine import QuarantineRules
@@ -36,16 +36,19 @@ from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.deadlines import Deadlines
 from fsmv2.supervisor.endings import Endings
 from fsmv2.supervisor.guard import Guard
-from fsmv2.supervisor.kinds import ActionKind, Kinds
+from fsmv2.supervisor.intake import Intake
+from fsmv2.supervisor.kinds import Kinds
 from fsmv2.supervisor.lanes import PIPELINE, QUARANTINE, Dispatcher, Lane
 from fsmv2.supervisor.nursery import Nursery
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.witness import Witness
 
-PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
 LEAVE_BUDGET_S = 0.050
 RETIRE_BUDGET_S = 1.0
+# A proc that has started more processes than one look can stop is looked at again.
+KILL_AGAIN_S = 0.002
+KILL_TRIES_MAX = 100
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
@@ -107,10 +110,11 @@ class Pool:
         self.run_folder = run_folder
         self.metrics_folder = metrics_folder
         self.random = random.Random()
-        self._on_result = on_result
+        self.tell = on_result
         self.poller = Poller()
         self.deadlines = Deadlines()
         self._was_subreaper = is_subreaper()
+        self.intake = Intake(self)
         self.dispatcher = Dispatcher(self, options.pipeline)
         self.guard = Guard(self)
         self.answers = Answers(self)
@@ -154,7 +158,11 @@ class Pool:
 
     def step(self, timeout_s: float = 0.0) -> None:
         """Handle what has happened. Waits only up to ``timeout_s`` for the first of it."""
-        self.poller.poll(timeout_s)
+        self.react(self.poller.collect(timeout_s))
+
+    def react(self, ready: list[tuple[int, int]]) -> None:
+        """`step` with what `poller.collect` gave, for an owner that waits there by itself."""
+        self.poller.handle(ready)
         now = time.monotonic()
         self.deadlines.fire(now, self.happen)
         self.nursery.tend(now)
@@ -205,62 +213,7 @@ class Pool:
         ``timeout_s`` replace the type's own. What cannot be run (queue full, payload too large,
         unknown lane, closing) has the result "refused".
         """
-        attempt_id = self.ledger.next_id()
-        try:
-            kind = self.kinds[type(action)]
-            payload = encode(action)
-            chosen = self._lane_of(lane or kind.lane)
-            if len(payload) > PAYLOAD_BYTES_MAX:
-                raise Refused(
-                    "PayloadTooLarge",
-                    f"got {len(payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes",
-                )
-            if self.closing:
-                raise Refused("PoolClosed", "cannot run an action: the pool is closing")
-            if timeout_s is None:
-                timeout_s = kind.timeout_s
-            elif not 0 < timeout_s < math.inf:
-                raise Refused("SpecError", f"got timeout_s {timeout_s!r}, want more than 0")
-            attempt = Attempt(
-                attempt_id, kind, payload, key, chosen, timeout_s, time.monotonic(), urgent
-            )
-            # The common case, a proc is idle and nobody waits, needs no queue.
-            at_once = chosen.idle and not kind.is_full and chosen.queue.take_at_once(key)
-            if not at_once and not chosen.queue.offer(attempt, key, urgent):
-                queue = chosen.queue
-                raise Refused(
-                    "QueueFull",
-                    f"got {queue.size + queue.held} waiting, want at most {queue.capacity}",
-                )
-        except Refused as why:
-            self._refuse(attempt_id, type(action), ActionError(why.kind, str(why)))
-        except (TypeError, OverflowError, RecursionError, ValueError, SpecError) as error:
-            self._refuse(attempt_id, type(action), ActionError(type(error).__name__, str(error)))
-        else:
-            self.ledger.enter(attempt)
-            if at_once:
-                self.dispatcher.give(chosen.pick(key), attempt)
-            elif chosen.idle or (kind.may_wait_in_pipe and self.dispatcher.has_room(chosen)):
-                self.dispatcher.dispatch(chosen)
-        return attempt_id
-
-    def _lane_of(self, name: str) -> Lane:
-        lane = self.lanes.get(name)
-        if lane is None or name == QUARANTINE:
-            known = ", ".join(sorted(self.lanes.keys() - {QUARANTINE}))
-            raise Refused("SpecError", f"got lane {name!r}, want one of {known}")
-        return lane
-
-    def _refuse(self, attempt_id: int, kind: type, error: ActionError) -> None:
-        result = ActionResult(
-            status="refused",
-            action_type=kind.__qualname__,
-            attempt_id=attempt_id,
-            error=error,
-            ended_at=time.time(),
-        )
-        self.ledger.count(result)
-        self._on_result(attempt_id, result)
+        return self.intake.submit(action, key, lane, timeout_s, urgent)
 
     def cancel(self, attempt_id: int, cause: str = "cancelled") -> bool:
         """Have an attempt end: taken from the queue, or told and (after its type's grace) killed.
@@ -293,7 +246,7 @@ class Pool:
             k for k in self.kinds.values() if k.name == action_type and k.record.is_quarantined
         ]
         for kind in found:
-            self.leave_quarantine(kind, "an operator released it")
+            self.endings.leave_quarantine(kind, "an operator released it")
         return bool(found)
 
     def in_flight(self, attempt_id: int) -> Attempt | None:
@@ -309,6 +262,14 @@ class Pool:
         else:
             attempt.lane.queue.discard(attempt, attempt.key)
 
+    def refuse_waiting(self, kind: str, text: str) -> None:
+        """Refuse what waits for a proc, and until one is there what is submitted."""
+        for attempt in self.ledger:
+            if attempt.proc is None:
+                self._take_out(attempt)
+                result = self.intake.refusal(attempt.id, attempt.name, kind, text)
+                self.conclude(attempt, result)
+
     # --- results ----------------------------------------------------------------------------
 
     def finish(self, proc: ProcHandle, result: ActionResult) -> None:
@@ -317,23 +278,27 @@ class Pool:
         attempt = proc.attempt
         if attempt is None:
             return
+        proc.attempt = proc.stalled_on = None
+        if proc.behind:
+            self.dispatcher.next_of(proc, time.monotonic())
+        self.settle(attempt, result)
+
+    def settle(self, attempt: Attempt, result: ActionResult) -> None:
+        """Give the one result of an attempt that was on a proc; its key is free."""
         kind = attempt.kind
         attempt.proc = None
         kind.running -= 1
         if attempt.key:
             attempt.lane.queue.release(attempt.key)
-        proc.attempt = proc.stalled_on = None
-        if proc.behind:
-            self.dispatcher.next_of(proc, time.monotonic())
         if self.ledger.close(attempt, result):
-            self._on_result(attempt.id, result)
+            self.tell(attempt.id, result)
         if kind.held:
             self.dispatcher.free(kind)
 
     def conclude(self, attempt: Attempt, result: ActionResult) -> None:
         """Give the attempt its one result; a second one is dropped and counted."""
         if self.ledger.close(attempt, result):
-            self._on_result(attempt.id, result)
+            self.tell(attempt.id, result)
 
     # --- procs: events in, effects out ------------------------------------------------------
 
@@ -366,7 +331,8 @@ class Pool:
             case ProcEffect.KILL:
                 self.witness.make_do(proc)
                 if proc.pid:
-                    proc.kill(now)
+                    if not proc.kill(now, self.nursery.known_pids()):
+                        self._kill_more_soon(proc, KILL_TRIES_MAX)
                 else:
                     # Never forked (the template died with the order), or nobody told us: then
                     # it finds its pipes closed and leaves by itself.
@@ -382,6 +348,19 @@ class Pool:
                 self.deadlines.set(now + wait_s, proc, ProcEvent.LEAVE_OVERDUE)
             case ProcEffect.BURY:
                 self.endings.bury(proc, now)
+
+    def _kill_more_soon(self, proc: ProcHandle, tries: int) -> None:
+        self.deadlines.call(time.monotonic() + KILL_AGAIN_S, partial(self._kill_more, proc, tries))
+
+    def _kill_more(self, proc: ProcHandle, tries: int) -> None:
+        """It has started more processes than one look could stop."""
+        if proc.state is not ProcState.KILLED:
+            return
+        if not proc.kill_more(self.nursery.known_pids()):
+            if tries:
+                self._kill_more_soon(proc, tries - 1)
+            else:
+                proc.kill_alone()
 
     def _leave_lane(self, proc: ProcHandle, now: float) -> None:
         lane = self.lanes.get(proc.lane or "")
@@ -406,47 +385,10 @@ class Pool:
             return
         if proc.state is ProcState.IDLE:
             lane.idle.append(proc)
-            if self.options.recycling is not recycling.NEVER:
-                why = self.guard.recycle(proc)
+            if proc.worn is not None or self.options.recycling is not recycling.NEVER:
+                why = proc.worn or self.guard.recycle(proc)
                 if why is not None:
                     proc.detail = why
                     self.retire(proc, "recycled")
         if lane.queue.size or lane.waiting_in_pipes or lane.name == QUARANTINE:
             self.dispatcher.dispatch(lane)
-
-    # --- quarantine -------------------------------------------------------------------------
-
-    def enter_quarantine(self, kind: ActionKind) -> None:
-        """Keep a type apart: one attempt at a time, on a proc of its own, ever more rarely."""
-        lane = self.lanes[QUARANTINE]
-        lane.size = 1
-        self.nursery.count_wanted()
-        self.on_event(
-            events.ActionTypeQuarantined(
-                action_type=kind.name,
-                verdict=kind.record.verdict,
-                deaths=len(kind.record.deaths),
-                retry_in_s=max(0.0, kind.record.not_before - time.monotonic()),
-            )
-        )
-
-    def leave_quarantine(self, kind: ActionKind, reason: str) -> None:
-        """The type runs like any other again."""
-        since = kind.record.since
-        kind.record = quarantine.CLEAN
-        self.on_event(
-            events.ActionTypeReleased(
-                action_type=kind.name,
-                reason=reason,
-                quarantined_s=time.monotonic() - (since or 0.0),
-            )
-        )
-        self.dispatcher.free(kind)
-
-
-class Refused(FsmError):
-    """An action that is not taken; ``kind`` is what its result's error is called."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind

@@ -62,9 +62,25 @@ class Child:
         self._process.kill()
 
 
+def is_importing_main() -> bool:
+    """Whether this is a process of ours that imports the program's main module right now: what
+    stands there without a guard runs once more."""
+    return bool(getattr(multiprocess.process.current_process(), "_inheriting", False))
+
+
 def start(name: str, target: Callable[..., None], *args: Any) -> Child:
     """Start ``target(*args)`` in a fresh interpreter. Takes 1 to 10 ms, the process itself
     needs some 100 ms more until it runs. Raises OSError when the machine cannot."""
     process = _context.Process(target=target, name=name, args=args, daemon=False)
     process.start()
     return Child(process)
+
+
+def start_unwatched(name: str, target: Callable[..., None], *args: Any) -> int:
+    """`start` for a process that the caller waits for by its pid, which this returns."""
+    process = _context.Process(target=target, name=name, args=args, daemon=False)
+    process.start()
+    pid = int(process.pid)
+    # The package polls its children at each start, and would take the exit status with it.
+    multiprocess.process._children.discard(process)  # noqa: SLF001
+    return pid

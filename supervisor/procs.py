@@ -15,13 +15,16 @@ import os
 import signal
 import termios
 from collections import deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.linux import descendants_of
 from fsmv2.ipc.page import Page, clear_dump, create_page, read_dump
 from fsmv2.supervisor.certificate import LastLook, look_at, signs_of
+from fsmv2.supervisor.cgroups import NO_GROUPS
 from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.descendants import kill_tree
 from fsmv2.supervisor.output import Allowance, OutputLines
 
 if TYPE_CHECKING:
@@ -54,12 +57,13 @@ class ProcHandle:
         "detail",
         "echoes",
         "fork_sent_at",
+        "group",
         "hangs_in_c",
         "is_dumped",
         "is_watched",
         "killed_at",
         "lane",
-        "late_answer",
+        "late_answers",
         "look",
         "orders",
         "output",
@@ -69,10 +73,12 @@ class ProcHandle:
         "page_fd",
         "pid",
         "pidfd",
+        "processes_max",
         "ready_at",
         "replaced_at",
         "revokes",
         "serial",
+        "silence",
         "slot",
         "spread",
         "stack",
@@ -80,6 +86,7 @@ class ProcHandle:
         "state",
         "theirs",
         "woken_fd",
+        "worn",
     )  # fmt: skip
 
     def __init__(self, slot: str, serial: int, now: float, spread: float = 0.0) -> None:
@@ -101,14 +108,22 @@ class ProcHandle:
         self.deadline_at = math.inf
         self.actions = 0
         self.spread = spread
-        self.late_answer: Answer | None = None
+        # How many processes the kernel lets it have below it.
+        self.processes_max: int | None = None
+        # Why it should not run another action.
+        self.worn: str | None = None
+        # By attempt; they count once it is known to be dead.
+        self.late_answers: dict[int, Answer] = {}
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
         self.stack: str | None = None
+        self.group = NO_GROUPS.make("")
         self.echoes = 0
         self.anchor = 0
         self.is_dumped = False
+        # Why its stack had to be read from outside.
+        self.silence = "it was not asked"
         self.hangs_in_c: str | None = None
         self.descendants_killed = 0
         self.below: list[int] = []
@@ -161,6 +176,7 @@ class ProcHandle:
         """What was dumped before is of another attempt."""
         self.echoes = self.page.heard()
         self.is_dumped = False
+        self.silence = "it did not answer"
         self.hangs_in_c = self.stack = None
         with contextlib.suppress(OSError):
             clear_dump(self.page_fd)
@@ -197,23 +213,38 @@ class ProcHandle:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
 
-    def kill(self, now: float) -> None:
-        """Take a last look, then SIGKILL the proc and everything below it."""
+    def kill(self, now: float, known: Collection[int]) -> bool:
+        """Take a last look, then SIGKILL the proc and everything below it. ``known`` are the
+        root's own children. False: there are so many that it is not complete, see `kill_more`."""
         if self.pidfd < 0:
-            return
+            return True
         self.look = look_at(self.pid)
+        self.killed_at = now
         # Before the kill: afterwards they have another parent.
         self.below = descendants_of(self.pid)
+        members = max(0, (self.group.count() or 1) - 1)
+        if self.group.kill():
+            # Root may have moved some of them out of the group.
+            for pid in self.below:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            self.descendants_killed += max(members, len(self.below))
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            return True
+        return self.kill_more(known)
+
+    def kill_more(self, known: Collection[int]) -> bool:
+        """Go on with a kill that was not complete; whether it is now."""
+        killed = kill_tree(self.pid, known=known)
+        self.below += [pid for pid in killed.pids if pid != self.pid]
+        self.descendants_killed += len(killed.pids) - (self.pid in killed.pids)
+        return killed.is_complete
+
+    def kill_alone(self) -> None:
+        """SIGKILL the proc itself; what it started is left to the sweeps after its death."""
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        # The group too: a shell that the action started may have children of its own by now.
-        with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)
-        for pid in self.below:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-                self.descendants_killed += 1
-        self.killed_at = now
 
     def reap(self) -> tuple[int, float] | None:
         """Exit code (negative: the signal) and CPU seconds of its whole life; None: it lives."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameError
-from fsmv2.ipc.messages import Fork, Forked, FromTemplate, Preloaded
+from fsmv2.ipc.messages import Fork, Forked, FromTemplate, Importing, Preloaded
 from fsmv2.supervisor import processes
 from fsmv2.supervisor.core.backoff import delay_s
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 REPLY_BYTES_MAX = 64 * 1024
+OUTPUT_BYTES_MAX = 64 * 1024
 END_S = 1.0
 TEMPLATE_MAIN = "fsmv2.workerproc.template:template_main"
 
@@ -47,7 +48,7 @@ class TemplateProcess:
         run_folder: str,
         metrics_folder: str | None,
     ) -> None:
-        self._preload = preload
+        self.preload = preload
         self._search = search
         self._run_folder = run_folder
         self._metrics_folder = metrics_folder
@@ -58,6 +59,11 @@ class TemplateProcess:
         self.failures = 0
         self.retry_at: float | None = None
         self.import_failures: dict[str, str] = {}
+        # The module it imports right now; those it must not import, and why.
+        self.importing: str | None = None
+        self.excluded: dict[str, str] = {}
+        self.is_killed = False
+        self.output_fd = -1
         self.threads = 1
 
     @property
@@ -68,14 +74,17 @@ class TemplateProcess:
     def start(self, now: float) -> None:
         """Start it. Raises OSError when the machine cannot."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read_fd, False)
         with theirs:
             try:
                 self.child = processes.start(
                     "fsmv2-template",
                     run_template,
                     processes.SentFd(theirs.fileno()),
+                    processes.SentFd(write_fd),
                     os.getpid(),
-                    self._preload,
+                    tuple(name for name in self.preload if name not in self.excluded),
                     self._search,
                     self._run_folder,
                     self._metrics_folder,
@@ -83,26 +92,49 @@ class TemplateProcess:
                 )
             except BaseException:
                 ours.close()
+                os.close(read_fd)
                 raise
+            finally:
+                os.close(write_fd)
+        self._close_output()
+        self.output_fd = read_fd
+        self.importing = None
+        self.is_killed = False
         ours.setblocking(False)
         self.control = ours
         self.ready = False
         self.started_at = now
         self.retry_at = None
 
-    def fork(self, proc: ProcHandle, name: str) -> bool:
-        """Order a proc called ``name``. False: not now (not ready, or its socket is full)."""
+    def fork(self, proc: ProcHandle, order: Fork) -> bool:
+        """Order ``proc``. False: not now (not ready, or its socket is full)."""
         if not self.ready or self.control is None:
             return False
-        order = encode(Fork(slot=proc.slot, name=name, root_pid=os.getpid()))
         try:
-            socket.send_fds(self.control, [order], proc.theirs)
+            socket.send_fds(self.control, [encode(order)], proc.theirs)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
         proc.close_theirs()
         return True
 
-    def read_reply(self) -> Preloaded | Forked | None:
+    def exclude(self, module: str, why: str) -> None:
+        """Leave ``module`` out from the next start on."""
+        self.excluded[module] = why
+        self.import_failures.pop(module, None)
+
+    def read_output(self) -> bytes:
+        """What it printed, at most 64 KiB at once; nothing when there is nothing now."""
+        try:
+            return os.read(self.output_fd, OUTPUT_BYTES_MAX) if self.output_fd >= 0 else b""
+        except OSError:
+            return b""
+
+    def _close_output(self) -> None:
+        if self.output_fd >= 0:
+            os.close(self.output_fd)
+            self.output_fd = -1
+
+    def read_reply(self) -> Importing | Preloaded | Forked | None:
         """The next reply, or None: there is none, or the template is going away."""
         if self.control is None:
             return None
@@ -113,13 +145,16 @@ class TemplateProcess:
         if not data:
             return None
         try:
-            reply: Preloaded | Forked = decode(data, FromTemplate)
+            reply: Importing | Preloaded | Forked = decode(data, FromTemplate)
         except FrameError:
             self.kill()
             return None
+        if isinstance(reply, Importing):
+            self.importing = reply.module
         if isinstance(reply, Preloaded):
-            self.ready = True
-            self.failures = 0
+            self.importing = None
+            self.ready = not reply.unsafe
+            self.failures = 0 if self.ready else self.failures
             self.import_failures = reply.failed
             self.threads = reply.threads
         return reply
@@ -141,6 +176,7 @@ class TemplateProcess:
 
     def kill(self) -> None:
         """SIGKILL it."""
+        self.is_killed = True
         if self.child is not None:
             self.child.kill()
 
@@ -162,5 +198,5 @@ class TemplateProcess:
             with contextlib.suppress(OSError):
                 self.child.kill()
             self.child.wait()
-            self.child = None
-        self.ready = False
+        self._drop()
+        self._close_output()

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fsmv2.supervisor.certificate import main_thread_cpu_s, signs_of
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.outsidereader import read_stacks
-from fsmv2.supervisor.procs import DUMP_SIGNAL
+from fsmv2.supervisor.procs import DUMP_SIGNAL, without_our_frames
 
 if TYPE_CHECKING:
+    from fsmv2.supervisor.attempts import Attempt
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
@@ -31,10 +32,21 @@ STACK_BUDGET_S = 0.020
 READER_BUDGET_S = 0.005
 # When the root looks whether Python code has run since the dump. The second look comes after a
 # thread that waits for the GIL would have got it (sys.getswitchinterval: 5 ms).
-ECHO_LOOKS_S = (0.001, 0.008)
+ECHO_LOOKS_S = (0.001, 0.006)
 # CPU time without coming to a handler that makes sure: Python code looks for one at least at
 # each call and each jump back.
 SURE_CPU_S = 0.0003
+
+
+class _Silence(NamedTuple):
+    """Since when the Python half of the handler has not run; how often the main thread had left
+    a CPU by then, and the CPU seconds it had had."""
+
+    proc: ProcHandle
+    attempt: Attempt | None
+    since: float
+    switches: int
+    cpu_s: float | None
 
 
 class Witness:
@@ -49,8 +61,10 @@ class Witness:
         signs = signs_of(proc.pid)
         if signs.is_stopped or signs.blocks(DUMP_SIGNAL):
             # It will not answer, so do not wait.
-            why = "it is stopped" if signs.is_stopped else "it blocks the signal that asks for it"
-            self._read_from_outside(proc, why)
+            proc.silence = (
+                "it is stopped" if signs.is_stopped else "it blocks the signal that asks for it"
+            )
+            self._read_from_outside(proc)
             self._pool.deadlines.set(now, proc, ProcEvent.STACK_CAME)
             return
         proc.ask_for_stack()
@@ -69,54 +83,50 @@ class Witness:
         if proc.has_echoed():
             self._pool.happen(proc, ProcEvent.STACK_CAME)
         elif dumped:
-            self._look_later(proc, 0, main_thread_cpu_s(proc.pid), time.monotonic())
+            switches = signs_of(proc.pid).switches
+            cpu_s = main_thread_cpu_s(proc.pid)
+            self._look_later(_Silence(proc, proc.attempt, time.monotonic(), switches, cpu_s), 0)
 
-    def _look_later(
-        self, proc: ProcHandle, number: int, cpu_s: float | None, dumped_at: float
-    ) -> None:
-        moment = dumped_at + ECHO_LOOKS_S[number]
-        look = partial(self._look_for_echo, proc, proc.attempt, number, cpu_s, dumped_at)
-        self._pool.deadlines.call(moment, look)
+    def _look_later(self, silence: _Silence, number: int) -> None:
+        moment = silence.since + ECHO_LOOKS_S[number]
+        self._pool.deadlines.call(moment, partial(self._look_for_echo, silence, number))
 
-    def _look_for_echo(
-        self,
-        proc: ProcHandle,
-        attempt: object,
-        number: int,
-        cpu_s: float | None,
-        dumped_at: float,
-    ) -> None:
-        if proc.state is not ProcState.WITNESSING or proc.attempt is not attempt:
+    def _look_for_echo(self, silence: _Silence, number: int) -> None:
+        proc, cpu_s = silence.proc, silence.cpu_s
+        if proc.state is not ProcState.WITNESSING or proc.attempt is not silence.attempt:
             return
         if proc.has_echoed():
             self._pool.happen(proc, ProcEvent.STACK_CAME)
             return
-        had = main_thread_cpu_s(proc.pid)
+        signs, had = signs_of(proc.pid), main_thread_cpu_s(proc.pid)
         is_last = number + 1 == len(ECHO_LOOKS_S)
-        if had is not None and cpu_s is not None and had - cpu_s >= SURE_CPU_S:
+        for_ms = (time.monotonic() - silence.since) * 1000
+        how = None
+        if signs.state == "R" and signs.switches == silence.switches:
+            how = f"was on a CPU for {for_ms:.1f} ms without a break"
+        elif had is not None and cpu_s is not None and had - cpu_s >= SURE_CPU_S:
+            how = f"had {(had - cpu_s) * 1000:.1f} ms of CPU"
+        elif is_last and signs.state in "SD":
+            how = f"did not wake up for {for_ms:.1f} ms"
+        if how is not None:
             proc.hangs_in_c = (
-                f"its main thread ran for {(had - cpu_s) * 1000:.1f} ms after the stack was taken, "
-                "in C code that looks for no signals (/proc/PID/schedstat)"
-            )
-        elif is_last and signs_of(proc.pid).state in "SD":
-            proc.hangs_in_c = (
-                f"its main thread slept for {ECHO_LOOKS_S[-1] * 1000:g} ms after the stack was "
-                "taken, in C code that no signal interrupts (/proc/PID/stat)"
+                f"after the stack was taken, its main thread {how} and came to no Python code "
+                "(/proc/PID/status, schedstat)"
             )
         if proc.hangs_in_c or is_last:
             self._pool.happen(proc, ProcEvent.ECHO_OVERDUE)
         else:
-            self._look_later(proc, number + 1, cpu_s, dumped_at)
+            self._look_later(silence, number + 1)
 
     def make_do(self, proc: ProcHandle) -> None:
         """The proc is killed next: without a stack of its own, read it from outside."""
         proc.keep_stack()
         if proc.stack is None and proc.attempt is not None and proc.cause != "stop":
-            self._read_from_outside(proc, "it did not answer")
+            self._read_from_outside(proc)
 
-    def _read_from_outside(self, proc: ProcHandle, why: str) -> None:
+    def _read_from_outside(self, proc: ProcHandle) -> None:
         if not proc.anchor:
             return
         stack = read_stacks(proc.pid, proc.anchor, READER_BUDGET_S)
         if stack:
-            proc.stack = f"(read from outside: {why})\n{stack}"
+            proc.stack = f"(read from outside: {proc.silence})\n{without_our_frames(stack)}"

@@ -29,6 +29,7 @@ from fsmv2.ipc.messages import (
     Answer,
     Done,
     Exit,
+    Fork,
     FromProc,
     Hello,
     Raised,
@@ -40,6 +41,7 @@ from fsmv2.ipc.messages import (
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
 from fsmv2.workerproc import evidence, limits, records
+from fsmv2.workerproc.anchor import anchor
 from fsmv2.workerproc.context import Context
 from fsmv2.workerproc.limits import applied
 from fsmv2.workerproc.records import shipper
@@ -47,7 +49,6 @@ from fsmv2.workerproc.records import shipper
 EXIT_BAD_ORDER = 70
 # A frame's cap, less what surrounds the value in it.
 INLINE_BYTES_MAX = FRAME_BYTES_MAX - 128
-RESULT_BYTES_MAX = 256 << 20
 TRACEBACK_CHARS_MAX = 16_000
 MESSAGE_CHARS_MAX = 4_000
 ADOPTION_S_MAX = 5.0
@@ -68,7 +69,7 @@ class Proc:
         result_write: int,
         page: Page,
         scratch: Path,
-        result_bytes_max: int = RESULT_BYTES_MAX,
+        result_bytes_max: int,
     ) -> None:
         self.slot = slot
         self._result_bytes_max = result_bytes_max
@@ -86,8 +87,15 @@ class Proc:
     def run(self) -> int:
         """Say hello, then run what comes until the channel ends or says so."""
         self._rehearse()
-        revokes = register_for_barriers()
-        self._send(Hello(pid=self._pid, protocol=PROTOCOL, slot=self.slot, revokes=revokes))
+        self._send(
+            Hello(
+                pid=self._pid,
+                protocol=PROTOCOL,
+                slot=self.slot,
+                revokes=register_for_barriers(),
+                anchor=anchor(),
+            )
+        )
         try:
             while data := os.read(self._run_read, 1 << 16):
                 for body in self._buffer.feed(data):
@@ -274,16 +282,26 @@ def wait_for_adoption(root_pid: int, middle_pid: int) -> None:
     die_with_parent(root_pid)
 
 
-def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list[int]) -> int:
-    """Become the forked proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
+def join_group(path: str) -> None:
+    """Join the kernel group whose list of processes is the file ``path``; what this process
+    starts from now on is born into it. Without the group, the root has other ways to find it."""
+    if path:
+        with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+            file.write(b"0")
+
+
+def proc_main(order: Fork, middle_pid: int, scratch: str, fds: list[int]) -> int:
+    """Become the forked proc of ``order``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
     os.setsid()
-    wait_for_adoption(root_pid, middle_pid)
-    return serve(slot, scratch, fds)
+    wait_for_adoption(order.root_pid, middle_pid)
+    return serve(order, scratch, fds)
 
 
-def serve(slot: str, scratch: str, fds: list[int]) -> int:
-    """Settle in and run the loop of ``slot``'s proc, in a session of its own already."""
+def serve(order: Fork, scratch: str, fds: list[int]) -> int:
+    """Settle in and run the loop of ``order``'s proc, in a session of its own already."""
     run_read, result_write, page_fd, woken_write, output_write = fds
+    slot = order.slot
+    join_group(order.group)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output_write, 1)
@@ -301,4 +319,5 @@ def serve(slot: str, scratch: str, fds: list[int]) -> int:
     os.environ["FSMV2_SLOT"] = f"{slot}:{os.getpid()}"
     evidence.install(page_fd, woken_write)
     records.install()
-    return Proc(slot, run_read, result_write, Page(page_fd), Path(scratch)).run()
+    page, folder = Page(page_fd), Path(scratch)
+    return Proc(slot, run_read, result_write, page, folder, order.result_bytes_max).run()

@@ -47,7 +47,8 @@ def regex() -> None:
 def big_number() -> None:
     print(
         7  # HERE
-        ** 10**9
+        ** 10
+        ** 9
     )
 
 
@@ -93,7 +94,7 @@ def threads() -> None:
     time.sleep(FOREVER_S)  # HERE
 
 
-def grüße_длина_𐐀() -> None:
+def grüße_длина_𐐀() -> None:  # noqa: N802
     time.sleep(FOREVER_S)  # HERE
 
 
@@ -156,7 +157,7 @@ def after_handling() -> None:
             continue
         finally:
             number = sum(range(3))
-    with threading.Lock():
+    with threading.Lock():  # noqa: PLW2101
         time.sleep(number * FOREVER_S)  # HERE
 
 
