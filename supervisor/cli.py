@@ -211,7 +211,7 @@ def kill(action_id: int, listen: str | None, token_file: str | None, as_json: bo
         click.echo(msgspec.json.encode(answer))
     else:
         of = f" of {answer['path']}" if answer["path"] else ""
-        click.echo(f"killed action {action_id}: {answer['action_type']}{of}")
+        click.echo(f"killing action {action_id}: {answer['action_type']}{of}")
 
 
 @cli.command()

@@ -196,6 +196,7 @@ def allowed(kind: inspect.Type) -> str:
         inspect.DictType: "a mapping",
         inspect.NoneType: "`null`",
         inspect.StrType: "a text",
+        inspect.CustomType: "a text",  # the one we have is Secret
     }
     return words[type(kind)]
 
