@@ -287,6 +287,7 @@ class Nursery:
             self._alive -= 1
         proc.close()
         proc.group.remove()
+        pool.deadlines.forget(proc)
         if proc in self.procs:
             self.procs.remove(proc)
             self._slots.append(proc.slot)
