@@ -166,15 +166,15 @@ class OpsProcess:
         if self._channel is None or self._child is None:
             return
         received = self._channel.receive(reads_max=1)
+        fault = received.fault
         try:
             for body in received.frames:
                 self._hear(decode(body, FromOps), self._child.pid)
-        except FrameError:
-            # It is not itself any more; a new one will be.
-            self._child.kill()
-            self._poller.unwatch(self._channel.read_fd)
-            return
-        if received.closed:
+        except FrameError as error:
+            fault = error
+        if fault is not None:
+            self._child.kill()  # it is not itself any more; a new one will be
+        if fault is not None or received.closed:
             self._poller.unwatch(self._channel.read_fd)
 
     def _hear(self, message: FromOps, pid: int) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fsmv2.ipc import FrameError, decode, encode
+from fsmv2.ipc import FrameBuffer, FrameError, decode, encode, pack_frame
 from fsmv2.ipc.messages import (
     Command,
     CommandAnswered,
@@ -20,6 +25,7 @@ from fsmv2.ipc.messages import (
     ReleaseType,
     ToOps,
 )
+from fsmv2.supervisor import opsprocess
 from fsmv2.supervisor.access import (
     TOKEN_CHARS_MAX,
     digest_of,
@@ -30,10 +36,13 @@ from fsmv2.supervisor.access import (
     token_of,
 )
 from fsmv2.supervisor.cli import EXIT_CODES
+from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.config import load_text
 from fsmv2.supervisor.configfault import ConfigError
 from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.core.events import Event, OperatorCommanded
 from fsmv2.supervisor.core.secret import Secret
+from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.web.app import make_app
 from fsmv2.supervisor.web.commands import NAME_CHARS_MAX, WAITING_MAX, Desk
 from fsmv2.supervisor.web.state import PublishedState
@@ -357,3 +366,179 @@ def test_the_quarantined_types_are_listed_beside_the_actions() -> None:
 
 def test_the_commands_have_an_exit_code_of_their_own() -> None:
     assert "refuses" in EXIT_CODES[6]
+
+
+# --- the root's side ------------------------------------------------------------------------
+
+
+class FakePool:
+    """Has attempt 7, and ``Hang`` in quarantine."""
+
+    def __init__(self, key: str = "site/a") -> None:
+        self.flying = {7: SimpleNamespace(name="Hang", key=key)}
+        self.asked: list[Any] = []
+
+    def in_flight(self, attempt_id: int) -> Any:
+        return self.flying.get(attempt_id)
+
+    def cancel(self, attempt_id: int, cause: str) -> bool:
+        self.asked.append((attempt_id, cause))
+        # As a waiting attempt does: it has its result before this returns.
+        return self.flying.pop(attempt_id, None) is not None
+
+    def release(self, action_type: str) -> bool:
+        self.asked.append(action_type)
+        return action_type == "Hang"
+
+
+@pytest.mark.parametrize(("key", "path"), [("site/a", "site/a"), ("site/a?", "site/a"), ("", "")])
+def test_the_root_kills_by_an_operators_will_and_says_whose_action_it_was(
+    key: str, path: str
+) -> None:
+    """Also of an observation, whose key is not quite the worker's path."""
+    pool, told = FakePool(key), list[Event]()
+    commands = Commands(pool, told.append)  # type: ignore[arg-type]
+    answer = commands.carry_out(KillAction(3, "there", 7))
+    assert answer == CommandAnswered(3, "done", "Hang", path)
+    assert pool.asked == [(7, "operator")]
+    assert commands.carry_out(KillAction(4, "there", 7)).outcome == "no_such_attempt"
+    assert [(e.target, e.outcome, e.client) for e in told if isinstance(e, OperatorCommanded)] == [
+        ("#7", "done", "there"),
+        ("#7", "no_such_attempt", "there"),
+    ]
+
+
+def test_the_root_releases_what_is_in_quarantine_and_says_when_nothing_is() -> None:
+    told: list[Event] = []
+    commands = Commands(FakePool(), told.append)  # type: ignore[arg-type]
+    assert commands.carry_out(ReleaseType(1, "there", "Hang")).outcome == "done"
+    assert commands.carry_out(ReleaseType(2, "there", "Beat")).outcome == "not_in_quarantine"
+    assert len(told) == 2
+
+
+class FakeChild:
+    """An ops process that is played by the test, which holds its ends of the pipes."""
+
+    def __init__(self, feed_fd: int, say_fd: int) -> None:
+        self.pid, self.killed = 5, False
+        self.pidfd = os.eventfd(0)
+        self.feed_fd, self.say_fd = os.dup(feed_fd), os.dup(say_fd)
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def wait(self) -> None:
+        for fd in (self.pidfd, self.feed_fd, self.say_fd):
+            os.close(fd)
+
+
+class Played:
+    """`OpsProcess` with that child."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(_name: str, _main: Any, feed: Any, say: Any, *rest: Any) -> Any:
+            self.arguments = rest
+            self.child = FakeChild(feed.fd, say.fd)
+            return self.child
+
+        monkeypatch.setattr(opsprocess.processes, "start", start)
+        self.poller = Poller()
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.heard: list[Event] = []
+        self.ops = opsprocess.OpsProcess(
+            self.server, "metrics", "site", self.heard.append, self.poller, DIGEST
+        )
+        self.ops.start(lambda: 1.0)
+
+    def say(self, data: bytes) -> None:
+        os.write(self.child.say_fd, data)
+        self.poller.poll(0)
+
+    def answers(self) -> list[Any]:
+        os.set_blocking(self.child.feed_fd, False)
+        try:
+            data = os.read(self.child.feed_fd, 1 << 20)
+        except BlockingIOError:
+            return []
+        return [decode(body, ToOps) for body in FrameBuffer().feed(data)]
+
+    def close(self) -> None:
+        self.ops.close()
+        self.poller.close()
+        self.server.close()
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[Played]:
+    found = Played(monkeypatch)
+    yield found
+    found.close()
+
+
+def frame(message: Any) -> bytes:
+    return pack_frame(encode(message))
+
+
+def test_the_ops_process_is_given_the_tokens_digest_and_not_the_token(played: Played) -> None:
+    assert DIGEST in played.arguments
+    assert TOKEN not in str(played.arguments)
+
+
+def test_a_command_of_the_ops_process_is_answered_on_its_own_channel(played: Played) -> None:
+    """Before and after it said that it is ready; several in one piece, in order."""
+    played.ops.on_command = Commands(FakePool(), played.heard.append).carry_out  # type: ignore[arg-type]
+    played.say(frame(OpsReady(5)) + frame(KillAction(1, "c", 7)) + frame(ReleaseType(2, "c", "X")))
+    assert played.ops.ready
+    assert played.answers() == [
+        CommandAnswered(1, "done", "Hang", "site/a"),
+        CommandAnswered(2, "not_in_quarantine", "X"),
+    ]
+    assert [event.name() for event in played.heard] == [
+        "ops_started",
+        "operator_commanded",
+        "operator_commanded",
+    ]
+
+
+def test_nobody_to_carry_out_commands_is_no_error(played: Played) -> None:
+    played.say(frame(KillAction(1, "c", 7)))
+    assert played.answers() == []
+    assert not played.child.killed
+
+
+def test_a_flood_of_commands_is_taken_in_portions(played: Played) -> None:
+    """One look takes at most what one read gives: the tick comes in between."""
+    taken: list[Command] = []
+
+    def carry_out(command: Command) -> CommandAnswered:
+        taken.append(command)
+        return CommandAnswered(command.number, "done")
+
+    played.ops.on_command = carry_out
+    os.set_blocking(played.child.say_fd, False)
+    one, many = frame(KillAction(1, "c", 7)), 0
+    with contextlib.suppress(BlockingIOError):
+        while os.write(played.child.say_fd, one):
+            many += 1
+    played.poller.poll(0)
+    portion = (1 << 16) // len(one) + 1
+    assert 0 < len(taken) <= portion
+    while len(taken) < many:
+        before = len(taken)
+        played.poller.poll(0)
+        assert before < len(taken) <= before + portion
+    assert len(taken) == many
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff" * 64, frame(Published("tree", b"{}")), frame(["kill_action", 1, "c"])],
+    ids=["no frame", "the other direction", "a field missing"],
+)
+def test_an_ops_process_that_says_what_it_cannot_mean_is_replaced(
+    played: Played, data: bytes
+) -> None:
+    played.ops.on_command = Commands(FakePool(), played.heard.append).carry_out  # type: ignore[arg-type]
+    played.say(data)
+    assert played.child.killed
+    assert played.heard == []
