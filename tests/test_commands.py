@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -516,6 +517,8 @@ def test_a_flood_of_commands_is_taken_in_portions(played: Played) -> None:
 
     played.ops.on_command = carry_out
     os.set_blocking(played.child.say_fd, False)
+    with contextlib.suppress(PermissionError):  # a user may have many large pipes already
+        fcntl.fcntl(played.child.say_fd, fcntl.F_SETPIPE_SZ, 1 << 19)
     one, many = frame(KillAction(1, "c", 7)), 0
     with contextlib.suppress(BlockingIOError):
         while os.write(played.child.say_fd, one):
