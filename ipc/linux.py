@@ -45,6 +45,12 @@ def set_name(name: str) -> None:
     _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
+def flush_c_streams() -> None:
+    """Write out what C code has printed and libc still holds: a fork would copy it, and every
+    copy would be written."""
+    _libc.fflush(None)
+
+
 def set_subreaper(on: bool) -> None:
     """Make orphaned descendants of this process its own children (or no longer)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1 if on else 0)

@@ -96,13 +96,22 @@ class Fork(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="fork
     root_pid: int
 
 
+class Importing(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="importing"):
+    """The template imports ``module`` next: whatever happens before its next word is its doing."""
+
+    module: str
+
+
 class Preloaded(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="preloaded"):
-    """The template is ready; ``failed`` maps modules it could not import to why, ``threads``
-    is how many OS threads it has (more than one makes forking unsafe)."""
+    """The template has imported what it was told to. ``failed`` maps modules it could not import
+    to why. ``unsafe`` maps the module that makes forking unsafe to why (``__main__``: the
+    program that uses the pool); empty: the template is ready, else it forks nothing, and is to
+    be replaced by one without that module. ``threads`` is how many OS threads it has."""
 
     pid: int
     failed: dict[str, str]
     threads: int
+    unsafe: dict[str, str] = {}
 
 
 class Forked(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="forked"):
@@ -113,7 +122,7 @@ class Forked(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="fo
     error: str = ""
 
 
-FromTemplate = Preloaded | Forked
+FromTemplate = Importing | Preloaded | Forked
 
 PROC_FDS = ("run_read", "result_write", "page", "woken_write", "output_write")
 
