@@ -57,7 +57,10 @@ class Channel:
     def send(self, body: bytes) -> bool:
         """Send one frame or queue what the pipe does not take. False: nothing was sent, the
         queue is full or the peer is gone. Raises `FrameError` for a body over the cap."""
-        frame = pack_frame(body)
+        return self.send_frames(pack_frame(body))
+
+    def send_frames(self, frame: bytes) -> bool:
+        """`send` for frames that are packed already, all of them or none."""
         if self.write_fd < 0:
             return False
         if self._unsent:

@@ -8,7 +8,8 @@ Invariants: decoding raises `FrameError` and nothing else, whatever the bytes ar
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -41,16 +42,13 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind, dec_hook=_dec_hook)
 
 
-def encode(value: Any) -> bytes:
-    """Return ``value`` as msgpack.
-
-    Raises `TypeError` for a type without a wire form, `OverflowError` for an integer beyond
-    64 bits, `RecursionError` for a value nested too deep.
-    """
-    return _encoder.encode(value)
+# Returns a value as msgpack. Raises `TypeError` for a type without a wire form, `OverflowError`
+# for an integer beyond 64 bits, `RecursionError` for a value nested too deep. The method itself:
+# a function around it would cost as much again.
+encode: Callable[[Any], bytes] = _encoder.encode
 
 
-def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:
+def decode(data: bytes | bytearray | msgspec.Raw, kind: Any) -> Any:
     """Return ``data`` decoded as ``kind``; raises `FrameError` whatever is wrong with it."""
     try:
         decoder = _decoder(kind)
@@ -59,8 +57,28 @@ def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:
     try:
         return decoder.decode(data)
     except Exception as error:  # a type's __post_init__ may raise whatever it likes
-        kind_of = "" if isinstance(error, msgspec.MsgspecError) else f"{type(error).__name__}: "
-        raise FrameError(f"cannot decode {len(bytes(data))} bytes: {kind_of}{error}") from None
+        raise _fault(data, error) from None
+
+
+def decoder_of(kind: Any) -> Callable[[bytes | bytearray | msgspec.Raw], Any]:
+    """A function that decodes as ``kind``, like `decode`, for those who do it often."""
+    try:
+        decode_it = _decoder(kind).decode
+    except TypeError:
+        return partial(decode, kind=kind)  # raises at each call
+
+    def decode_as(data: bytes | bytearray | msgspec.Raw) -> Any:
+        try:
+            return decode_it(data)
+        except Exception as error:
+            raise _fault(data, error) from None
+
+    return decode_as
+
+
+def _fault(data: bytes | bytearray | msgspec.Raw, error: Exception) -> FrameError:
+    kind_of = "" if isinstance(error, msgspec.MsgspecError) else f"{type(error).__name__}: "
+    return FrameError(f"cannot decode {len(bytes(data))} bytes: {kind_of}{error}")
 
 
 def to_builtins(value: Any, hide: bool = True) -> Any:

@@ -55,14 +55,23 @@ class FrameBuffer:
         if self.fault is not None:
             raise self.fault
         buffer = self._buffer
-        # The common case, one whole frame at once, costs one slice and no copy into the buffer.
-        if not buffer and len(data) >= HEADER_BYTES:
-            version, length = _HEADER.unpack_from(data)
-            if version == PROTOCOL and len(data) == HEADER_BYTES + length <= self._limit:
-                return [data[HEADER_BYTES:]]
-        buffer += data
         frames: list[bytes] = []
         start = 0
+        # The common case, whole frames only, costs one slice a frame and no copy.
+        if not buffer:
+            size, limit = len(data), self._limit
+            while size - start >= HEADER_BYTES:
+                version, length = _HEADER.unpack_from(data, start)
+                end = start + HEADER_BYTES + length
+                if version != PROTOCOL or length > limit or end > size:
+                    break
+                frames.append(data[start + HEADER_BYTES : end])
+                start = end
+            if start == size:
+                return frames
+            data = data[start:]
+            start = 0
+        buffer += data
         while start < len(buffer) and self._header_is_fine(start):
             if len(buffer) - start < HEADER_BYTES:
                 break

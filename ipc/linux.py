@@ -1,9 +1,9 @@
 """The few Linux calls that Python has no function for.
 
-Knows: prctl's parent-death signal and child sub-reaper; /proc's lists of children.
+Knows: membarrier; prctl's parent-death signal and child sub-reaper; /proc's lists of children.
 Does not know: whom they concern.
 Invariants: none of them can block; a kernel without them gives an OSError or an empty answer,
-never a crash. Sources: prctl(2), proc(5).
+never a crash. Sources: prctl(2), membarrier(2), proc(5).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import signal
 from typing import NamedTuple
 
@@ -19,7 +20,28 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 
+# linux/membarrier.h; the C library has no function for it.
+_MEMBARRIER = {"x86_64": 324, "aarch64": 283}.get(platform.machine())
+_MEMBARRIER_GLOBAL_EXPEDITED = 1 << 1
+_MEMBARRIER_REGISTER_GLOBAL_EXPEDITED = 1 << 2
+
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def register_for_barriers() -> bool:
+    """Have `memory_barrier` of other processes reach this one. False: the kernel cannot."""
+    return _membarrier(_MEMBARRIER_REGISTER_GLOBAL_EXPEDITED)
+
+
+def memory_barrier() -> bool:
+    """Order what this process wrote to shared memory before what it reads next, as seen by all
+    processes that have registered, which need no barrier of their own: each of them sees our
+    write, or we see what it wrote before it looked. Source: membarrier(2). False: it cannot."""
+    return _membarrier(_MEMBARRIER_GLOBAL_EXPEDITED)
+
+
+def _membarrier(command: int) -> bool:
+    return _MEMBARRIER is not None and _libc.syscall(_MEMBARRIER, command, 0, 0) == 0
 
 
 def _prctl(option: int, argument: int) -> None:
@@ -83,6 +105,45 @@ def descendants_of(pid: int, limit: int = 10_000) -> list[int]:
         child = todo.pop(0)
         found.append(child)
         todo += children_of(child)
+    return found
+
+
+class Place(NamedTuple):
+    """Where /proc says a process stands: its parent's pid, its state letter ("Z": a zombie)."""
+
+    parent_pid: int
+    state: str
+
+
+def place_of(pid: int) -> Place | None:
+    """Parent and state of ``pid``; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in brackets may hold anything, so count from its end.
+            fields = file.read().rpartition(b")")[2].split()
+        return Place(int(fields[1]), fields[0].decode())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def has_children_lists() -> bool:
+    """Whether /proc lists children (CONFIG_PROC_CHILDREN, proc(5)); without, `children_of` and
+    `descendants_of` find nobody, and `descendants_by_scan` is what is left."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def descendants_by_scan(pid: int, limit: int = 10_000) -> list[int]:
+    """As `descendants_of`, by reading the parent of each process there is: some 10 µs each."""
+    below: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (place := place_of(int(name))) is not None:
+            below.setdefault(place.parent_pid, []).append(int(name))
+    found: list[int] = []
+    todo = list(below.get(pid, ()))
+    while todo and len(found) < limit:
+        child = todo.pop(0)
+        found.append(child)
+        todo += below.get(child, ())
     return found
 
 

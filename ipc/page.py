@@ -3,10 +3,10 @@
 Knows: which attempt a proc has begun and when, its last heartbeat, the time it asks for, whether
 its Python code still answers signals, which attempt should end, where stack dumps go.
 Does not know: what anyone does about it.
-Invariants: each field has one writer (`cancelled`: the root, all others: the proc); a field is
-one aligned machine word, stored at once, so that no reader sees half of it; the moments are
-CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump area begins at
-`DUMP_OFFSET` so that a dump never overwrites the marks.
+Invariants: each field has one writer (`cancelled` and `revoked`: the root, all others: the
+proc); a field is one aligned machine word, stored at once, so that no reader sees half of it; the
+moments are CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump area
+begins at `DUMP_OFFSET` so that a dump never overwrites the marks.
 
 A mark costs 0.2 µs where a pipe write costs 0.5 µs and a wake-up, so every action can be
 marked: deadlines count from the true start, and an action that never began is not blamed.
@@ -28,7 +28,7 @@ F_SEAL_SHRINK = 0x0002
 
 # In words of 8 bytes. What the root writes, and what is written often, has cache lines of its own.
 _BEGUN_ID, _BEGUN_AT, _BEGUN_CPU = 0, 1, 2
-_CANCELLED = 8
+_CANCELLED, _REVOKED = 8, 9
 _BEAT_AT = 16
 _EXTENSION = 24
 _HEARD = 32
@@ -85,6 +85,16 @@ class Page:
     def is_cancelled(self, attempt_id: int) -> bool:
         """The proc: should this attempt end?"""
         return self._words[_CANCELLED] == attempt_id
+
+    def revoke(self, first: int, end: int) -> None:
+        """The root: orders with places from ``first`` up to ``end`` must not be begun any more.
+        After it comes a `memory_barrier`, and then a look at what was begun."""
+        self._words[_REVOKED] = first << 32 | end
+
+    def is_revoked(self, place: int) -> bool:
+        """The proc, once it has marked the attempt as begun: must it not be run after all?"""
+        word = self._words[_REVOKED]
+        return word != 0 and word >> 32 <= place < word & 0xFFFF_FFFF
 
     def beat(self, now: float) -> None:
         """The proc: the attempt it is at gets on."""

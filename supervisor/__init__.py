@@ -1,8 +1,8 @@
 """fsmv2's public surface: everything promised, nothing else.
 
 The effect-free names come from the core at once. The shell's names (`Supervisor`,
-`ActionPool`, `Settings`) load on first use, so that a proc that imports an action's module
-does not load the engine.
+`ActionPool`, `KillableExecutor`, `Settings`) load on first use, so that a proc that imports an
+action's module does not load the engine.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from fsmv2.supervisor.core.worker import Worker, WorkerFactory
 if TYPE_CHECKING:
     from fsmv2.supervisor.actionpool import ActionPool
     from fsmv2.supervisor.core.template import render_template
+    from fsmv2.supervisor.executor import KillableExecutor
     from fsmv2.supervisor.root import Supervisor
     from fsmv2.supervisor.settings import Settings
 
@@ -30,6 +31,7 @@ __all__ = [
     "ChildSpec",
     "DesiredState",
     "Go",
+    "KillableExecutor",
     "Limits",
     "Location",
     "Phase",
@@ -50,6 +52,7 @@ __all__ = [
 
 _LAZY = {
     "ActionPool": "fsmv2.supervisor.actionpool",
+    "KillableExecutor": "fsmv2.supervisor.executor",
     "Settings": "fsmv2.supervisor.settings",
     "Supervisor": "fsmv2.supervisor.root",
     "render_template": "fsmv2.supervisor.core.template",

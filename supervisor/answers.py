@@ -1,41 +1,51 @@
-"""From what a proc says, or from its death, to the attempt's one result.
+"""What procs say: hello, progress, log records, answers, lines of output.
 
-Knows: messages from procs, wait statuses, results.
-Does not know: lanes' policy, where results go.
-Invariants: exactly one result per attempt; an answer that was complete before its proc died
-counts; an attempt that never began is given out again, not blamed.
+Knows: messages from procs, what each means for its attempt, how much a proc may say.
+Does not know: lanes' policy, deaths, where results go.
+Invariants: an answer counts once and for the attempt it was asked of; what a proc says in
+excess is left in its pipe for a while, so that only the proc itself waits.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.codec import decode
+from fsmv2.ipc.codec import decoder_of
 from fsmv2.ipc.frames import PROTOCOL, FrameError
-from fsmv2.ipc.messages import Done, FromProc, Hello, Logged, Progress, Raised
-from fsmv2.ipc.redact import redact
-from fsmv2.supervisor.certificate import Ending, certify, death_verdict, signal_name
-from fsmv2.supervisor.core.action import ActionError, ActionResult
-from fsmv2.supervisor.core.events import (
-    ActionLogged,
-    ActionProgressed,
-    ProcEnded,
-    ProcOutput,
-    ResultDropped,
+from fsmv2.ipc.messages import (
+    Answer,
+    Done,
+    FromProc,
+    Hello,
+    Logged,
+    Progress,
+    Raised,
+    Skipped,
+    Spilled,
 )
-from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
+from fsmv2.supervisor import spill
+from fsmv2.supervisor.core.action import ActionError, ActionResult, Status
+from fsmv2.supervisor.core.events import ActionLogged, ActionProgressed, ProcOutput, ResultDropped
+from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.core.quarantine import CLEAN
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
+_decode = decoder_of(FromProc)
+_ANSWERS = (Done, Raised, Spilled)
+
 LAST_READS = 16
+# How long a proc that says too much is not listened to.
+NOT_LISTENING_S = 0.05
 
 
 class Answers:
-    """Reads procs' channels and turns what they say, or their deaths, into results."""
+    """Reads procs' channels and turns what they say into results and events."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -43,23 +53,40 @@ class Answers:
     def readable(self, proc: ProcHandle, _mask: int) -> None:
         """The channel of ``proc`` has something, or has ended."""
         received = proc.channel.receive()
+        # What was printed by what is answered here has been written by now.
+        if proc.has_output() or not proc.output.is_between_lines:
+            self._hear_output(proc, flush=True)
+        answered = False
         for body in received.frames:
             try:
-                message: FromProc = decode(body, FromProc)
+                message: FromProc = _decode(body)
             except FrameError as error:
                 return self._lost(proc, f"garbled frame: {error}")
-            self._say(proc, message)
+            if isinstance(message, _ANSWERS):
+                answered |= self._answer(proc, message)
+            else:
+                self._say(proc, message)
         if received.fault is not None:
             return self._lost(proc, str(received.fault))
+        if answered:
+            self._pool.has_room(proc)
         if received.closed:
             self._pool.poller.unwatch(proc.channel.read_fd)
             self._pool.happen(proc, ProcEvent.CHANNEL_ENDED)
         return None
 
+    def _lost(self, proc: ProcHandle, why: str) -> None:
+        self._pool.poller.unwatch(proc.channel.read_fd)
+        proc.detail = why
+        if proc.state is not ProcState.KILLED:
+            proc.cause = "channel"
+        self._pool.happen(proc, ProcEvent.KILL_ORDERED)
+
+    # --- output -----------------------------------------------------------------------------
+
     def output(self, proc: ProcHandle, mask: int) -> None:
         """The proc wrote to standard output or error."""
-        lines = self._hear_output(proc)
-        if not lines and mask & ~1:  # hung up, and nothing left
+        if not self._hear_output(proc) and mask & ~1:  # hung up, and nothing left
             self._pool.poller.unwatch(proc.output_fd)
 
     def last_output(self, proc: ProcHandle) -> None:
@@ -70,43 +97,55 @@ class Answers:
                 break
         self._hear_output(proc, flush=True)
 
-    def _hear_output(self, proc: ProcHandle, flush: bool = False) -> list[str]:
-        secrets = proc.attempt.secrets if proc.attempt is not None else ()
-        lines = proc.read_output(secrets, flush=flush)
-        for line in lines:
-            self._pool.on_event(ProcOutput(slot=proc.slot, line=line))
-        return lines
+    def _hear_output(self, proc: ProcHandle, flush: bool = False) -> bool:
+        """Tell the lines that came. False: there was nothing."""
+        data = proc.read_output()
+        if not data and (not flush or proc.output.is_between_lines):
+            return False
+        attempt = proc.attempt
+        secrets: tuple[str, ...] = ()
+        if attempt is not None:
+            secrets = attempt.secrets()
+            attempt.kind.spoke()
+        now = time.monotonic()
+        for line in proc.output.feed(data, secrets, now, flush=flush):
+            self._pool.on_event(
+                ProcOutput(slot=proc.slot, line=line, attempt_id=attempt.id if attempt else None)
+            )
+        return bool(data)
 
-    def woken(self, proc: ProcHandle, mask: int) -> None:
-        """The proc's stack dump is complete (or it is gone)."""
-        if proc.stack_is_complete():
-            self._pool.happen(proc, ProcEvent.STACK_CAME)
-        elif mask & ~1:
-            self._pool.poller.unwatch(proc.woken_fd)
+    # --- messages ---------------------------------------------------------------------------
 
-    def _lost(self, proc: ProcHandle, why: str) -> None:
-        self._pool.poller.unwatch(proc.channel.read_fd)
-        proc.detail = why
-        if proc.state is not ProcState.KILLED:
-            proc.cause = "channel"
-        self._pool.happen(proc, ProcEvent.KILL_ORDERED)
+    def _say(self, proc: ProcHandle, message: Hello | Skipped | Progress | Logged) -> None:
+        if isinstance(message, Skipped):
+            return self._pool.dispatcher.skipped(proc, message.attempt_id, message.place)
+        if isinstance(message, Hello):
+            if message.protocol != PROTOCOL:
+                return self._lost(
+                    proc, f"got protocol {message.protocol}, want protocol {PROTOCOL}"
+                )
+            self._pool.nursery.learn_pid(proc, message.pid)
+            proc.revokes = message.revokes
+            proc.anchor = message.anchor
+            if proc.state is not ProcState.STARTING:
+                return self._lost(proc, "said hello twice")
+            return self._pool.happen(proc, ProcEvent.HELLO_CAME)
+        if not proc.chatter.spend(time.monotonic()) and proc.state in ALIVE:
+            self._stop_listening(proc)
+        return self._hear(proc, message)
 
-    def _say(self, proc: ProcHandle, message: FromProc) -> None:
-        match message:
-            case Done() | Raised():
-                self._answer(proc, message)
-            case Hello():
-                if message.protocol != PROTOCOL:
-                    return self._lost(
-                        proc, f"got protocol {message.protocol}, want protocol {PROTOCOL}"
-                    )
-                self._pool.nursery.learn_pid(proc, message.pid)
-                if proc.state is not ProcState.STARTING:
-                    return self._lost(proc, "said hello twice")
-                self._pool.happen(proc, ProcEvent.HELLO_CAME)
-            case Progress() | Logged():
-                self._hear(proc, message)
-        return None
+    def _stop_listening(self, proc: ProcHandle) -> None:
+        """It says too much: leave it in the pipe. The proc waits for room there, the deadline
+        goes on, and everybody else's messages are read meanwhile."""
+        fd = proc.channel.read_fd
+        if self._pool.poller.is_watched(fd):
+            self._pool.poller.unwatch(fd)
+            moment = time.monotonic() + NOT_LISTENING_S
+            self._pool.deadlines.call(moment, partial(self._listen_again, proc))
+
+    def _listen_again(self, proc: ProcHandle) -> None:
+        if proc.channel.read_fd >= 0 and proc.state in ALIVE:
+            self._pool.poller.watch(proc.channel.read_fd, partial(self.readable, proc))
 
     def _hear(self, proc: ProcHandle, message: Progress | Logged) -> None:
         attempt = proc.attempt
@@ -134,149 +173,72 @@ class Answers:
             )
         )
 
-    def _answer(self, proc: ProcHandle, message: Done | Raised) -> None:
+    # --- answers ----------------------------------------------------------------------------
+
+    def _answer(self, proc: ProcHandle, message: Answer) -> bool:
+        """Give the attempt its result. False: there is nothing more to do about it now."""
+        pool = self._pool
         attempt = proc.attempt
+        if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
+            if any(one and one.id == message.attempt_id for one in (attempt, *proc.behind)):
+                proc.late_answers[message.attempt_id] = message
+                return False
+            attempt = None
         if attempt is None or attempt.id != message.attempt_id:
-            self._pool.ledger.dropped += 1
-            self._pool.on_event(
+            pool.ledger.dropped += 1
+            pool.on_event(
                 ResultDropped(attempt_id=message.attempt_id, reason="not in flight on this proc")
             )
-            return
-        if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
-            proc.late_answer = message  # it counts, once the proc is known to be dead
-            return
-        # What it printed belongs to this attempt, and only its secrets can be taken out of it.
-        self._hear_output(proc, flush=True)
-        self._pool.happen(proc, ProcEvent.ANSWER_CAME)
-        proc.cause = None
-        self._pool.finish(proc, self._result_of(proc, attempt, message))
-        self._pool.idle_again(proc)
+            return False
+        kind = attempt.kind
+        kind.ran(message.ran_s)
+        proc.actions += 1
+        if kind.is_limited and proc.page.is_worn_out():
+            proc.worn = f"a limit of {kind.name} could not be lifted"
+        proc.cause = proc.detail = None
+        proc.output.tail.clear()  # a certificate shows the attempt's own last lines
+        result = self.result_of(proc, attempt, message)
+        if kind.record is not CLEAN:
+            pool.endings.survived(attempt, result)
+        if proc.behind and proc.state is ProcState.BUSY:
+            pool.finish(proc, result)  # and the next one is at work already
+            return True
+        if proc.state is ProcState.WITNESSING:
+            proc.forget_stack()
+        pool.happen(proc, ProcEvent.ANSWER_CAME)
+        pool.finish(proc, result)
+        if proc.attempt is not None:
+            pool.happen(proc, ProcEvent.ACTION_GIVEN)
+        return True
 
-    def _result_of(
-        self, proc: ProcHandle, attempt: Attempt, message: Done | Raised
-    ) -> ActionResult:
-        queued_s, ran_s = self._times(proc, attempt)
+    def result_of(self, proc: ProcHandle, attempt: Attempt, message: Answer) -> ActionResult:
+        """The result that ``message`` makes."""
+        kind = attempt.kind
+        error: ActionError | None = None
+        value = None
         if isinstance(message, Raised):
-            return ActionResult(
-                status="cancelled" if message.cancelled and attempt.cancel_cause else "failed",
-                action_type=attempt.name,
-                attempt_id=attempt.id,
-                error=ActionError(message.kind, message.message, message.traceback),
-                queued_s=queued_s,
-                ran_s=ran_s,
-                ended_at=time.time(),
-            )
-        try:
-            value = decode(message.value, attempt.value_type)
-        except FrameError as error:
-            return ActionResult(
-                status="failed",
-                action_type=attempt.name,
-                attempt_id=attempt.id,
-                error=ActionError(
-                    "ResultTypeError",
-                    f"{attempt.name}.execute returned something else than its annotation "
-                    f"{attempt.value_type!r}: {error}",
-                ),
-                queued_s=queued_s,
-                ran_s=ran_s,
-                ended_at=time.time(),
-            )
-        return ActionResult(
-            status="succeeded",
-            action_type=attempt.name,
-            attempt_id=attempt.id,
-            value=value,
-            queued_s=queued_s,
-            ran_s=ran_s,
-            ended_at=time.time(),
-        )
-
-    def bury(self, proc: ProcHandle, now: float) -> None:
-        """The proc is dead and reaped: give its attempt's result, free everything it had."""
-        pool = self._pool
-        code, cpu_s = pool.nursery.exit_of(proc)
-        proc.keep_stack()
-        attempt = proc.attempt
-        had_attempt = attempt.id if attempt is not None else None
-        if attempt is not None:
-            if proc.late_answer is not None and proc.cause != "stop":
-                pool.finish(proc, self._result_of(proc, attempt, proc.late_answer))
-            elif proc.page.begun()[0] == attempt.id or not pool.put_back(proc):
-                pool.finish(proc, self._death_of(proc, attempt, code, cpu_s, now))
-            # Its key is free now, or the attempt waits again: somebody may be idle.
-            pool.dispatch(pool.lanes[attempt.lane])
-        expected = proc.cause is not None and proc.cause != "channel"
-        pool.nursery.bury(proc, failed_start=proc.ready_at is None and not expected)
-        pool.on_event(
-            ProcEnded(
-                slot=proc.slot,
-                pid=proc.pid,
-                verdict=proc.cause if expected and proc.cause else death_verdict(code),
-                expected=expected,
-                exit_code=code if code is not None and code >= 0 else None,
-                signal=signal_name(-code) if code is not None and code < 0 else None,
-                attempt_id=had_attempt,
-            )
-        )
-
-    def _death_of(
-        self, proc: ProcHandle, attempt: Attempt, code: int | None, cpu_s: float, now: float
-    ) -> ActionResult:
-        begun_id, begun_at, begun_cpu_s = proc.page.begun()
-        began = begun_id == attempt.id
-        queued_s, ran_s = self._times(proc, attempt)
-        wall = time.time()
-        back_s = None
-        if proc.replaced_at is not None and proc.overdue_at is not None:
-            back_s = max(0.0, proc.replaced_at - proc.overdue_at)
-        status, certificate = certify(
-            Ending(
-                cause=proc.cause,
-                exit_code=code,
-                timeout_s=attempt.timeout_s,
-                look=proc.look,
-                stack=redact(proc.stack, attempt.secrets) if proc.stack else None,
-                descendants_killed=proc.descendants_killed,
-                log_tail=tuple(proc.log_tail),
-                started_at=wall - (now - begun_at) if began else None,
-                ended_at=wall,
-                cpu_s=max(0.0, cpu_s - begun_cpu_s) if began and cpu_s else None,
-                slot_back_s=back_s,
-                detail=proc.detail,
-            )
-        )
+            error = ActionError(message.kind, message.message, message.traceback)
+        else:
+            try:
+                if isinstance(message, Done):
+                    value = kind.decode(message.value)
+                else:
+                    value = spill.open_spilled(self._pool, proc, attempt, message.size)
+            except FrameError as fault:
+                error = ActionError("ResultTypeError", spill.wrong_type(kind, fault))
+            except OSError as fault:
+                error = ActionError("ResultLost", f"cannot read the result's file: {fault}")
+        status: Status = "succeeded"
+        if error is not None:
+            ended = isinstance(message, Raised) and message.cancelled and attempt.cancel_cause
+            status = "cancelled" if ended else "failed"
         return ActionResult(
             status=status,
-            action_type=attempt.name,
+            action_type=kind.name,
             attempt_id=attempt.id,
-            certificate=certificate,
-            queued_s=queued_s,
-            ran_s=ran_s,
-            ended_at=wall,
-        )
-
-    def _times(self, proc: ProcHandle, attempt: Attempt) -> tuple[float, float]:
-        begun_id, begun_at, _cpu_s = proc.page.begun()
-        start = begun_at if begun_id == attempt.id else attempt.dispatched_at or 0.0
-        return start - attempt.submitted_at, time.monotonic() - start
-
-    def refused(self, attempt: Attempt, error: ActionError) -> ActionResult:
-        """The result of an attempt that was not taken."""
-        return ActionResult(
-            status="refused",
-            action_type=attempt.name,
-            attempt_id=attempt.id,
+            value=value,
             error=error,
-            ended_at=time.time(),
-        )
-
-    def cancelled_before_start(self, attempt: Attempt) -> ActionResult:
-        """The result of an attempt that was cancelled while it waited."""
-        return ActionResult(
-            status="cancelled",
-            action_type=attempt.name,
-            attempt_id=attempt.id,
-            queued_s=time.monotonic() - attempt.submitted_at,
+            queued_s=message.began_at - attempt.submitted_at,
+            ran_s=message.ran_s,
             ended_at=time.time(),
         )

@@ -8,72 +8,70 @@ is dropped and counted.
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from fsmv2.supervisor.core.action import Action, ActionResult
+import msgspec
+
+from fsmv2.ipc.codec import decode
+from fsmv2.ipc.redact import secrets_in
 
 if TYPE_CHECKING:
-    from fsmv2.supervisor.procs import ProcHandle
+    from fsmv2.supervisor.core.action import ActionResult
+    from fsmv2.supervisor.kinds import ActionKind
 
 BEGINS_MAX = 20
 
 
-class Attempt:
-    """One attempt; monotonic seconds in ``*_at``."""
+class Attempt(msgspec.Struct, eq=False):
+    """One attempt; monotonic seconds in ``*_at``. ``lane`` is the lane it was submitted to and
+    whose queue its key belongs to; ``proc`` is where it runs or waits in the pipe, as its order
+    number ``place``."""
 
-    __slots__ = (
-        "begins", "cancel_cause", "dispatched_at", "grace_s", "id", "key", "kind", "lane",
-        "name", "payload", "proc", "progress", "reference", "secrets", "submitted_at",
-        "timeout_s", "value_type",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        attempt_id: int,
-        kind: type[Action],
-        name: str,
-        reference: str,
-        payload: bytes,
-        value_type: Any,
-        secrets: tuple[str, ...],
-        key: str,
-        lane: str,
-        timeout_s: float,
-        grace_s: float,
-        now: float,
-    ) -> None:
-        self.id = attempt_id
-        self.kind = kind
-        self.name = name
-        self.reference = reference
-        self.payload = payload
-        self.value_type = value_type
-        self.secrets = secrets
-        self.key = key
-        self.lane = lane
-        self.timeout_s = timeout_s
-        self.grace_s = grace_s
-        self.submitted_at = now
-        self.dispatched_at: float | None = None
-        self.begins = 0
-        self.proc: ProcHandle | None = None
-        self.progress: str | None = None
-        self.cancel_cause: str | None = None
+    id: int
+    kind: ActionKind
+    payload: bytes
+    key: str
+    lane: Any
+    timeout_s: float
+    submitted_at: float
+    urgent: bool = False
+    dispatched_at: float = 0.0
+    begins: int = 0
+    place: int = 0
+    proc: Any = None
+    progress: str | None = None
+    cancel_cause: str | None = None
+    cancelled_at: float = 0.0
+    is_held: bool = False
+    is_terminated: bool = False
 
     def __repr__(self) -> str:
-        return f"<attempt {self.id} {self.name} key={self.key!r} lane={self.lane}>"
+        return f"<attempt {self.id} {self.name} key={self.key!r} lane={self.lane.name}>"
+
+    @property
+    def name(self) -> str:
+        """The action type's short name."""
+        return self.kind.name
+
+    def secrets(self) -> tuple[str, ...]:
+        """The texts of the action that must not be shown. Read from what was sent, when they
+        are needed: most attempts end without a word."""
+        return secrets_in(decode(self.payload, self.kind.type)) if self.kind.may_hide else ()
 
 
 class Ledger:
     """Attempts without a result yet, by id."""
 
-    __slots__ = ("_open", "dropped", "finished", "last_id")
+    __slots__ = ("_open", "dropped", "finished", "next_id")
 
     def __init__(self) -> None:
         self._open: dict[int, Attempt] = {}
-        self.last_id = 0
-        self.finished: dict[str, int] = {}
+        # Also called without the lock that a library pool has: one step of C code.
+        self.next_id = itertools.count(1).__next__
+        self.finished: defaultdict[str, int] = defaultdict(int)
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -81,11 +79,6 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(list(self._open.values()))
-
-    def next_id(self) -> int:
-        """A number never used before in the life of this root."""
-        self.last_id += 1
-        return self.last_id
 
     def enter(self, attempt: Attempt) -> None:
         """The attempt is open from now on."""
@@ -100,5 +93,9 @@ class Ledger:
         if self._open.pop(attempt.id, None) is None:
             self.dropped += 1
             return False
-        self.finished[result.status] = self.finished.get(result.status, 0) + 1
+        self.finished[result.status] += 1
         return True
+
+    def count(self, result: ActionResult) -> None:
+        """One more result of its status."""
+        self.finished[result.status] += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from typing import NamedTuple
 
 import msgspec
 
@@ -54,16 +55,66 @@ def look_at(pid: int) -> LastLook:
     return LastLook(state, wait_channel, cpu_s, peak)
 
 
+class Signs(NamedTuple):
+    """How a process stands towards signals: its scheduler state letter ("?" when it could not be
+    read), the bit masks of signals that its main thread blocks and that it catches, and how often
+    that thread has left a CPU."""
+
+    state: str = "?"
+    blocked: int = 0
+    caught: int = 0
+    switches: int = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """By a signal or a debugger."""
+        return self.state in "Tt"
+
+    def blocks(self, number: int) -> bool:
+        """Whether the main thread blocks signal ``number``."""
+        return bool(self.blocked >> (number - 1) & 1)
+
+    def catches(self, number: int) -> bool:
+        """Whether there is a handler for signal ``number``."""
+        return bool(self.caught >> (number - 1) & 1)
+
+
+def signs_of(pid: int) -> Signs:
+    """Read /proc/PID/status of ``pid`` now. Source: proc(5)."""
+    read: dict[bytes, bytes] = {}
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        read = dict(line.split(b":", 1) for line in file if b":" in line)
+    try:
+        return Signs(
+            read[b"State"].split()[0].decode(),
+            int(read[b"SigBlk"], 16),
+            int(read[b"SigCgt"], 16),
+            int(read[b"voluntary_ctxt_switches"]) + int(read[b"nonvoluntary_ctxt_switches"]),
+        )
+    except (KeyError, IndexError, ValueError):
+        return Signs()
+
+
+def main_thread_cpu_s(pid: int) -> float | None:
+    """CPU seconds of the main thread of ``pid`` as of the kernel's last tick or switch, some
+    milliseconds ago. Source: the kernel's sched-stats.rst; None where it keeps none."""
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb", buffering=0) as file:
+            return int(file.read(64).split()[0]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known when a proc has been reaped with an attempt in flight.
 
     ``cause`` is why the root killed it: "deadline", "cancelled", "operator", "stop", "channel",
-    or None when it did not. ``exit_code`` is as Python gives it: negative for a signal.
+    "memory", "processes", or None when it did not. ``exit_code`` is as Python gives it: negative
+    for a signal. ``hangs_in_c`` and ``oom`` say what was read that makes it sure.
     """
 
     cause: str | None
     exit_code: int | None
-    timeout_s: float
     look: LastLook
     stack: str | None
     descendants_killed: int
@@ -73,6 +124,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float | None
     slot_back_s: float | None
     detail: str | None
+    hangs_in_c: str | None = None
+    oom: str | None = None
 
 
 def certify(ending: Ending) -> tuple[Status, DeathCertificate]:
@@ -93,7 +146,7 @@ def certify(ending: Ending) -> tuple[Status, DeathCertificate]:
         started_at=ending.started_at,
         ended_at=ending.ended_at,
         slot_back_s=ending.slot_back_s,
-        detail=ending.detail,
+        detail=ending.hangs_in_c or ending.oom or ending.detail,
     )
 
 
@@ -101,10 +154,15 @@ def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
     killed = ending.exit_code == -signal.SIGKILL
     match ending.cause:
         case "deadline" if killed:
-            who = f"the root: its deadline of {ending.timeout_s:g} s had passed"
+            who = f"the root: {ending.detail}"
             if ending.look.state in ("T", "t"):
                 return "timed_out", "stopped_process", who
-            return "timed_out", "timed_out", who
+            verdict = "hung_in_c" if ending.hangs_in_c else "timed_out"
+            return "timed_out", verdict, who
+        case "memory" if killed:
+            return "crashed", "out_of_memory", f"the root's memory guard: {ending.detail}"
+        case "processes" if killed:
+            return "crashed", "too_many_processes", f"the root's process guard: {ending.detail}"
         case "cancelled" if killed:
             return "cancelled", "cancelled", "the root: it was cancelled"
         case "operator" if killed:
@@ -113,11 +171,12 @@ def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
             return "cancelled", "cancelled", "the root: the pool was stopped"
         case "channel" if killed:
             return "crashed", "lost_channel", "the root: its channel was lost"
-    return (
-        "crashed",
-        death_verdict(ending.exit_code),
-        ("not this root; the kernel does not tell who" if killed else None),
-    )
+    if killed and ending.oom is not None:
+        return "crashed", "out_of_memory", f"the kernel's OOM killer: {ending.oom}"
+    who_else = "not this root; the kernel does not tell who" if killed else None
+    if ending.exit_code == -signal.SIGXCPU:
+        who_else = "the kernel: its limit of CPU seconds was spent (RLIMIT_CPU)"
+    return "crashed", death_verdict(ending.exit_code), who_else
 
 
 def death_verdict(code: int | None) -> str:

@@ -50,6 +50,8 @@ from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.settings import Settings
 
 WORKERS_MAX = 10_000
+# `pool.procs` and `pool.observers` are their sizes; the last is the pool's own.
+RESERVED_LANES = frozenset({"actions", "observations", "quarantine"})
 # Fixed: derive_desired_state must not depend on the moment, and a check must be repeatable.
 CHECKED_AT = "1970-01-01T00:00:00+00:00"
 _CONFIG_PLACE = re.compile(r"(?P<place>config\b[^:]*): (?P<text>.*)", re.DOTALL)
@@ -68,6 +70,7 @@ def check_settings(
     check.dependencies()
     check.variables()
     check.http()
+    check.lanes()
     check.workers()
     if check.faults:
         raise ConfigError(sorted(check.faults, key=lambda fault: fault.line or 0))
@@ -166,6 +169,15 @@ class _Check:
         if listen != "off" and not (host and usable):
             got = shown(listen, "http.listen")
             self.add("http.listen", f'got {got}, want HOST:PORT with port 0 to 65535, or "off"')
+
+    def lanes(self) -> None:
+        """Further lanes have names of their own."""
+        for name in self.settings.pool.lanes:
+            place = at_key("pool.lanes", name)
+            self._name(name, place)
+            if name in RESERVED_LANES:
+                taken = ", ".join(sorted(RESERVED_LANES))
+                self.add(place, f"got {name!r}, want another name than {taken}")
 
     # --- the tree ---------------------------------------------------------------------------
 

@@ -1,20 +1,28 @@
 """Moments at which something happens to a proc unless it has happened by then.
 
-Knows: moments, procs, events, and which attempt a moment was meant for.
+Knows: moments, procs, events, when the attempt at work on a proc must end and why.
 Does not know: what the events do.
-Invariants: a timer set for one attempt never hits another; deadlines count from the attempt's
-true start, which the proc marks on the shared page.
+Invariants: deadlines count from the attempt's true start, which the proc marks on the shared
+page; a proc has one deadline in the heap however many attempts it answers, so the heap grows
+with the procs, not with the work.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.procfsm import ProcEvent
 from fsmv2.supervisor.procs import ProcHandle
+
+Handler = Callable[[], None]
+
+# While a proc's answer is on its way, and for how long at most that is believed.
+ANSWER_LOOK_S = 0.005
+ANSWER_S_MAX = 1.0
 
 
 class Deadlines:
@@ -23,50 +31,120 @@ class Deadlines:
     __slots__ = ("_heap", "_ticket")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, ProcHandle, ProcEvent, int]] = []
+        self._heap: list[tuple[float, int, ProcHandle | None, ProcEvent | Handler]] = []
         self._ticket = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def next_moment(self) -> float | None:
         """The earliest moment; it may turn out not to matter any more."""
         return self._heap[0][0] if self._heap else None
 
-    def set(self, moment: float, proc: ProcHandle, event: ProcEvent, attempt_id: int = 0) -> None:
-        """Have ``event`` happen to ``proc`` at ``moment``; with ``attempt_id``, only if that
-        attempt is still its own then."""
-        heapq.heappush(self._heap, (moment, next(self._ticket), proc, event, attempt_id))
+    def set(self, moment: float, proc: ProcHandle, event: ProcEvent) -> None:
+        """Have ``event`` happen to ``proc`` at ``moment``."""
+        heapq.heappush(self._heap, (moment, next(self._ticket), proc, event))
+
+    def call(self, moment: float, handler: Handler) -> None:
+        """Call ``handler`` at ``moment``."""
+        heapq.heappush(self._heap, (moment, next(self._ticket), None, handler))
+
+    def watch(self, proc: ProcHandle, attempt: Attempt, now: float) -> None:
+        """``attempt`` is at work on ``proc``, or will be at once: keep its deadline."""
+        patience_s = min(attempt.timeout_s, attempt.kind.heartbeat_s)
+        if attempt.cancel_cause is not None:
+            patience_s = 0.0
+        self.look_again(proc, now + patience_s)
+
+    def look_again(self, proc: ProcHandle, moment: float) -> None:
+        """Look at the deadline of what ``proc`` runs at ``moment``, or before it."""
+        if moment < proc.deadline_at:
+            proc.deadline_at = moment
+            self.set(moment, proc, ProcEvent.DEADLINE_PASSED)
 
     def fire(self, now: float, happen: Callable[[ProcHandle, ProcEvent], None]) -> None:
         """Call ``happen`` for everything whose moment has come."""
         while self._heap and self._heap[0][0] <= now:
-            _moment, _ticket, proc, event, attempt_id = heapq.heappop(self._heap)
-            if attempt_id:
-                attempt = proc.attempt
-                if attempt is None or attempt.id != attempt_id:
+            moment, _ticket, proc, event = heapq.heappop(self._heap)
+            if proc is None:
+                assert not isinstance(event, ProcEvent)
+                event()
+                continue
+            assert isinstance(event, ProcEvent)
+            if event is ProcEvent.DEADLINE_PASSED:
+                if moment != proc.deadline_at:
+                    continue  # an earlier one was set since, and has been handled
+                proc.deadline_at = math.inf
+                if proc.attempt is None:
                     continue
-                later = true_end(proc, attempt, now)
+                later = true_end(proc, proc.attempt, now)
                 if later is not None:
-                    self.set(later, proc, event, attempt_id)
+                    self.look_again(proc, later)
                     continue
             happen(proc, event)
 
 
 def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
-    """When the attempt must end, if that is later than ``now``; None: it is due, and
-    ``proc.cause`` says why. At its deadline an attempt with a grace is told to end by itself."""
+    """When the attempt must be looked at again, if that is later than ``now``; None: it is due,
+    and ``proc.cause`` says why. An attempt with a grace is first told to end by itself."""
+    kind = attempt.kind
     if attempt.cancel_cause is not None:
-        proc.cause = attempt.cancel_cause
-        proc.overdue_at = now
-        return None
+        return _end_of_cancelled(proc, attempt, now)
     begun_id, begun_at, _cpu_s = proc.page.begun()
-    start = begun_at if begun_id == attempt.id else (attempt.dispatched_at or now)
-    end = start + attempt.timeout_s
-    if end > now:
-        return end
-    if attempt.grace_s > 0:
-        proc.page.cancel(attempt.id)
-        end += attempt.grace_s
-        if end > now:
-            return end
-    proc.cause = "deadline"
-    proc.overdue_at = end
+    start = begun_at if begun_id == attempt.id else proc.attempt_at
+    has_answered = begun_id != attempt.id and any(one.id == begun_id for one in proc.behind)
+    if has_answered and now - start < attempt.timeout_s + ANSWER_S_MAX:
+        # The next one is at work: this one's answer is about to be read.
+        return now + ANSWER_LOOK_S
+    timeout_s = attempt.timeout_s + proc.page.extension_of(attempt.id)
+    # The ceiling is the type's, but a caller may have given the attempt more from the start.
+    timeout_s = min(timeout_s, max(attempt.timeout_s, kind.timeout_s_max or 0.0))
+    end = start + timeout_s
+    if end <= now:
+        if kind.grace_s > 0:
+            proc.page.cancel(attempt.id)
+            softly = _grace(proc, end, now)
+            if softly is not None:
+                return softly
+            end += kind.grace_s
+        proc.cause = "deadline"
+        proc.detail = f"its deadline of {timeout_s:g} s had passed"
+        proc.overdue_at = end
+        return None
+    if kind.heartbeat_s < math.inf:
+        beat = max(start, proc.page.heartbeat_at()) + kind.heartbeat_s
+        if beat <= now:
+            proc.cause = "deadline"
+            proc.detail = f"no heartbeat had come for {kind.heartbeat_s:g} s"
+            proc.overdue_at = beat
+            return None
+        end = min(end, beat)
+    return end
+
+
+def _end_of_cancelled(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
+    """The grace of a cancelled attempt counts from the cancel, or from its turn."""
+    if attempt.cancel_cause == "cancelled" and attempt.kind.grace_s > 0:
+        softly = _grace(proc, max(attempt.cancelled_at, proc.attempt_at), now)
+        if softly is not None:
+            return softly
+    proc.cause = attempt.cancel_cause
+    proc.overdue_at = now
     return None
+
+
+def _grace(proc: ProcHandle, start: float, now: float) -> float | None:
+    """Inside the grace that began at ``start``: when to look again. Half-way through it, SIGTERM
+    for those who have a handler for it; without one it would be a kill before its time."""
+    attempt = proc.attempt
+    if attempt is None:
+        return None
+    middle, end = start + attempt.kind.grace_s / 2, start + attempt.kind.grace_s
+    if now < middle:
+        return middle
+    if now >= end:
+        return None
+    if not attempt.is_terminated:
+        attempt.is_terminated = True
+        proc.terminate()
+    return end

@@ -136,7 +136,8 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(slot, f"proc {pid} ready in {seconds(startup_s)}")
         case ev.ProcEnded(slot=slot, pid=pid, verdict=verdict, attempt_id=attempt):
             during = f" during #{attempt}" if attempt is not None else ""
-            return Sentence(slot, f"proc {pid} ended{during}: {verdict}")
+            why = f" after {event.reason}" if event.reason else ""
+            return Sentence(slot, f"proc {pid} ended{during}: {verdict}{why}")
         case ev.ProcOutput(slot=slot, line=line):
             return Sentence(slot, f"| {line}")
         case ev.TemplateStarted(pid=pid, startup_s=startup_s):
@@ -149,6 +150,21 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
             return Sentence("ops", f"process {pid} {verdict}, again in {seconds(wait_s)}")
         case ev.PoolStuck(reason=reason):
             return Sentence("pool", f"stuck, no new actions are offered: {reason}")
+        case ev.StartsThrottled(waiting=waiting, per_s=per_s):
+            rate = f"{per_s:g} starts/s are allowed"
+            return Sentence("pool", f"{waiting} procs wait for their start, {rate}")
+        case ev.PreloadExcluded(module=module, reason=reason):
+            why = f"procs import it by themselves: {reason}"
+            return Sentence("template", f"{module} is left out, {why}")
+        case ev.StartMethodChanged(method=method, reason=reason):
+            return Sentence("pool", f"procs are started by {method} from now on: {reason}")
+        case ev.ActionTypeQuarantined(action_type=kind, verdict=verdict, deaths=deaths):
+            how = f"{deaths} times {verdict} in a row, alone from now on"
+            return Sentence(
+                "pool", f"{kind} kept apart: {how}, again in {seconds(event.retry_in_s)}"
+            )
+        case ev.ActionTypeReleased(action_type=kind, reason=reason, quarantined_s=apart_s):
+            return Sentence("pool", f"{kind} released after {seconds(apart_s)}: {reason}")
         case ev.PoolRecovered(downtime_s=downtime_s):
             return Sentence("pool", f"procs start again after {seconds(downtime_s)}")
     return None

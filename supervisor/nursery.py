@@ -9,40 +9,43 @@ a row are spaced by a growing wait.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import select
 import shutil
-import signal
 import time
-from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.linux import children_of, is_alive, orphan_of
-from fsmv2.ipc.messages import Forked, Preloaded
+from fsmv2.ipc.messages import Fork, Forked, Preloaded
 from fsmv2.supervisor.certificate import death_verdict
+from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
+from fsmv2.supervisor.core import startrate
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.events import (
     PoolRecovered,
     PoolStuck,
     ProcStarted,
+    StartsThrottled,
     TemplateEnded,
     TemplateStarted,
 )
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.memoryevents import OomCounters
+from fsmv2.supervisor.orphans import Orphans
+from fsmv2.supervisor.outsidereader import reader_fault
 from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.spill import scratch_of
 from fsmv2.supervisor.templateprocess import TemplateProcess
 
 if TYPE_CHECKING:
-    from fsmv2.supervisor.pool import Lane, Pool
+    from fsmv2.supervisor.lanes import Lane
+    from fsmv2.supervisor.pool import Pool
 
 START_BUDGET_S = 10.0
 STUCK_AFTER_FAILURES = 3
-SWEEP_AGAIN_S = 0.05
-BURIED_MAX = 1_000
+# Starts granted at once beyond the procs that are wanted in the first place.
+STARTS_BURST_EXTRA = 20
 LAST_SWEEP_S = 2.0
 
 _pools = itertools.count(1)
@@ -51,20 +54,13 @@ _pools = itertools.count(1)
 class Nursery:
     """All procs of a pool, from the fork order to the burial, and the template behind them."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        wanted: int,
-        preload: tuple[str, ...],
-        search: tuple[str, ...],
-        run_folder: str,
-        metrics_folder: str | None,
-    ) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._wanted = wanted
+        options = pool.options
         self.procs: list[ProcHandle] = []
-        self.template = TemplateProcess(preload, search, run_folder, metrics_folder)
-        self.metrics_folder = metrics_folder
+        self.template = TemplateProcess(
+            options.preload, options.search, pool.run_folder, pool.metrics_folder
+        )
         self.starts = 0
         self.deaths = 0
         self._slots: list[str] = []
@@ -73,16 +69,28 @@ class Nursery:
         self._alive = 0
         self._failed_starts = 0
         self._fork_after = 0.0
+        self.count_wanted()
+        self._rate = startrate.full(
+            options.starts_per_s, self.wanted + STARTS_BURST_EXTRA, time.monotonic()
+        )
+        self._is_throttled = False
         self._stuck_since: float | None = None
         self._exits: dict[int, tuple[int, float]] = {}
-        self._buried: deque[int] = deque(maxlen=BURIED_MAX)
         # Several pools may live in one process; none may reap another's procs.
         self._name = f"fsmv2.{next(_pools)}."
-        self._doomed: set[int] = set()
-        self._sweep_at: float | None = None
-        # The host's own children, which a sweep must leave alone; the supervisor sets both.
-        self.known_pids: Callable[[], set[int]] = set
-        self.owns_process = False
+        self.orphans = Orphans(self._name)
+        self.groups = NO_GROUPS
+        self.oom = OomCounters()
+
+    def count_wanted(self) -> None:
+        """A lane has another size: count how many procs there should be."""
+        lanes = self._pool.lanes.values()
+        self.wanted = sum(lane.size for lane in lanes) + self._pool.options.spares
+
+    @property
+    def starts_waiting(self) -> int:
+        """How many procs are missing and not ordered yet."""
+        return max(0, self.wanted - self._alive)
 
     @property
     def stuck_since(self) -> float | None:
@@ -93,6 +101,9 @@ class Nursery:
 
     def start(self, now: float) -> None:
         """Start the template. Raises OSError when the machine cannot."""
+        if self.groups is NO_GROUPS:
+            self.groups = ProcGroups.open(f"{self._name}procs")
+            reader_fault()  # proves the layout of stacks, once: 5 ms now instead of at a kill
         self.template.start(now)
         self._watch_template()
 
@@ -168,17 +179,19 @@ class Nursery:
         birth = None
         if self.template.child is None:
             birth = self.template.retry_at
-        elif self.template.ready and self._alive < self._wanted:
+        elif self.template.ready and self._alive < self.wanted:
             birth = self._fork_after
-        if birth is None or self._sweep_at is None:
-            return self._sweep_at if birth is None else birth
-        return min(birth, self._sweep_at)
+        sweep_at = self.orphans.sweep_at
+        if birth is None or sweep_at is None:
+            return sweep_at if birth is None else birth
+        return min(birth, sweep_at)
 
     def tend(self, now: float) -> None:
         """Restart the template, order missing procs. Cheap when nothing is missing."""
-        if self._sweep_at is not None and now >= self._sweep_at:
+        sweep_at = self.orphans.sweep_at
+        if sweep_at is not None and now >= sweep_at:
             self.sweep()
-        if self._pool.closing or (self._alive >= self._wanted and self.template.child):
+        if (self._alive >= self.wanted and self.template.child) or self._pool.closing:
             return
         if self.template.child is None:
             if self.template.retry_at is not None and now >= self.template.retry_at:
@@ -188,9 +201,23 @@ class Nursery:
                     self.template.failed_to_start(now, self._pool.random.random())
                     self._note_stuck(self.template.failures, f"cannot start: {error}", now)
             return
-        while self.template.ready and self._alive < self._wanted and now >= self._fork_after:
-            if not self._order(now):
+        while self.template.ready and self._alive < self.wanted and now >= self._fork_after:
+            if not self._may_start(now) or not self._order(now):
                 return
+
+    def _may_start(self, now: float) -> bool:
+        """Spend from the rate of starts; when it is spent, come back when it has refilled."""
+        self._rate, granted = startrate.take(self._rate, now)
+        if granted:
+            self._is_throttled = self._is_throttled and self.starts_waiting > 1
+            return True
+        self._fork_after = startrate.next_moment(self._rate)
+        if not self._is_throttled:
+            self._is_throttled = True
+            self._pool.on_event(
+                StartsThrottled(waiting=self.starts_waiting, per_s=self._rate.per_s)
+            )
+        return False
 
     def _order(self, now: float) -> bool:
         if self._slots:
@@ -200,14 +227,23 @@ class Nursery:
             slot = f"p{self._slots_made}"
         self._serial += 1
         try:
-            proc = ProcHandle(slot, self._serial, now)
+            proc = ProcHandle(slot, self._serial, now, self._pool.random.random())
+            proc.group = self.groups.make(slot)
         except OSError as error:  # out of descriptors or memory
             self._slots.append(slot)
             self._fail_start(now)
             self._note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
             return False
-        if not self.template.fork(proc, f"{self._name}{slot}"):
+        order = Fork(
+            slot=slot,
+            name=self.name_of(proc),
+            root_pid=os.getpid(),
+            group=proc.group.members_path,
+            result_bytes_max=self._pool.options.result_bytes_max,
+        )
+        if not self.template.fork(proc, order):
             proc.close()
+            proc.group.remove()
             self._slots.append(slot)
             self._fork_after = now + 0.01  # its socket is full or it has just died
             return False
@@ -216,7 +252,7 @@ class Nursery:
         pool = self._pool
         pool.poller.watch(proc.channel.read_fd, partial(pool.answers.readable, proc))
         pool.poller.watch(proc.output_fd, partial(pool.answers.output, proc))
-        pool.poller.watch(proc.woken_fd, partial(pool.answers.woken, proc))
+        pool.poller.watch(proc.woken_fd, partial(pool.witness.woken, proc))
         pool.deadlines.set(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
         return True
 
@@ -243,6 +279,7 @@ class Nursery:
         self._pool.on_event(
             ProcStarted(slot=proc.slot, pid=proc.pid, startup_s=now - proc.fork_sent_at)
         )
+        self._pool.guard.watch_age(proc, now)
         # Observations first: without them nothing can be decided at all.
         for lane in reversed(self._pool.lanes.values()):
             if len(lane.members) < lane.size:
@@ -259,12 +296,12 @@ class Nursery:
         if self._pool.spares and len(lane.members) < lane.size and not self._pool.closing:
             dying.replaced_at = now
             self._assign(lane, self._pool.spares.pop(0))
+        elif lane.queue.size:
+            self._pool.dispatcher.dispatch(lane)  # what came back from the dying one's pipe
 
     def _assign(self, lane: Lane, proc: ProcHandle) -> None:
-        proc.lane = lane.name
-        lane.members.add(proc)
-        lane.idle.append(proc)
-        self._pool.dispatch(lane)
+        lane.add(proc)
+        self._pool.dispatcher.dispatch(lane)
 
     # --- deaths -----------------------------------------------------------------------------
 
@@ -288,10 +325,11 @@ class Nursery:
         self.deaths += 1
         if failed_start:
             self._fail_start(time.monotonic())
-        if proc.pid:
-            self._buried.append(proc.pid)
-        self._doomed.update(proc.below)
+        self.orphans.bury(proc.pid, proc.below)
         proc.descendants_killed += self.sweep()
+        # What escaped the kill in the moment of a fork, or came back into the group.
+        if not proc.group.is_empty():
+            proc.group.kill_or_signal()
         self._forget(proc)
 
     def _forget(self, proc: ProcHandle) -> None:
@@ -303,10 +341,11 @@ class Nursery:
         if proc.ready_at is None:
             self._alive -= 1
         proc.close()
+        proc.group.remove()
         if proc in self.procs:
             self.procs.remove(proc)
             self._slots.append(proc.slot)
-        scratch = os.path.join(pool.run_folder, f"scratch-{proc.slot}-{proc.pid}")
+        scratch = scratch_of(pool.run_folder, proc)
         if os.path.isdir(scratch):
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -321,39 +360,19 @@ class Nursery:
             self._stuck_since = now
             self._pool.on_event(PoolStuck(reason=f"{reason} ({failures} failures in a row)"))
 
-    def sweep(self) -> int:
-        """Kill and reap what dead procs left behind: orphans that came to us as sub-reaper.
+    def name_of(self, proc: ProcHandle) -> str:
+        """The name by which the kernel knows the proc."""
+        return f"{self._name}{proc.slot}"
 
-        Only processes that carry our mark or belong to a proc's session, and whose proc is not
-        alive any more: an orphan of a living action, or of the program that hosts this pool, is
-        none of our business. Returns how many were killed now.
-        """
-        known = {proc.pid for proc in self.procs} | {self.template.pid} | self.known_pids()
+    def known_pids(self) -> set[int]:
+        """Our own children: procs, living and dying, and the template."""
+        return {proc.pid for proc in self.procs} | {self.template.pid}
+
+    def sweep(self) -> int:
+        """Kill and reap what dead procs left behind; how many were killed now."""
+        known = self.known_pids()
         living = {proc.pid for proc in self.procs if proc.state in ALIVE}
-        killed = 0
-        self._sweep_at = None
-        children = children_of(os.getpid())
-        # Killed with their proc: once dead they are ours to reap, unless their own parent lives.
-        self._doomed = {pid for pid in self._doomed if pid in children or is_alive(pid)}
-        for pid in children:
-            if pid in known:
-                continue
-            orphan = orphan_of(pid)
-            ours = pid in self._doomed or orphan.proc_pid in living | set(self._buried)
-            if orphan.is_zombie:
-                # A proc that died before anybody told us its pid still bears its name.
-                if ours or self.owns_process or orphan.name.startswith(self._name):
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(pid, os.WNOHANG)
-                    self._doomed.discard(pid)
-            elif ours and orphan.proc_pid not in living:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-                    killed += 1
-                self._doomed.add(pid)
-        if self._doomed:
-            self._sweep_at = time.monotonic() + SWEEP_AGAIN_S
-        return killed
+        return self.orphans.sweep(known, living)
 
     def close(self) -> None:
         """End the template; reap what it still forked; forget procs that would not die."""
@@ -366,14 +385,12 @@ class Nursery:
         for proc in list(self.procs):
             self._forget(proc)
         give_up = time.monotonic() + LAST_SWEEP_S
-        while self.sweep() or self._sweep_at is not None or self._strays():
+        while self.sweep() or self.orphans.sweep_at is not None or self.orphans.has_strays():
             if time.monotonic() > give_up:
                 break
             time.sleep(0.005)
+        self.groups.close()
+        self.groups = NO_GROUPS
+        self.oom.close()
         if control is not None:
             control.close()
-
-    def _strays(self) -> bool:
-        """Whether a proc lives that was forked while its handle was being forgotten. It finds
-        its channel closed and leaves; it only has to be reaped."""
-        return any(orphan_of(pid).name.startswith(self._name) for pid in children_of(os.getpid()))

@@ -22,11 +22,13 @@ Handler = Callable[[int], None]
 class Poller:
     """Descriptors and their handlers. Its own `fileno` can be watched by another poller."""
 
-    __slots__ = ("_epoll", "_handlers")
+    __slots__ = ("_epoll", "_handlers", "batch")
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        # How many descriptors were ready at the last look.
+        self.batch = 0
 
     def __repr__(self) -> str:
         return f"<Poller {len(self._handlers)} descriptors>"
@@ -43,6 +45,10 @@ class Poller:
             self._epoll.register(fd, mask)
         self._handlers[fd] = handler
 
+    def is_watched(self, fd: int) -> bool:
+        """Whether a handler waits for ``fd``."""
+        return fd in self._handlers
+
     def unwatch(self, fd: int) -> None:
         """Stop watching ``fd``. Call it before the descriptor is closed; harmless twice."""
         if self._handlers.pop(fd, None) is not None:
@@ -51,10 +57,17 @@ class Poller:
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Wait up to ``timeout_s`` for the first event, then call the handlers of a batch."""
+        self.handle(self.collect(timeout_s))
+
+    def collect(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Wait up to ``timeout_s`` for the first event; the batch is for `handle`."""
         try:
-            ready = self._epoll.poll(timeout_s, EVENTS_MAX)
+            return self._epoll.poll(timeout_s, EVENTS_MAX)
         except InterruptedError:
-            return
+            return []
+
+    def handle(self, ready: list[tuple[int, int]]) -> None:
+        """Call the handlers of a batch that `collect` gave, before anything else is unwatched."""
         for fd, mask in ready:
             handler = self._handlers.get(fd)
             if handler is not None:

@@ -1,9 +1,10 @@
 """The pool: actions in, exactly one result each out; every proc killable at any moment.
 
-Knows: lanes, the queue of each, deadlines, which proc runs what, when a spare steps in.
+Knows: attempts from submit to result, the effects of the procs' table, what is reported.
 Does not know: workers, the tree, why an action runs.
-Invariants: I2 one action per proc and one live attempt per key; I6 a killed proc is never
-reused; no lock, queue or descriptor is shared by two procs; no call here waits (but `close`).
+Invariants: I2 one action at work per proc and one live attempt per key; I6 a killed proc is
+never reused; no lock, queue or descriptor is shared by two procs; no call here waits (but
+`close`).
 
 Single-threaded: whoever owns it polls `fileno()` until `next_moment()` and calls `step`.
 """
@@ -15,97 +16,117 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import msgspec
 
 from fsmv2.ipc.codec import encode
-from fsmv2.ipc.frames import FRAME_BYTES_MAX, FrameError
+from fsmv2.ipc.frames import FrameError
 from fsmv2.ipc.linux import is_subreaper, set_subreaper
-from fsmv2.ipc.messages import Exit, Run
-from fsmv2.ipc.redact import secrets_in
+from fsmv2.ipc.messages import Exit
 from fsmv2.supervisor.answers import Answers
-from fsmv2.supervisor.attempts import BEGINS_MAX, Attempt, Ledger
-from fsmv2.supervisor.core.action import (
-    Action,
-    ActionError,
-    ActionResult,
-    action_name,
-    action_reference,
-    value_type,
-)
+from fsmv2.supervisor.attempts import Attempt, Ledger
+from fsmv2.supervisor.core import recycling
+from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.procfsm import ProcEffect, ProcEvent, ProcState, step
-from fsmv2.supervisor.core.queue import KeyedQueue
+from fsmv2.supervisor.core.quarantine import QuarantineRules
+from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.deadlines import Deadlines
+from fsmv2.supervisor.endings import Endings
+from fsmv2.supervisor.guard import Guard
+from fsmv2.supervisor.intake import Intake
+from fsmv2.supervisor.kinds import Kinds
+from fsmv2.supervisor.lanes import PIPELINE, QUARANTINE, Dispatcher, Lane
 from fsmv2.supervisor.nursery import Nursery
-from fsmv2.supervisor.poller import WRITABLE, Poller
+from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.witness import Witness
 
-PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
-STACK_BUDGET_S = 0.020
 LEAVE_BUDGET_S = 0.050
-AFFINITIES_MAX = 10_000
+RETIRE_BUDGET_S = 1.0
+# A proc that has started more processes than one look can stop is looked at again.
+KILL_AGAIN_S = 0.002
+KILL_TRIES_MAX = 100
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
+StartMethod = Literal["auto", "template", "spawn"]
 
 
-class Lane:
-    """Procs reserved for one purpose, and what waits for them."""
+class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a pool treats its procs.
 
-    __slots__ = ("affinity", "idle", "members", "name", "queue", "size")
+    ``spares`` warm procs wait to take a killed one's place. ``queue`` actions may wait in a lane.
+    ``pipeline`` short actions at most are with one proc at a time, the others waiting in its
+    pipe (1: none waits there). ``starts_per_s`` procs are started a second in the long run. A
+    result of more than ``result_bytes_max`` encoded bytes is a failure. ``preload`` are modules
+    the template imports before it forks, ``search`` folders it finds them in.
+    """
 
-    def __init__(self, name: str, size: int, queue: int) -> None:
-        self.name = name
-        self.size = size
-        self.queue: KeyedQueue[Attempt] = KeyedQueue(queue)
-        self.members: set[ProcHandle] = set()
-        self.idle: list[ProcHandle] = []
-        self.affinity: dict[str, ProcHandle] = {}
+    spares: int = 1
+    queue: int = 1_000
+    pipeline: int = PIPELINE
+    starts_per_s: float = 100.0
+    result_bytes_max: int = 256 << 20
+    recycling: Recycling = Recycling()
+    quarantine: QuarantineRules | None = None
+    start_method: StartMethod = "auto"
+    preload: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
 
 
 class Pool:
     """Lanes of procs. ``lanes`` maps a lane's name to its number of procs.
 
     ``on_result(attempt_id, result)`` is called from `step` (or from `submit`, for a refusal),
-    exactly once per attempt. ``preload`` are modules the template imports before it forks.
+    exactly once per attempt; a large value is still in its file, see `spill.load`.
     """
 
     def __init__(
         self,
         lanes: dict[str, int],
+        options: PoolOptions,
         *,
-        spares: int = 1,
-        queue: int = 1_000,
-        preload: tuple[str, ...] = (),
-        search: tuple[str, ...] = (),
         run_folder: str,
         metrics_folder: str | None = None,
         on_result: OnResult,
         on_event: OnEvent = lambda event: None,
-        seed: int | None = None,
     ) -> None:
-        self.lanes = {name: Lane(name, size, queue) for name, size in lanes.items()}
+        if QUARANTINE in lanes:
+            raise SpecError(
+                f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own"
+            )
+        self.options = options
+        self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
+        # Empty until an action type is kept apart.
+        self.lanes[QUARANTINE] = Lane(QUARANTINE, 0, options.queue)
         self.spares: list[ProcHandle] = []
         self.ledger = Ledger()
+        self.kinds = Kinds()
         self.closing = False
         self.on_event = on_event
         self.run_folder = run_folder
-        self.random = random.Random(seed)
-        self._on_result = on_result
+        self.metrics_folder = metrics_folder
+        self.random = random.Random()
+        self.tell = on_result
         self.poller = Poller()
         self.deadlines = Deadlines()
         self._was_subreaper = is_subreaper()
+        self.intake = Intake(self)
+        self.dispatcher = Dispatcher(self, options.pipeline)
+        self.guard = Guard(self)
         self.answers = Answers(self)
-        self.nursery = Nursery(
-            self, sum(lanes.values()) + spares, preload, search, run_folder, metrics_folder
-        )
+        self.witness = Witness(self)
+        self.endings = Endings(self)
+        self.nursery = Nursery(self)
 
     def __repr__(self) -> str:
         lanes = ", ".join(
             f"{lane.name}: {len(lane.members)} procs, {len(lane.idle)} idle, {lane.queue!r}"
             for lane in self.lanes.values()
+            if lane.size
         )
         return f"<Pool {lanes}; {len(self.spares)} spare>"
 
@@ -137,7 +158,11 @@ class Pool:
 
     def step(self, timeout_s: float = 0.0) -> None:
         """Handle what has happened. Waits only up to ``timeout_s`` for the first of it."""
-        self.poller.poll(timeout_s)
+        self.react(self.poller.collect(timeout_s))
+
+    def react(self, ready: list[tuple[int, int]]) -> None:
+        """`step` with what `poller.collect` gave, for an owner that waits there by itself."""
+        self.poller.handle(ready)
         now = time.monotonic()
         self.deadlines.fire(now, self.happen)
         self.nursery.tend(now)
@@ -148,18 +173,16 @@ class Pool:
         Waits at most ``grace_s`` for procs to leave by themselves, then kills them.
         """
         self.closing = True
-        for lane in self.lanes.values():
-            while (taken := lane.queue.take()) is not None:
-                attempt, key = taken
-                lane.queue.release(key)
-                self._finish(attempt, self.answers.cancelled_before_start(attempt))
+        for attempt in self.ledger:
+            if attempt.proc is None:
+                self._take_out(attempt)
+                self.conclude(attempt, self.endings.cancelled_before_start(attempt))
         for proc in list(self.nursery.procs):
             if proc.attempt is not None:
                 proc.cause = proc.cause or "stop"
                 self.happen(proc, ProcEvent.KILL_ORDERED)
             else:
-                proc.cause = proc.cause or "retired"
-                self.happen(proc, ProcEvent.LEAVE_ORDERED)
+                self.retire(proc, "retired")
         give_up = time.monotonic() + grace_s
         while self.nursery.procs and time.monotonic() < give_up:
             self.wait(0.05)
@@ -180,133 +203,94 @@ class Pool:
         action: Action,
         *,
         key: str = "",
-        lane: str = "actions",
+        lane: str | None = None,
         timeout_s: float | None = None,
         urgent: bool = False,
     ) -> int:
         """Take ``action`` and return its attempt id. Never waits, never raises for a full queue.
 
-        Attempts of one ``key`` run in order, one at a time; "" is a key of its own each time.
-        What cannot be run (queue full, payload too large, closing) has the result "refused".
+        Attempts of one ``key`` run in order, one at a time; "" is no key. ``lane`` and
+        ``timeout_s`` replace the type's own. What cannot be run (queue full, payload too large,
+        unknown lane, closing) has the result "refused".
         """
-        now = time.monotonic()
-        kind = type(action)
-        attempt = Attempt(
-            self.ledger.next_id(), kind, action_name(kind), "", b"", None, (), key, lane,
-            kind.timeout_s if timeout_s is None else timeout_s, kind.grace_s, now,
-        )  # fmt: skip
-        if not key:
-            attempt.key = f"\0{attempt.id}"
-        self.ledger.enter(attempt)
-        why = self._prepare(attempt, action)
-        if why is None:
-            queue = self.lanes[lane].queue
-            if queue.offer(attempt, attempt.key, urgent):
-                self.dispatch(self.lanes[lane])
-                return attempt.id
-            why = ActionError(
-                "QueueFull", f"got {len(queue)} waiting, want at most {queue.capacity}"
-            )
-        self._finish(attempt, self.answers.refused(attempt, why))
-        return attempt.id
+        return self.intake.submit(action, key, lane, timeout_s, urgent)
 
     def cancel(self, attempt_id: int, cause: str = "cancelled") -> bool:
         """Have an attempt end: taken from the queue, or told and (after its type's grace) killed.
-        False: it has its result already."""
+        ``cause`` "operator" or "stop": killed at once. False: it has its result already."""
         attempt = self.ledger.get(attempt_id)
         if attempt is None:
             return False
         proc = attempt.proc
-        if proc is None:
-            if self.lanes[attempt.lane].queue.discard(attempt, attempt.key):
-                self._finish(attempt, self.answers.cancelled_before_start(attempt))
+        if proc is not None and proc.attempt is not attempt:
+            self.dispatcher.take_back(proc)
+        if attempt.proc is None:
+            self._take_out(attempt)
+            self.conclude(attempt, self.endings.cancelled_before_start(attempt))
+            for lane in self.lanes.values():
+                self.dispatcher.dispatch(lane)
             return True
-        if attempt.cancel_cause is None:
+        if attempt.cancel_cause in (None, "cancelled") and attempt.cancel_cause != cause:
+            now = time.monotonic()
             attempt.cancel_cause = cause
+            attempt.cancelled_at = now
             proc.page.cancel(attempt.id)
-            moment = time.monotonic() + (attempt.grace_s if cause == "cancelled" else 0.0)
-            self.deadlines.set(moment, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
+            if proc.attempt is attempt:
+                self.deadlines.look_again(proc, now)
         return True
+
+    def release(self, action_type: str) -> bool:
+        """An operator's word that a quarantined action type may run again like any other.
+        False: no type of that name is in quarantine."""
+        found = [
+            k for k in self.kinds.values() if k.name == action_type and k.record.is_quarantined
+        ]
+        for kind in found:
+            self.endings.leave_quarantine(kind, "an operator released it")
+        return bool(found)
 
     def in_flight(self, attempt_id: int) -> Attempt | None:
         """The attempt if it has no result yet."""
         return self.ledger.get(attempt_id)
 
-    def _prepare(self, attempt: Attempt, action: Action) -> ActionError | None:
-        if self.closing:
-            return ActionError("PoolClosed", "cannot run an action: the pool is closing")
-        try:
-            attempt.reference = action_reference(attempt.kind)
-            attempt.value_type = _value_type(attempt.kind)
-            attempt.payload = encode(action)
-        except (TypeError, OverflowError, RecursionError, ValueError, SpecError) as error:
-            return ActionError(type(error).__name__, str(error))
-        if len(attempt.payload) > PAYLOAD_BYTES_MAX:
-            return ActionError(
-                "PayloadTooLarge",
-                f"got {len(attempt.payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes",
-            )
-        attempt.secrets = secrets_in(action)
-        return None
+    def _take_out(self, attempt: Attempt) -> None:
+        """Take a waiting attempt out of wherever it waits."""
+        if attempt.is_held:
+            attempt.kind.held.remove(attempt)
+            self.dispatcher.unhold(attempt)
+            attempt.lane.queue.release(attempt.key)
+        else:
+            attempt.lane.queue.discard(attempt, attempt.key)
 
-    def dispatch(self, lane: Lane) -> None:
-        """Give waiting attempts to idle procs. The single place where that happens."""
-        while lane.idle and not self.closing:
-            taken = lane.queue.take()
-            if taken is None:
-                return
-            attempt, key = taken
-            proc = lane.affinity.get(key)
-            # Back to the proc that holds the key's warm connections, if that costs no waiting.
-            if proc is None or proc.state is not ProcState.IDLE or proc.lane != lane.name:
-                proc = lane.idle[-1]
-            lane.idle.remove(proc)
-            self._give(lane, proc, attempt)
-
-    def _give(self, lane: Lane, proc: ProcHandle, attempt: Attempt) -> None:
-        now = time.monotonic()
-        proc.attempt = attempt
-        attempt.proc = proc
-        attempt.begins += 1
-        attempt.dispatched_at = now
-        if len(lane.affinity) >= AFFINITIES_MAX:
-            lane.affinity.clear()
-        lane.affinity[attempt.key] = proc
-        proc.log_tail.clear()
-        proc.stack = None
-        proc.state, _ = step(proc.state, ProcEvent.ACTION_GIVEN)
-        self.deadlines.set(now + attempt.timeout_s, proc, ProcEvent.DEADLINE_PASSED, attempt.id)
-        order = Run(attempt.id, attempt.reference, msgspec.Raw(attempt.payload), attempt.timeout_s)
-        if not proc.channel.send(encode(order)):
-            # It has just died: the kernel will say so, and the attempt goes to another proc.
-            return
-        if proc.channel.wants_write:
-            self.poller.watch(proc.channel.write_fd, partial(self._writable, proc), WRITABLE)
+    # --- results ----------------------------------------------------------------------------
 
     def finish(self, proc: ProcHandle, result: ActionResult) -> None:
-        """The attempt of ``proc`` is over: free its key, give its one result."""
+        """The attempt of ``proc`` is over: its key is free, its result is given, what waits
+        behind it in the pipe has its turn."""
         attempt = proc.attempt
-        proc.attempt = None
         if attempt is None:
             return
-        attempt.proc = None
-        self.lanes[attempt.lane].queue.release(attempt.key)
-        self._finish(attempt, result)
+        proc.attempt = proc.stalled_on = None
+        if proc.behind:
+            self.dispatcher.next_of(proc, time.monotonic())
+        self.settle(attempt, result)
 
-    def put_back(self, proc: ProcHandle) -> bool:
-        """The proc died before it began its attempt: let another one run it. False: it has been
-        given out too often, or the pool is closing."""
-        attempt = proc.attempt
-        if attempt is None or attempt.begins >= BEGINS_MAX or self.closing or attempt.cancel_cause:
-            return False
-        proc.attempt = None
+    def settle(self, attempt: Attempt, result: ActionResult) -> None:
+        """Give the one result of an attempt that was on a proc; its key is free."""
+        kind = attempt.kind
         attempt.proc = None
-        self.lanes[attempt.lane].queue.put_back(attempt, attempt.key)
-        return True
-
-    def _finish(self, attempt: Attempt, result: ActionResult) -> None:
+        kind.running -= 1
+        if attempt.key:
+            attempt.lane.queue.release(attempt.key)
         if self.ledger.close(attempt, result):
-            self._on_result(attempt.id, result)
+            self.tell(attempt.id, result)
+        if kind.held:
+            self.dispatcher.free(kind)
+
+    def conclude(self, attempt: Attempt, result: ActionResult) -> None:
+        """Give the attempt its one result; a second one is dropped and counted."""
+        if self.ledger.close(attempt, result):
+            self.tell(attempt.id, result)
 
     # --- procs: events in, effects out ------------------------------------------------------
 
@@ -317,7 +301,13 @@ class Pool:
             proc.cause, proc.detail = "channel", "it closed its channel and went on"
         proc.state, effects = step(proc.state, event)
         for effect in effects:
-            self._carry_out(proc, effect)
+            if effect is not ProcEffect.ANSWER:  # the message is in hand where it came: Answers
+                self._carry_out(proc, effect)
+
+    def retire(self, proc: ProcHandle, cause: str) -> None:
+        """Have an idle proc leave by itself."""
+        proc.cause = proc.cause or cause
+        self.happen(proc, ProcEvent.LEAVE_ORDERED)
 
     def _carry_out(self, proc: ProcHandle, effect: ProcEffect) -> None:
         now = time.monotonic()
@@ -327,12 +317,14 @@ class Pool:
             case ProcEffect.LEAVE_LANE:
                 self._leave_lane(proc, now)
             case ProcEffect.TAKE_STACK:
-                proc.ask_for_stack()
-                self.deadlines.set(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
+                # Nobody waits behind it while it is looked at.
+                self._redistribute(proc)
+                self.witness.ask(proc, now)
             case ProcEffect.KILL:
-                proc.keep_stack()
+                self.witness.make_do(proc)
                 if proc.pid:
-                    proc.kill(now)
+                    if not proc.kill(now, self.nursery.known_pids()):
+                        self._kill_more_soon(proc, KILL_TRIES_MAX)
                 else:
                     # Never forked (the template died with the order), or nobody told us: then
                     # it finds its pipes closed and leaves by itself.
@@ -343,40 +335,52 @@ class Pool:
                     proc.channel.send(encode(Exit()))
             case ProcEffect.WAIT_TO_LEAVE:
                 # A dying proc closes its files a moment before the kernel reports its death.
-                wait_s = LEAVE_BUDGET_S if proc.cause != "retired" else 1.0
+                willed = proc.cause in ("retired", "recycled")
+                wait_s = RETIRE_BUDGET_S if willed else LEAVE_BUDGET_S
                 self.deadlines.set(now + wait_s, proc, ProcEvent.LEAVE_OVERDUE)
             case ProcEffect.BURY:
-                self.answers.bury(proc, now)
-            case ProcEffect.ANSWER:
-                pass  # the message itself is in hand where the event was made: see Answers
+                self.endings.bury(proc, now)
+
+    def _kill_more_soon(self, proc: ProcHandle, tries: int) -> None:
+        self.deadlines.call(time.monotonic() + KILL_AGAIN_S, partial(self._kill_more, proc, tries))
+
+    def _kill_more(self, proc: ProcHandle, tries: int) -> None:
+        """It has started more processes than one look could stop."""
+        if proc.state is not ProcState.KILLED:
+            return
+        if not proc.kill_more(self.nursery.known_pids()):
+            if tries:
+                self._kill_more_soon(proc, tries - 1)
+            else:
+                proc.kill_alone()
 
     def _leave_lane(self, proc: ProcHandle, now: float) -> None:
         lane = self.lanes.get(proc.lane or "")
         if lane is not None:
-            lane.members.discard(proc)
-            if proc in lane.idle:
-                lane.idle.remove(proc)
-            for key in [key for key, holder in lane.affinity.items() if holder is proc]:
-                del lane.affinity[key]
+            lane.drop(proc)
+        # What it has not begun goes elsewhere now, not when the kernel has freed its memory.
+        self.dispatcher.take_back(proc)
         self.nursery.left(lane, proc, now)
 
-    def idle_again(self, proc: ProcHandle) -> None:
-        """The proc has answered: it takes the next attempt of its lane."""
-        lane = self.lanes[proc.lane or ""]
-        lane.idle.append(proc)
-        self.dispatch(lane)
+    def _redistribute(self, proc: ProcHandle) -> None:
+        lane = self.dispatcher.take_back(proc)
+        if lane is not None:
+            self.dispatcher.dispatch(lane)
 
-    def _writable(self, proc: ProcHandle, _mask: int) -> None:
-        proc.channel.flush()
-        if not proc.channel.wants_write:
-            self.poller.unwatch(proc.channel.write_fd)
-
-
-_value_types: dict[type[Action], object] = {}
-
-
-def _value_type(kind: type[Action]) -> object:
-    known = _value_types.get(kind)
-    if known is None:
-        known = _value_types[kind] = value_type(kind)
-    return known
+    def has_room(self, proc: ProcHandle) -> None:
+        """The proc has answered something: it takes what waits, or, with nothing more to do, is
+        idle or makes room for a new one."""
+        if proc.attempt is None and proc.state is ProcState.BUSY:
+            proc.state = ProcState.IDLE
+        lane = self.lanes.get(proc.lane or "")
+        if lane is None:
+            return
+        if proc.state is ProcState.IDLE:
+            lane.idle.append(proc)
+            if proc.worn is not None or self.options.recycling is not recycling.NEVER:
+                why = proc.worn or self.guard.recycle(proc)
+                if why is not None:
+                    proc.detail = why
+                    self.retire(proc, "recycled")
+        if lane.queue.size or lane.waiting_in_pipes or lane.name == QUARANTINE:
+            self.dispatcher.dispatch(lane)

@@ -9,75 +9,122 @@ reaped, so never a stranger's; nothing here waits.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import math
 import os
 import signal
+import termios
 from collections import deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.linux import descendants_of
 from fsmv2.ipc.page import Page, clear_dump, create_page, read_dump
-from fsmv2.ipc.redact import redact
-from fsmv2.supervisor.certificate import LastLook, look_at
+from fsmv2.supervisor.certificate import LastLook, look_at, signs_of
+from fsmv2.supervisor.cgroups import NO_GROUPS
 from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.descendants import kill_tree
+from fsmv2.supervisor.output import Allowance, OutputLines
 
 if TYPE_CHECKING:
-    from fsmv2.ipc.messages import Done, Raised
+    from fsmv2.ipc.messages import Answer
     from fsmv2.supervisor.attempts import Attempt
 
-LOG_TAIL_LINES = 20
-OUTPUT_LINE_CHARS_MAX = 1_000
-OUTPUT_PARTIAL_BYTES_MAX = 64 * 1024
+# Progress and log records a proc may send; what is more is not listened to for a while.
+CHATTER_PER_S = 2_000.0
+CHATTER_AT_ONCE = 5_000.0
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
+_NO_BYTES = bytes(4)
 
 
 class ProcHandle:
     """The root's side of one proc, from the fork order to the reaping."""
 
     __slots__ = (
-        "_partial",
+        "actions",
+        "anchor",
         "attempt",
+        "attempt_at",
+        "behind",
         "below",
         "cause",
         "channel",
+        "chatter",
+        "deadline_at",
         "descendants_killed",
         "detail",
+        "echoes",
         "fork_sent_at",
+        "group",
+        "hangs_in_c",
+        "is_dumped",
+        "is_watched",
         "killed_at",
         "lane",
-        "last_key",
-        "late_answer",
-        "log_tail",
+        "late_answers",
         "look",
+        "orders",
+        "output",
         "output_fd",
         "overdue_at",
         "page",
         "page_fd",
         "pid",
         "pidfd",
+        "processes_max",
         "ready_at",
         "replaced_at",
+        "revokes",
         "serial",
+        "silence",
         "slot",
+        "spread",
         "stack",
+        "stalled_on",
         "state",
         "theirs",
         "woken_fd",
+        "worn",
     )  # fmt: skip
 
-    def __init__(self, slot: str, serial: int, now: float) -> None:
+    def __init__(self, slot: str, serial: int, now: float, spread: float = 0.0) -> None:
         self.slot = slot
         self.serial = serial
         self.state = ProcState.STARTING
         self.lane: str | None = None
         self.attempt: Attempt | None = None
-        self.last_key: str | None = None
-        self.late_answer: Done | Raised | None = None
+        # When ``attempt`` was given or, if it waited in the pipe, when its turn had come.
+        self.attempt_at = 0.0
+        # What waits in the pipe behind it, in order.
+        self.behind: deque[Attempt] = deque()
+        # The attempt that keeps those behind it waiting for too long.
+        self.stalled_on: Attempt | None = None
+        self.is_watched = False
+        # Whether it says hello that an order can be revoked, and how many it was given.
+        self.revokes = False
+        self.orders = 0
+        self.deadline_at = math.inf
+        self.actions = 0
+        self.spread = spread
+        # How many processes the kernel lets it have below it.
+        self.processes_max: int | None = None
+        # Why it should not run another action.
+        self.worn: str | None = None
+        # By attempt; they count once it is known to be dead.
+        self.late_answers: dict[int, Answer] = {}
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
         self.stack: str | None = None
+        self.group = NO_GROUPS.make("")
+        self.echoes = 0
+        self.anchor = 0
+        self.is_dumped = False
+        # Why its stack had to be read from outside.
+        self.silence = "it was not asked"
+        self.hangs_in_c: str | None = None
         self.descendants_killed = 0
         self.below: list[int] = []
         self.overdue_at: float | None = None
@@ -87,8 +134,8 @@ class ProcHandle:
         self.ready_at: float | None = None
         self.pid = 0
         self.pidfd = -1
-        self.log_tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
-        self._partial = b""
+        self.output = OutputLines()
+        self.chatter = Allowance(CHATTER_PER_S, CHATTER_AT_ONCE)
         run_read, run_write = os.pipe2(os.O_CLOEXEC)
         result_read, result_write = os.pipe2(os.O_CLOEXEC)
         woken_read, woken_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -125,20 +172,33 @@ class ProcHandle:
         self.pid = pid
         return True
 
+    def forget_stack(self) -> None:
+        """What was dumped before is of another attempt."""
+        self.echoes = self.page.heard()
+        self.is_dumped = False
+        self.silence = "it did not answer"
+        self.hangs_in_c = self.stack = None
+        with contextlib.suppress(OSError):
+            clear_dump(self.page_fd)
+
     def ask_for_stack(self) -> None:
         """Raise its priority, so that a starved proc can answer, and ask for a stack dump."""
         with contextlib.suppress(OSError):
-            clear_dump(self.page_fd)
             os.setpriority(os.PRIO_PROCESS, self.pid, -5)
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, DUMP_SIGNAL)
 
-    def stack_is_complete(self) -> bool:
-        """Whether the word has come that the dump is whole. Reads all that is in the pipe."""
+    def read_wakeups(self) -> bool:
+        """Read all that is in the wake-up pipe. Whether the word is there that a dump is whole."""
         try:
             return DUMP_SIGNAL in os.read(self.woken_fd, 4096)
         except BlockingIOError:
             return False
+
+    def has_echoed(self) -> bool:
+        """Whether Python code has run in the proc since it was asked for its stack: the half of
+        the signal's handler that is Python. If only the C-level half has, it hangs in C."""
+        return self.page.heard() != self.echoes
 
     def keep_stack(self) -> None:
         """Keep what was dumped, also by a crash handler of the proc's own."""
@@ -147,23 +207,44 @@ class ProcHandle:
             if text:
                 self.stack = without_our_frames(text)
 
-    def kill(self, now: float) -> None:
-        """Take a last look, then SIGKILL the proc and everything below it."""
+    def terminate(self) -> None:
+        """SIGTERM, if the proc has a handler for it."""
+        if signs_of(self.pid).catches(signal.SIGTERM):
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
+
+    def kill(self, now: float, known: Collection[int]) -> bool:
+        """Take a last look, then SIGKILL the proc and everything below it. ``known`` are the
+        root's own children. False: there are so many that it is not complete, see `kill_more`."""
         if self.pidfd < 0:
-            return
+            return True
         self.look = look_at(self.pid)
+        self.killed_at = now
         # Before the kill: afterwards they have another parent.
         self.below = descendants_of(self.pid)
+        members = max(0, (self.group.count() or 1) - 1)
+        if self.group.kill():
+            # Root may have moved some of them out of the group.
+            for pid in self.below:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            self.descendants_killed += max(members, len(self.below))
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            return True
+        return self.kill_more(known)
+
+    def kill_more(self, known: Collection[int]) -> bool:
+        """Go on with a kill that was not complete; whether it is now."""
+        killed = kill_tree(self.pid, known=known)
+        self.below += [pid for pid in killed.pids if pid != self.pid]
+        self.descendants_killed += len(killed.pids) - (self.pid in killed.pids)
+        return killed.is_complete
+
+    def kill_alone(self) -> None:
+        """SIGKILL the proc itself; what it started is left to the sweeps after its death."""
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        # The group too: a shell that the action started may have children of its own by now.
-        with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)
-        for pid in self.below:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-                self.descendants_killed += 1
-        self.killed_at = now
 
     def reap(self) -> tuple[int, float] | None:
         """Exit code (negative: the signal) and CPU seconds of its whole life; None: it lives."""
@@ -176,25 +257,17 @@ class ProcHandle:
             return None
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
-    def read_output(self, secrets: tuple[str, ...], *, flush: bool = False) -> list[str]:
-        """Whole lines the proc wrote to standard output or error, at most 64 KiB at once; with
-        ``flush`` also what has no newline yet. Redacted first, cut to their length afterwards:
-        the other way round a cut could go through a secret."""
+    def has_output(self) -> bool:
+        """Whether `read_output` would find something. Cheaper than to look: ioctl_pipe(2)."""
+        fd = self.output_fd
+        return fd >= 0 and fcntl.ioctl(fd, termios.FIONREAD, _NO_BYTES) != _NO_BYTES
+
+    def read_output(self) -> bytes:
+        """What the proc wrote to standard output or error, at most 64 KiB at once."""
         try:
-            data = os.read(self.output_fd, 1 << 16)
+            return os.read(self.output_fd, 1 << 16)
         except OSError:  # nothing there now
-            data = b""
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        if flush or len(self._partial) > OUTPUT_PARTIAL_BYTES_MAX:
-            lines.append(self._partial)
-            self._partial = b""
-        told = [
-            redact(line.decode("utf-8", "replace"), secrets)[:OUTPUT_LINE_CHARS_MAX]
-            for line in lines
-            if line
-        ]
-        self.log_tail += told
-        return told
+            return b""
 
     def close(self) -> None:
         """Close every descriptor. Safe to call twice."""

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fsmv2.ipc import metricfile
-from fsmv2.supervisor import logs
+from fsmv2.supervisor import logs, spill
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
+from fsmv2.supervisor.core.quarantine import QuarantineRules
+from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
@@ -34,9 +36,9 @@ from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
 from fsmv2.supervisor.poller import Poller
-from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pool import Pool, PoolOptions
 from fsmv2.supervisor.publisher import Publisher
-from fsmv2.supervisor.settings import Settings
+from fsmv2.supervisor.settings import PoolSettings, Settings
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.summary import Summary
 from fsmv2.supervisor.telemetry import Telemetry
@@ -166,18 +168,17 @@ class Supervisor:
     def _make_pool(self, run_folder: str) -> Pool:
         settings = self.settings.pool
         pool = Pool(
-            {"actions": settings.procs, "observations": settings.observers},
-            spares=settings.spares,
-            queue=settings.queue,
-            preload=self._modules,
-            search=self._search,
+            {"actions": settings.procs, "observations": settings.observers, **settings.lanes},
+            pool_options(settings, self._modules, self._search),
             run_folder=run_folder,
             metrics_folder=self._metrics_folder,
             on_result=self._deliver,
             on_event=self._hear_pool,
         )
-        pool.nursery.owns_process = True
-        pool.nursery.known_pids = lambda: {self._ops.pid} if self._ops is not None else set()
+        pool.nursery.orphans.owns_process = True
+        pool.nursery.orphans.known_pids = lambda: (
+            {self._ops.pid} if self._ops is not None else set()
+        )
         return pool
 
     def _make_engine(self) -> Engine:
@@ -282,7 +283,9 @@ class Supervisor:
     # --- what the pool says -----------------------------------------------------------------
 
     def _deliver(self, attempt_id: int, result: ActionResult) -> None:
-        self._engine.deliver(attempt_id, result)
+        # A value over a frame's size is still in its file. Read here, in the root: the cap of
+        # a tree is low, see `PoolSettings`.
+        self._engine.deliver(attempt_id, spill.load(result))
 
     def _hear_pool(self, event: Event) -> None:
         match event:
@@ -292,6 +295,29 @@ class Supervisor:
                 # Observations have keys of their own; people know the worker's path.
                 event = msgspec.structs.replace(event, path=event.path.rstrip("?"))
         self._telemetry(event)
+
+
+def pool_options(
+    settings: PoolSettings, modules: tuple[str, ...], search: tuple[str, ...]
+) -> PoolOptions:
+    """The config's words for the pool, as the pool has them."""
+    kept_apart = settings.quarantine
+    return PoolOptions(
+        spares=settings.spares,
+        queue=settings.queue,
+        pipeline=settings.pipeline,
+        starts_per_s=settings.starts_per_s,
+        result_bytes_max=settings.result_bytes_max,
+        recycling=msgspec.convert(settings.recycling, Recycling, from_attributes=True),
+        quarantine=(
+            msgspec.convert(kept_apart, QuarantineRules, from_attributes=True)
+            if kept_apart.after
+            else None
+        ),
+        start_method=settings.start_method,
+        preload=modules,
+        search=search,
+    )
 
 
 def child_specs(settings: Settings) -> tuple[ChildSpec, ...]:

@@ -23,13 +23,40 @@ def default_procs() -> int:
     return max(2, len(os.sched_getaffinity(0)))
 
 
+class RecyclingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a healthy proc is replaced: see `core.recycling.Recycling`."""
+
+    actions: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    seconds: Annotated[float, Meta(ge=1, le=31_536_000)] | None = None
+    memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 47)] | None = None
+    spread: Annotated[float, Meta(ge=0, le=0.9)] = 0.2
+
+
+class QuarantineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When an action type is kept apart: see `core.quarantine.QuarantineRules`; ``after`` 0 is
+    never."""
+
+    after: Annotated[int, Meta(ge=0, le=1_000)] = 5
+    window_s: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
+    base_s: Annotated[float, Meta(ge=0.1, le=3_600)] = 1.0
+    max_s: Annotated[float, Meta(ge=0.1, le=3_600)] = 60.0
+
+
 class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Procs for actions, procs reserved for observations, warm spares, queued actions."""
+    """Procs for actions, procs reserved for observations, lanes of their own for others, warm
+    spares, queued actions, and how procs are started, replaced and kept apart."""
 
     procs: Procs = msgspec.field(default_factory=default_procs)
     observers: Procs = 1
+    lanes: dict[str, Procs] = msgspec.field(default_factory=dict)
     spares: Annotated[int, Meta(ge=0, le=64)] = 1
     queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+    pipeline: Annotated[int, Meta(ge=1, le=64)] = 16
+    result_bytes_max: Annotated[int, Meta(ge=1 << 20, le=1 << 30)] = 16 << 20
+    starts_per_s: Annotated[float, Meta(ge=0.1, le=1_000)] = 100.0
+    start_method: Literal["auto", "template", "spawn"] = "auto"
+    recycling: RecyclingSettings = msgspec.field(default_factory=RecyclingSettings)
+    quarantine: QuarantineSettings = msgspec.field(default_factory=QuarantineSettings)
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

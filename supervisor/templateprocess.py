@@ -90,13 +90,12 @@ class TemplateProcess:
         self.started_at = now
         self.retry_at = None
 
-    def fork(self, proc: ProcHandle, name: str) -> bool:
-        """Order a proc called ``name``. False: not now (not ready, or its socket is full)."""
+    def fork(self, proc: ProcHandle, order: Fork) -> bool:
+        """Order ``proc``. False: not now (not ready, or its socket is full)."""
         if not self.ready or self.control is None:
             return False
-        order = encode(Fork(slot=proc.slot, name=name, root_pid=os.getpid()))
         try:
-            socket.send_fds(self.control, [order], proc.theirs)
+            socket.send_fds(self.control, [encode(order)], proc.theirs)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
         proc.close_theirs()

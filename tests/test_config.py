@@ -56,7 +56,19 @@ FULL: dict[str, Any] = {
     "location_gaps": "unknown_all",
     "global": {"broker": "b:1", "ports": [1, 2]},
     "tick_interval_s": 0.25,
-    "pool": {"procs": 3, "observers": 2, "spares": 0, "queue": 7},
+    "pool": {
+        "procs": 3,
+        "observers": 2,
+        "lanes": {"uploads": 1},
+        "spares": 0,
+        "queue": 7,
+        "pipeline": 1,
+        "result_bytes_max": 1 << 20,
+        "starts_per_s": 5.0,
+        "start_method": "template",
+        "recycling": {"actions": 10, "seconds": 60.0, "memory_bytes": 1 << 30, "spread": 0.1},
+        "quarantine": {"after": 3, "window_s": 60.0, "base_s": 0.5, "max_s": 30.0},
+    },
     "http": {"listen": "off"},
     "store": {"kind": "memory"},
     "log": {"format": "json", "level": "debug"},
@@ -86,7 +98,11 @@ location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
 global: {broker: "b:1", ports: [1, 2]}
 tick_interval_s: 0.25
-pool: {procs: 3, observers: 2, spares: 0, queue: 7}
+pool:
+  {procs: 3, observers: 2, lanes: {uploads: 1}, spares: 0, queue: 7, pipeline: 1,
+   result_bytes_max: 1048576, starts_per_s: 5, start_method: template,
+   recycling: {actions: 10, seconds: 60, memory_bytes: 1073741824, spread: 0.1},
+   quarantine: {after: 3, window_s: 60, base_s: 0.5, max_s: 30}}
 http: {listen: off}
 store: {kind: memory}
 log: {format: json, level: debug}
@@ -100,7 +116,17 @@ location_gaps = "unknown_all"
 tick_interval_s = 0.25
 location = {enterprise = "e", site = "s", area = "a", line = "l", cell = "c"}
 global = {broker = "b:1", ports = [1, 2]}
-pool = {procs = 3, observers = 2, spares = 0, queue = 7}
+pool.procs = 3
+pool.observers = 2
+pool.lanes = {uploads = 1}
+pool.spares = 0
+pool.queue = 7
+pool.pipeline = 1
+pool.result_bytes_max = 1048576
+pool.starts_per_s = 5
+pool.start_method = "template"
+pool.recycling = {actions = 10, seconds = 60, memory_bytes = 1073741824, spread = 0.1}
+pool.quarantine = {after = 3, window_s = 60, base_s = 0.5, max_s = 30}
 http = {listen = "off"}
 store = {kind = "memory"}
 log = {format = "json", level = "debug"}

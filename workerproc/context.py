@@ -23,7 +23,7 @@ from typing import Any
 
 from fsmv2.ipc.messages import FromProc, Logged, Progress
 from fsmv2.ipc.page import Page
-from fsmv2.ipc.redact import redact
+from fsmv2.ipc.redact import redact, secrets_in
 
 TEXT_CHARS_MAX = 2_000
 LEVELS = ("debug", "info", "warning", "error")
@@ -35,32 +35,33 @@ _saying = threading.local()
 class Context:
     """Lives as long as one attempt."""
 
-    __slots__ = ("_extra_s", "_later", "_page", "_pid", "_scratch_root", "_secrets", "_send",
-                 "_started", "_timeout_s", "_timeout_s_max", "attempt_id", "records")  # fmt: skip
+    __slots__ = ("_action", "_extra_s", "_later", "_page", "_pid", "_scratch_root", "_secrets",
+                 "_send", "_started", "_timeout_s", "attempt_id", "records")  # fmt: skip
 
     def __init__(
         self,
         attempt_id: int,
+        began_at: float,
         timeout_s: float,
         page: Page,
         send: Callable[[FromProc], None],
         scratch_root: Path,
-        secrets: tuple[str, ...],
-        timeout_s_max: float | None = None,
+        action: Any,
+        pid: int,
     ) -> None:
         self.attempt_id = attempt_id
         self.records = 0
         self._timeout_s = timeout_s
-        self._timeout_s_max = timeout_s_max
         # The moment the root counts from; importing and decoding the action took a while.
-        self._started = page.begun()[1]
+        self._started = began_at
         self._extra_s = 0.0
         self._page = page
         self._send = send
-        self._later: deque[FromProc] = deque(maxlen=LATER_MAX)
+        self._later: deque[FromProc] | None = None
         self._scratch_root = scratch_root
-        self._secrets = secrets
-        self._pid = os.getpid()
+        self._action = action
+        self._secrets: tuple[str, ...] | None = None
+        self._pid = pid
 
     @property
     def deadline_s(self) -> float:
@@ -98,7 +99,8 @@ class Context:
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not number or not math.isfinite(seconds) or seconds < 0:
             raise ValueError(f"cannot extend: got {seconds!r}, want a finite number of seconds ≥ 0")
-        ceiling_s = 0.0 if self._timeout_s_max is None else self._timeout_s_max - self._timeout_s
+        timeout_s_max = self._action.timeout_s_max
+        ceiling_s = 0.0 if timeout_s_max is None else timeout_s_max - self._timeout_s
         with _extending:
             wanted_s = min(self._extra_s + seconds, ceiling_s)
             runs = self._page.is_begun(self.attempt_id) and not self.cancelled
@@ -122,6 +124,8 @@ class Context:
 
     def redacted(self, text: str) -> str:
         """``text`` without the action's secrets."""
+        if self._secrets is None:  # most actions say nothing
+            self._secrets = secrets_in(self._action)
         return redact(text, self._secrets)
 
     def _told(self, value: Any) -> Any:
@@ -137,6 +141,7 @@ class Context:
         if getattr(_saying, "now", False):
             # A finalizer or a signal handler, in the middle of saying something: the lock of the
             # channel is this very thread's, so waiting for it would be for ever.
+            self._later = self._later or deque(maxlen=LATER_MAX)
             self._later.append(message)
             return
         _saying.now = True

@@ -141,35 +141,17 @@ class Applied:
         self._set_soft("address_space_bytes", resource.RLIMIT_AS, want)
 
 
-class _Nothing(Applied):
-    """No limits, at no cost."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        pass
-
-
-_NOTHING = _Nothing(None, None)
-_unlimited: object = None
+def are_none(limits: Any) -> bool:
+    """Whether ``limits`` (None: no limits) hold nothing in the proc."""
+    return all(getattr(limits, name, None) is None for name in _IN_PROC)
 
 
 def applied(limits: Any, page: Page) -> Applied:
     """``with applied(kind.limits, page): …`` holds the block to ``limits``, an object with the
-    fields of the supervisor's `Limits` (None: no limits).
+    fields of the supervisor's `Limits`.
 
-    Entering raises `LimitError`: cannot limit what, got what, want what. Most action types
-    share one object that limits nothing: that one is told by a look at its identity.
+    Entering raises `LimitError`: cannot limit what, got what, want what.
     """
-    global _unlimited
-    if limits is _unlimited:
-        return _NOTHING
-    if all(getattr(limits, name, None) is None for name in _IN_PROC):
-        _unlimited = limits
-        return _NOTHING
     return Applied(limits, page)
 
 

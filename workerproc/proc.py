@@ -3,7 +3,8 @@
 Knows: the handshake, the loop, how an action is imported, decoded, run and answered.
 Does not know: deadlines' enforcement, other procs, the tree.
 Invariants: exits when its channel ends; dies with the root; a process the action forked never
-gets back into the loop; whatever an action raises, `SystemExit` included, is an answer.
+gets back into the loop; whatever an action raises, `SystemExit` included, is an answer; an order
+is begun as soon as it is taken out of the pipe, so that those still in it can be taken back.
 """
 
 from __future__ import annotations
@@ -16,36 +17,65 @@ import sys
 import threading
 import time
 import traceback
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
-from fsmv2.ipc.codec import decode, encode
+from fsmv2.ipc.codec import decode, decoder_of, encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, PROTOCOL, FrameBuffer, FrameError, pack_frame
-from fsmv2.ipc.linux import die_with_parent
-from fsmv2.ipc.messages import Done, Exit, FromProc, Hello, Raised, Run, ToProc
+from fsmv2.ipc.linux import die_with_parent, register_for_barriers
+from fsmv2.ipc.messages import (
+    Answer,
+    Done,
+    Exit,
+    Fork,
+    FromProc,
+    Hello,
+    Raised,
+    Run,
+    Skipped,
+    Spilled,
+    ToProc,
+)
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
-from fsmv2.workerproc import evidence, records
+from fsmv2.workerproc import evidence, limits, records
+from fsmv2.workerproc.anchor import anchor
 from fsmv2.workerproc.context import Context
 from fsmv2.workerproc.limits import applied
-from fsmv2.workerproc.records import during
+from fsmv2.workerproc.records import shipper
 
 EXIT_BAD_ORDER = 70
+# A frame's cap, less what surrounds the value in it.
+INLINE_BYTES_MAX = FRAME_BYTES_MAX - 128
 TRACEBACK_CHARS_MAX = 16_000
 MESSAGE_CHARS_MAX = 4_000
 ADOPTION_S_MAX = 5.0
+# How old the reading of CPU time may be with which an action begins: what its certificate says
+# is wrong by no more than that.
+CPU_AGE_S = 0.001
+
+_decode = decoder_of(ToProc)
 
 
 class Proc:
     """The loop. ``run`` returns the exit code."""
 
     def __init__(
-        self, slot: str, run_read: int, result_write: int, page: Page, scratch: Path
+        self,
+        slot: str,
+        run_read: int,
+        result_write: int,
+        page: Page,
+        scratch: Path,
+        result_bytes_max: int,
     ) -> None:
         self.slot = slot
+        self._result_bytes_max = result_bytes_max
+        # CPU seconds used so far, and when that was read: a system call, see `CPU_AGE_S`.
+        self._cpu_s = 0.0
+        self._cpu_at = 0.0
         self._run_read = run_read
         self._result_write = result_write
         self._page = page
@@ -57,11 +87,19 @@ class Proc:
     def run(self) -> int:
         """Say hello, then run what comes until the channel ends or says so."""
         self._rehearse()
-        self._send(Hello(pid=self._pid, protocol=PROTOCOL, slot=self.slot))
+        self._send(
+            Hello(
+                pid=self._pid,
+                protocol=PROTOCOL,
+                slot=self.slot,
+                revokes=register_for_barriers(),
+                anchor=anchor(),
+            )
+        )
         try:
             while data := os.read(self._run_read, 1 << 16):
                 for body in self._buffer.feed(data):
-                    order = decode(body, ToProc)
+                    order = _decode(body)
                     if isinstance(order, Exit):
                         return 0
                     self._answer(order)
@@ -78,7 +116,7 @@ class Proc:
         """Run nothing, once, the whole way. A forked proc's first action would otherwise pay for
         the pages it writes to for the first time (measured: 2 to 4 ms), and that first action is
         the one that waits for a spare to take over."""
-        order = Run(0, f"{__name__}:Rehearsal", msgspec.Raw(encode(Rehearsal())), 1.0)
+        order = Run(0, 0, f"{__name__}:Rehearsal", msgspec.Raw(encode(Rehearsal())), 1.0)
         order = decode(encode(order), ToProc)
         self._buffer.feed(pack_frame(encode(self._result_of(order))))
 
@@ -86,50 +124,82 @@ class Proc:
         answer = self._result_of(order)
         if os.getpid() != self._pid:
             os._exit(0)  # a child the action forked: the channel is not its to write to
-        with contextlib.suppress(Exception):
+        try:
             sys.stdout.flush()
             sys.stderr.flush()
+        except Exception:  # closed by the action, or whatever it put in their place
+            pass
         self._send(answer)
 
-    def _result_of(self, order: Run) -> FromProc:
-        cpu_s = time.process_time()
-        self._page.begin(order.attempt_id, time.monotonic(), cpu_s)
-        secrets: tuple[str, ...] = ()
+    def _result_of(self, order: Run) -> Answer | Skipped:
+        attempt_id, page = order.attempt_id, self._page
+        began_at = time.monotonic()
+        if began_at - self._cpu_at > CPU_AGE_S:
+            self._cpu_s = time.process_time()
+            self._cpu_at = began_at
+        page.begin(attempt_id, began_at, self._cpu_s)
+        if page.is_revoked(order.place):
+            return Skipped(attempt_id, order.place)
+        action: Any = None
         context: Context | None = None
         try:
-            action = decode(order.payload, resolve(order.action))
-            secrets = secrets_in(action)
+            loaded = _loaded.get(order.action) or _load(order.action)
+            action = loaded.decode(order.payload)
             context = Context(
-                order.attempt_id, order.timeout_s, self._page, self._send, self._scratch, secrets,
-                action.timeout_s_max,
+                attempt_id, began_at, order.timeout_s, page, self._send, self._scratch, action,
+                self._pid,
             )  # fmt: skip
-            with applied(action.limits, self._page), during(context):
+            shipper.context = context
+            if loaded.is_unlimited:
                 value = action.execute(context)
+            else:
+                with applied(action.limits, page):
+                    value = action.execute(context)
             value = encode(value)
-            if len(value) > FRAME_BYTES_MAX - 64:
-                raise ValueError(
-                    f"cannot send result: got {len(value)} bytes, "
-                    f"want at most {FRAME_BYTES_MAX - 64} bytes"
-                )
-            answer: FromProc = Done(
-                order.attempt_id, msgspec.Raw(value), time.process_time() - cpu_s
-            )
+            if len(value) > INLINE_BYTES_MAX:
+                return self._spill(attempt_id, value, began_at)
+            return Done(attempt_id, msgspec.Raw(value), began_at, time.monotonic() - began_at)
         except BaseException as error:
-            answer = Raised(
-                attempt_id=order.attempt_id,
+            secrets = secrets_in(action)
+            return Raised(
+                attempt_id=attempt_id,
                 kind=type(error).__name__,
                 message=redact(_text_of(error), secrets)[:MESSAGE_CHARS_MAX],
                 traceback=redact(_trace_of(error), secrets)[-TRACEBACK_CHARS_MAX:],
-                cpu_s=time.process_time() - cpu_s,
+                began_at=began_at,
+                ran_s=time.monotonic() - began_at,
                 cancelled=context is not None and context.cancelled,
             )
-        return answer
+        finally:
+            shipper.context = None
+
+    def _spill(self, attempt_id: int, value: bytes, began_at: float) -> Spilled:
+        """Leave what no frame holds in a file; whoever wants the value reads it there."""
+        if len(value) > self._result_bytes_max:
+            raise ValueError(
+                f"cannot send result: got {len(value)} bytes, "
+                f"want at most {self._result_bytes_max} bytes"
+            )
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._scratch / f"spill-{attempt_id}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            rest = memoryview(value)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+        return Spilled(attempt_id, len(value), began_at, time.monotonic() - began_at)
 
     def _send(self, message: FromProc) -> None:
-        frame = memoryview(pack_frame(encode(message)))
+        frame = pack_frame(encode(message))
         with self._lock:  # an action's threads may log at once; a frame is never interleaved
-            while frame:
-                frame = frame[os.write(self._result_write, frame) :]
+            written = os.write(self._result_write, frame)
+            while written < len(frame):
+                written += os.write(self._result_write, memoryview(frame)[written:])
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
@@ -143,7 +213,24 @@ class Rehearsal(msgspec.Struct, frozen=True):
         return f"{ctx.deadline_s}{ctx.cancelled}"
 
 
-@lru_cache(maxsize=4096)
+class Loaded:
+    """An action type as this proc runs it."""
+
+    __slots__ = ("decode", "is_unlimited")
+
+    def __init__(self, kind: Any) -> None:
+        self.decode = decoder_of(kind)
+        self.is_unlimited = limits.are_none(kind.limits)
+
+
+_loaded: dict[str, Loaded] = {}
+
+
+def _load(reference: str) -> Loaded:
+    loaded = _loaded[reference] = Loaded(resolve(reference))
+    return loaded
+
+
 def resolve(reference: str) -> Any:
     """The class behind ``module:qualname``; raises ImportError or AttributeError, said well."""
     module_name, _, qualname = reference.partition(":")
@@ -195,16 +282,26 @@ def wait_for_adoption(root_pid: int, middle_pid: int) -> None:
     die_with_parent(root_pid)
 
 
-def proc_main(slot: str, root_pid: int, middle_pid: int, scratch: str, fds: list[int]) -> int:
-    """Become the forked proc of ``slot``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
+def join_group(path: str) -> None:
+    """Join the kernel group whose list of processes is the file ``path``; what this process
+    starts from now on is born into it. Without the group, the root has other ways to find it."""
+    if path:
+        with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+            file.write(b"0")
+
+
+def proc_main(order: Fork, middle_pid: int, scratch: str, fds: list[int]) -> int:
+    """Become the forked proc of ``order``; ``fds`` are in the order of `ipc.messages.PROC_FDS`."""
     os.setsid()
-    wait_for_adoption(root_pid, middle_pid)
-    return serve(slot, scratch, fds)
+    wait_for_adoption(order.root_pid, middle_pid)
+    return serve(order, scratch, fds)
 
 
-def serve(slot: str, scratch: str, fds: list[int]) -> int:
-    """Settle in and run the loop of ``slot``'s proc, in a session of its own already."""
+def serve(order: Fork, scratch: str, fds: list[int]) -> int:
+    """Settle in and run the loop of ``order``'s proc, in a session of its own already."""
     run_read, result_write, page_fd, woken_write, output_write = fds
+    slot = order.slot
+    join_group(order.group)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output_write, 1)
@@ -222,4 +319,5 @@ def serve(slot: str, scratch: str, fds: list[int]) -> int:
     os.environ["FSMV2_SLOT"] = f"{slot}:{os.getpid()}"
     evidence.install(page_fd, woken_write)
     records.install()
-    return Proc(slot, run_read, result_write, Page(page_fd), Path(scratch)).run()
+    page, folder = Page(page_fd), Path(scratch)
+    return Proc(slot, run_read, result_write, page, folder, order.result_bytes_max).run()

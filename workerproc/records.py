@@ -18,7 +18,6 @@ import logging
 import os
 import threading
 import traceback
-from types import TracebackType
 
 from fsmv2.workerproc.context import TEXT_CHARS_MAX, Context
 
@@ -71,44 +70,20 @@ class RecordShipper(logging.Handler):
             logging.lastResort.handle(record)
 
 
-class During:
-    """The ``with`` block in which one context's action runs."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def __enter__(self) -> None:
-        _shipper.context = self._context
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _shipper.context = None
-
-
-_shipper = RecordShipper()
+# Its ``context`` is set by the loop while an action runs.
+shipper = RecordShipper()
 
 
 def install() -> None:
     """Ship this process's records from now on. Once per proc; again does nothing."""
-    _shipper.pid = os.getpid()
+    shipper.pid = os.getpid()
     root = logging.getLogger()
     if getattr(root.parent, "name", None) == _ABOVE:
         return
     above = logging.Logger(_ABOVE)  # not registered: nobody gets it by its name
     above.propagate = False
-    above.addHandler(_shipper)
+    above.addHandler(shipper)
     root.parent = above
-
-
-def during(context: Context) -> During:
-    """``with during(context): …`` ships the records of the block as this context's."""
-    return During(context)
 
 
 def _level_of(number: int) -> str:

@@ -164,7 +164,7 @@ def _in_the_middle(
 
                 metricfile.set_identity(order.slot)
             scratch = Path(run_folder) / f"scratch-{order.slot}-{os.getpid()}"
-            code = proc_main(order.slot, order.root_pid, middle_pid, str(scratch), fds)
+            code = proc_main(order, middle_pid, str(scratch), fds)
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.flush()

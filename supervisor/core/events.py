@@ -241,6 +241,7 @@ class ProcEnded(Event, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: str | None = None
     attempt_id: int | None = None
+    reason: str | None = None
 
 
 class ProcOutput(Event, frozen=True, kw_only=True):
@@ -249,6 +250,7 @@ class ProcOutput(Event, frozen=True, kw_only=True):
     level: ClassVar[Level] = "debug"
     slot: str
     line: str
+    attempt_id: int | None = None
 
 
 class TemplateStarted(Event, frozen=True, kw_only=True):
@@ -298,6 +300,53 @@ class PoolRecovered(Event, frozen=True, kw_only=True):
     """Procs start again."""
 
     downtime_s: float
+
+
+class StartsThrottled(Event, frozen=True, kw_only=True):
+    """More procs are missing than may be started at once: ``waiting`` of them wait their turn.
+    Told once per storm."""
+
+    level: ClassVar[Level] = "warning"
+    waiting: int
+    per_s: float
+
+
+class PreloadExcluded(Event, frozen=True, kw_only=True):
+    """A plug-in cannot be imported in the process that forks procs without harm; each proc
+    imports it by itself now, which takes it longer."""
+
+    level: ClassVar[Level] = "warning"
+    module: str
+    reason: str
+
+
+class StartMethodChanged(Event, frozen=True, kw_only=True):
+    """Procs are started in another way from now on."""
+
+    level: ClassVar[Level] = "warning"
+    method: str
+    reason: str
+
+
+class ActionTypeQuarantined(Event, frozen=True, kw_only=True):
+    """An action type has died the same way ``deaths`` times in a row: it runs on a proc of its
+    own from now on, one attempt at a time, with a growing wait before each."""
+
+    level: ClassVar[Level] = "error"
+    action_type: str
+    verdict: str
+    deaths: int
+    retry_in_s: float
+    error_scope: str = "action_type"
+    impact: str = "single_action_type"
+
+
+class ActionTypeReleased(Event, frozen=True, kw_only=True):
+    """An action type runs like any other again."""
+
+    action_type: str
+    reason: str
+    quarantined_s: float
 
 
 class ResultDropped(Event, frozen=True, kw_only=True):

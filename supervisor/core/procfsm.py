@@ -44,6 +44,7 @@ class ProcEvent(enum.StrEnum):
     ANSWER_CAME = "answer_came"
     DEADLINE_PASSED = "deadline_passed"
     STACK_CAME = "stack_came"
+    ECHO_OVERDUE = "echo_overdue"
     STACK_OVERDUE = "stack_overdue"
     KILL_ORDERED = "kill_ordered"
     LEAVE_ORDERED = "leave_ordered"
@@ -88,6 +89,8 @@ TABLE: dict[tuple[ProcState, ProcEvent], tuple[ProcState, tuple[ProcEffect, ...]
     # An answer that is there before the kill counts: the attempt did end by itself.
     (_S.WITNESSING, _E.ANSWER_CAME): (_S.IDLE, (_F.ANSWER,)),
     (_S.WITNESSING, _E.STACK_CAME): (_S.KILLED, (_F.LEAVE_LANE, _F.KILL)),
+    # The stack is there, but Python code has not run since: it hangs in C.
+    (_S.WITNESSING, _E.ECHO_OVERDUE): (_S.KILLED, (_F.LEAVE_LANE, _F.KILL)),
     (_S.WITNESSING, _E.STACK_OVERDUE): (_S.KILLED, (_F.LEAVE_LANE, _F.KILL)),
     (_S.WITNESSING, _E.KILL_ORDERED): (_S.KILLED, (_F.LEAVE_LANE, _F.KILL)),
     (_S.WITNESSING, _E.LEAVE_ORDERED): (_S.KILLED, (_F.LEAVE_LANE, _F.KILL)),
@@ -104,6 +107,7 @@ IGNORED: frozenset[tuple[ProcState, ProcEvent]] = frozenset(
     {(state, _E.DEADLINE_PASSED) for state in _S if state is not _S.BUSY}
     | {(state, _E.START_OVERDUE) for state in _S if state is not _S.STARTING}
     | {(state, _E.STACK_CAME) for state in _S if state is not _S.WITNESSING}
+    | {(state, _E.ECHO_OVERDUE) for state in _S if state is not _S.WITNESSING}
     | {(state, _E.STACK_OVERDUE) for state in _S if state is not _S.WITNESSING}
     | {(state, _E.LEAVE_OVERDUE) for state in _S if state is not _S.LEAVING}
     | {

@@ -1,9 +1,10 @@
 """The order of waiting actions: first in, first out per key; fair across keys; bounded.
 
-Knows: keys, which of them are busy, urgency.
+Knows: keys, which of them are busy, urgency, how many taken items are held back elsewhere.
 Does not know: procs, time, what the items are.
 Invariants: at most one item of a key is out at a time; a key with urgent items goes before the
-others; the queue refuses instead of growing over its capacity.
+others; the queue refuses instead of growing over its capacity. The key "" is no key: its items
+are unrelated to each other, and each counts as a key of its own.
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ class KeyedQueue(Generic[T]):
     All operations but `discard` take constant time.
     """
 
-    __slots__ = ("_busy", "_ready", "_urgency", "_urgent", "_waiting", "capacity", "size")
+    __slots__ = (
+        "_busy", "_ready", "_returned", "_urgency", "_urgent", "_waiting", "capacity", "held",
+        "size",
+    )  # fmt: skip
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.size = 0
+        self.held = 0
         self._waiting: dict[str, deque[tuple[T, bool]]] = {}
-        self._ready: deque[str] = deque()
-        self._urgent: deque[str] = deque()
+        # What can go now, in order: a key whose first item may, or (under "") an item itself.
+        # The urgent before what was put back, that before the rest.
+        self._urgent: deque[tuple[str, T | None]] = deque()
+        self._returned: deque[tuple[str, T | None]] = deque()
+        self._ready: deque[tuple[str, T | None]] = deque()
         self._urgency: dict[str, int] = {}
         self._busy: set[str] = set()
 
@@ -37,15 +45,22 @@ class KeyedQueue(Generic[T]):
         return self.size
 
     def __repr__(self) -> str:
-        return f"<KeyedQueue {self.size}/{self.capacity} waiting, {len(self._busy)} keys busy>"
+        held = f", {self.held} held back" if self.held else ""
+        return (
+            f"<KeyedQueue {self.size}/{self.capacity} waiting{held}, {len(self._busy)} keys busy>"
+        )
 
     def offer(self, item: T, key: str, urgent: bool = False) -> bool:
         """Queue ``item`` behind the others of its key. False: the queue is full.
 
         An urgent item may exceed the capacity: a stop must not be refused because of starts.
         """
-        if self.size >= self.capacity and not urgent:
+        if self.size + self.held >= self.capacity and not urgent:
             return False
+        self.size += 1
+        if not key:
+            (self._urgent if urgent else self._ready).append(("", item))
+            return True
         if urgent:
             self._urgency[key] = self._urgency.get(key, 0) + 1
         items = self._waiting.get(key)
@@ -53,30 +68,55 @@ class KeyedQueue(Generic[T]):
             items = self._waiting[key] = deque()
             if key not in self._busy:
                 self._make_ready(key)
-        elif urgent and key in self._ready:
-            self._ready.remove(key)
-            self._urgent.append(key)
+        elif urgent:
+            for calm in (self._returned, self._ready):
+                if (key, None) in calm:
+                    calm.remove((key, None))
+                    self._urgent.append((key, None))
         items.append((item, urgent))
-        self.size += 1
         return True
 
-    def put_back(self, item: T, key: str) -> None:
-        """Return an item that was taken and never begun: it is the next of its key."""
+    def take_at_once(self, key: str) -> bool:
+        """`offer` and `take` in one, for an item that need not wait: True, and the key is busy
+        from now on. False: something waits already, or the key is busy."""
+        if self.size or key in self._busy:
+            return False
+        if key:
+            self._busy.add(key)
+        return True
+
+    def put_back(self, item: T, key: str, urgent: bool = False) -> None:
+        """Return an item that was taken and never begun: it is the next of its key, and has
+        waited its turn already, so it goes before all that are not urgent."""
+        self.size += 1
+        if not key:
+            (self._urgent if urgent else self._returned).appendleft(("", item))
+            return
         check(key in self._busy, f"{key!r} was not taken")
         self._busy.discard(key)
-        # The key is not in a ready list while busy, whatever is waiting under it. It has waited
-        # its turn already, so it counts as urgent.
-        self._waiting.setdefault(key, deque()).appendleft((item, True))
-        self._urgency[key] = self._urgency.get(key, 0) + 1
-        self.size += 1
-        self._urgent.append(key)
+        # The key is not in a ready list while busy, whatever is waiting under it.
+        self._waiting.setdefault(key, deque()).appendleft((item, urgent))
+        if urgent:
+            self._urgency[key] = self._urgency.get(key, 0) + 1
+        (self._urgent if key in self._urgency else self._returned).appendleft((key, None))
+
+    def peek(self) -> T | None:
+        """What `take` would give, left where it is."""
+        ready = self._urgent or self._returned or self._ready
+        if not ready:
+            return None
+        key, item = ready[0]
+        return self._waiting[key][0][0] if key else item
 
     def take(self) -> tuple[T, str] | None:
         """The next item and its key, which is busy from now on; None if nothing can go."""
-        ready = self._urgent or self._ready
+        ready = self._urgent or self._returned or self._ready
         if not ready:
             return None
-        key = ready.popleft()
+        self.size -= 1
+        key, item = ready.popleft()
+        if item is not None:
+            return item, key
         items = self._waiting[key]
         item, urgent = items.popleft()
         if not items:
@@ -84,11 +124,12 @@ class KeyedQueue(Generic[T]):
         if urgent:
             self._calm(key)
         self._busy.add(key)
-        self.size -= 1
         return item, key
 
     def release(self, key: str) -> None:
         """The item that was out under ``key`` is over: its next one may go."""
+        if not key:
+            return
         check(key in self._busy, f"{key!r} is not busy")
         self._busy.discard(key)
         if key in self._waiting:
@@ -96,6 +137,13 @@ class KeyedQueue(Generic[T]):
 
     def discard(self, item: T, key: str) -> bool:
         """Take a waiting item out of the queue. False: it is not waiting."""
+        if not key:
+            for ready in (self._ready, self._returned, self._urgent):
+                if ("", item) in ready:
+                    ready.remove(("", item))
+                    self.size -= 1
+                    return True
+            return False
         items = self._waiting.get(key, deque())
         found = next((pair for pair in items if pair[0] == item), None)
         if found is None:
@@ -106,9 +154,9 @@ class KeyedQueue(Generic[T]):
             self._calm(key)
         if not items:
             del self._waiting[key]
-            for ready in (self._ready, self._urgent):
-                if key in ready:
-                    ready.remove(key)
+            for ready in (self._ready, self._returned, self._urgent):
+                if (key, None) in ready:
+                    ready.remove((key, None))
         return True
 
     def is_busy(self, key: str) -> bool:
@@ -116,7 +164,7 @@ class KeyedQueue(Generic[T]):
         return key in self._busy
 
     def _make_ready(self, key: str) -> None:
-        (self._urgent if key in self._urgency else self._ready).append(key)
+        (self._urgent if key in self._urgency else self._ready).append((key, None))
 
     def _calm(self, key: str) -> None:
         """One urgent item of ``key`` less."""

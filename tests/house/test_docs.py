@@ -252,14 +252,29 @@ def test_hello_world_is_the_example() -> None:
     assert sum(bool(line.strip()) for line in code.splitlines()) < HELLO_LINES_MAX
 
 
+def library_examples() -> list[tuple[str, str]]:
+    """The README's whole scripts with what stands below each."""
+    section = document("README.md").partition("## As a library")[2].partition("\n## ")[0]
+    found = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", section, re.DOTALL)
+    return [(script, shown) for script, shown in found]
+
+
+def test_library_examples_are_all_run() -> None:
+    """No script of the section stands there without what it prints."""
+    scripts = [block for block in blocks("README.md", "python") if "__main__" in block]
+
+    assert [script for script, _shown in library_examples()] == scripts
+    assert len(scripts) == 3
+
+
 @pytest.mark.proc
-def test_library_example_runs_as_shown(tmp_path: Path) -> None:
-    """The README's `ActionPool` script is whole, and prints what stands below it."""
-    scripts = [block for block in blocks("README.md", "python") if "ActionPool" in block]
-    shown = [block for block in blocks("README.md", "text") if "timed_out" in block]
-    assert len(scripts) == len(shown) == 1
+@pytest.mark.parametrize(
+    ("script", "shown"), library_examples(), ids=["actions", "functions", "executor"]
+)
+def test_library_example_runs_as_shown(tmp_path: Path, script: str, shown: str) -> None:
+    """Each of the README's scripts is whole, and prints what stands below it."""
     file = tmp_path / "script.py"
-    file.write_text(scripts[0])
+    file.write_text(script)
 
     done = subprocess.run(
         [sys.executable, "-P", str(file)],
@@ -271,7 +286,7 @@ def test_library_example_runs_as_shown(tmp_path: Path) -> None:
     )
 
     assert done.stderr == ""
-    assert done.stdout == shown[0]
+    assert done.stdout == shown
 
 
 # --- references -----------------------------------------------------------------------------

@@ -41,6 +41,8 @@ PURE_IN = {
 # msgspec is everywhere: its Structs are our data.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "click": ("supervisor/cli.py", "examples/demo.py"),
+    # Only a pool that was told to takes calls as dill: `ActionPool(callables=True)`.
+    "dill": ("supervisor/callables.py",),
     "jinja2": ("supervisor/core/template.py",),
     "multiprocess": ("supervisor/processes.py",),
     # The value class must be there before any metric, in the root and in the template, and
@@ -266,6 +268,8 @@ PLANTED = {
     "an example in the shell": ("supervisor/x.py", "from fsmv2 import examples"),
     "psutil outside the ops process": ("supervisor/x.py", "import psutil"),
     "a second file with click": ("supervisor/x.py", "import click"),
+    "dill on a channel": ("ipc/x.py", "import dill"),
+    "dill in the pool": ("supervisor/pool.py", "from dill import dumps"),
     "a second file with structlog": ("supervisor/web/x.py", "import structlog"),
     "a second file with multiprocess": ("supervisor/x.py", "from multiprocess import Queue"),
     "starlette in the root": ("supervisor/x.py", "import starlette.routing"),

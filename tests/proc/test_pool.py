@@ -91,13 +91,6 @@ def test_hung_action_is_killed_at_its_deadline_with_its_stack(
     assert (certificate.peak_memory_bytes or 0) > 1 << 20
 
 
-def test_action_that_blocks_all_signals_is_killed_without_its_stack(shared: ActionPool) -> None:
-    result = shared.run(acts.BlockAllSignals())
-    assert result.status == "timed_out"
-    assert result.certificate is not None
-    assert result.certificate.stack is None
-
-
 def test_stopped_process_is_killed_and_said_to_be_stopped(shared: ActionPool) -> None:
     result = shared.run(acts.StopMyself())
     assert (result.status, result.verdict) == ("timed_out", "stopped_process")
@@ -291,11 +284,12 @@ def test_grace_lets_an_overdue_action_end_by_itself(shared: ActionPool) -> None:
 
 
 def test_result_over_the_cap_is_a_clear_failure(shared: ActionPool) -> None:
-    result = shared.run(acts.ReturnBytes(2 << 20))
+    result = shared.run(acts.ReturnBytes(300 << 20))
     assert result.status == "failed"
     assert result.error is not None
     assert "want at most" in result.error.message
-    assert shared.run(acts.ReturnBytes(900_000)).status == "succeeded"
+    for size in (900_000, 2 << 20):  # in a frame, and through a file
+        assert shared.run(acts.ReturnBytes(size)).value_or_raise() == b"x" * size
 
 
 def test_payload_over_the_cap_is_refused_and_a_large_one_arrives(shared: ActionPool) -> None:
@@ -401,12 +395,23 @@ def _procs(pool: ActionPool, state: str) -> list[dict]:  # type: ignore[type-arg
     return [proc for proc in pool.statistics()["procs"] if proc["state"] == state]
 
 
-def test_no_zombie_is_left_by_the_tests_above() -> None:
-    states = {}
+@pytest.fixture(scope="module", autouse=True)
+def zombies_before() -> set[int]:
+    """Of tests in other modules, whose programs left orphans that came to this process."""
+    return zombies()
+
+
+def zombies() -> set[int]:
+    found = set()
     for pid in children_of(os.getpid()):
         with open(f"/proc/{pid}/stat", "rb") as file:
-            states[pid] = file.read()
-    assert [stat for stat in states.values() if stat.rpartition(b")")[2].split()[0] == b"Z"] == []
+            if file.read().rpartition(b")")[2].split()[0] == b"Z":
+                found.add(pid)
+    return found
+
+
+def test_no_zombie_is_left_by_the_tests_above(zombies_before: set[int]) -> None:
+    assert zombies() <= zombies_before
 
 
 def _command(pid: int) -> bytes:

@@ -1,0 +1,190 @@
+"""fsmv2's pool beside other process pools, two procs each, in one run.
+
+    python benchmarks/pools.py [--quick] [--only NAME,…] [--figures GROUP,…] [--rounds N]
+                               [--json FILE]
+
+Pools that are not installed are named; `pip install -e '.[bench]'` has them all. Groups of
+figures: speed, start, hangs, deaths, kills. Each pool runs in a process of its own, for a limited
+time, and is killed with all it started. Rounds are interleaved; ratios compare within a round.
+All raw figures go to a JSON file (default: benchmarks/results/pools-TIME.json).
+
+Exit status: 0 when all pools were measured, 1 when one of ours could not be, 2 for wrong options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from peers.fence import run_fenced
+from peers.measure import QUICK, Size
+from peers.raw import FLOORS
+from peers.subject import CLASSES, GROUPS, peer_class
+from peers.tables import FIGURES, table
+from peers.targets import OURS, verdict_lines, verdicts
+
+HERE = Path(__file__).resolve().parent
+LIMIT_S = {"speed": 60.0, "start": 40.0, "hangs": 60.0, "deaths": 60.0, "kills": 75.0}
+QUICK_LIMIT_S = 20.0
+ONCE = ("kills",)  # in the first round only: counts, not times
+INSTALL = "pip install -e '.[bench]'"
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def missing(name: str) -> bool:
+    """Whether the pool ``name`` cannot be measured because it is not installed."""
+    distribution = peer_class(name).distribution
+    return distribution is not None and importlib.util.find_spec(distribution) is None
+
+
+def measure(peer: str, group: str, quick: bool) -> dict[str, Any]:
+    """Have one group of figures of one pool measured; gives an entry of the JSON's rounds."""
+    with tempfile.TemporaryDirectory(prefix="fsmv2-bench-") as folder:
+        path = Path(folder) / "figures.json"
+        command = [sys.executable, "-P", str(HERE / "peers" / "subject.py"), peer, group, str(path)]
+        ended = run_fenced(
+            command + ["--quick"] * quick, QUICK_LIMIT_S if quick else LIMIT_S[group]
+        )
+        figures = json.loads(path.read_text()) if path.exists() else {}
+    error = None
+    if ended.code is None:
+        error = f"not finished after {ended.seconds:.0f} s"
+    elif ended.code:
+        error = ended.errors.strip().rpartition("\n")[2] or f"exit status {ended.code}"
+    return {
+        "peer": peer,
+        "group": group,
+        "figures": figures,
+        "error": error,
+        "seconds": ended.seconds,
+        "left_behind": ended.left,
+        "load": os.getloadavg()[0],
+    }
+
+
+def run_rounds(peers: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rounds: every pool once for each group, then all again."""
+    found = []
+    began = time.monotonic()
+    for number in range(1, options.rounds + 1):
+        for group in options.figures:
+            if group in ONCE and number > 1:
+                continue
+            for peer in peers:
+                if peer in FLOORS and group != "speed":
+                    continue
+                entry = {"round": number, **measure(peer, group, options.quick)}
+                found.append(entry)
+                say(
+                    f"{time.monotonic() - began:5.0f} s  round {number}/{options.rounds}  "
+                    f"{group:<7} {peer:<21} {entry['error'] or 'done'}"
+                )
+    return found
+
+
+def surroundings() -> dict[str, Any]:
+    """What a reader of the figures has to know of the machine and of what was measured."""
+    versions = {}
+    for name in ("fsmv2", "multiprocess", "pebble", "billiard", "loky", "msgspec"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "began_at": time.time(),
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], epilog="groups: " + ", ".join(GROUPS)
+    )
+    names = [*CLASSES, *FLOORS]
+    parser.add_argument("--quick", action="store_true", help="one round, small counts")
+    parser.add_argument("--only", metavar="NAME,…", help="of: " + ", ".join(names))
+    parser.add_argument("--figures", metavar="GROUP,…", help="groups of figures to measure")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default 3")
+    parser.add_argument("--json", metavar="FILE", help="where the raw figures go")
+    options = parser.parse_args()
+    options.only = options.only.split(",") if options.only else names
+    options.figures = options.figures.split(",") if options.figures else list(GROUPS)
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    for got, known, what in (
+        (options.only, names, "--only"),
+        (options.figures, list(GROUPS), "--figures"),
+    ):
+        unknown = [each for each in got if each not in known]
+        if unknown:
+            parser.error(f"{what}: got {', '.join(unknown)}, want some of: {', '.join(known)}")
+    return options
+
+
+def report(document: dict[str, Any], peers: list[str], skipped: list[str]) -> None:
+    """Tables on standard output."""
+    rounds = document["rounds"]
+    count = max(each["round"] for each in rounds)
+    print(
+        f"Python {document['python']}, Linux {document['kernel']}, {document['cores']} cores, "
+        f"load {document['load']:.1f} before and {document['load_after']:.1f} after, "
+        f"{count} interleaved round{'s' * (count > 1)}, two procs each.\n"
+        "Cells: median [lowest-highest] ×times better than ProcessPoolExecutor in the same round."
+    )
+    for group in GROUPS:
+        lines = table(rounds, peers, group)
+        if lines:
+            print("\n" + "\n".join(lines))
+    for name in skipped:
+        print(f"\n{name}: skipped, not installed ({INSTALL})")
+    for each in rounds:
+        if each["error"]:
+            print(f"\n{each['peer']}, {each['group']}, round {each['round']}: {each['error']}")
+    if OURS in peers:
+        kills = (QUICK if document["options"]["quick"] else Size()).kills
+        print("\n" + "\n".join(verdict_lines(verdicts(rounds, kills))))
+
+
+def main() -> int:
+    """Measure and print."""
+    options = arguments()
+    skipped = [name for name in options.only if name in CLASSES and missing(name)]
+    peers = [name for name in [*CLASSES, *FLOORS] if name in options.only and name not in skipped]
+    if not peers:
+        say(f"nothing to measure: not installed ({INSTALL})")
+        return 2
+    document = surroundings()
+    document["options"] = vars(options)
+    document["units"] = {figure.name: figure.unit for figure in FIGURES}
+    document["rounds"] = run_rounds(peers, options)
+    document["load_after"] = os.getloadavg()[0]
+    path = Path(options.json or HERE / "results" / time.strftime("pools-%Y%m%d-%H%M%S.json"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    report(document, peers, skipped)
+    print(f"\nraw figures: {path}")
+    return int(any(each["error"] for each in document["rounds"] if each["peer"] == OURS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Every submitted action is accounted for exactly once, or it is said which is not.
+
+Knows: tokens, results, how many strikes there were of which signal.
+Does not know: the pool, processes.
+Invariants: what is kept of an action that has its result is a few bytes, so that the soak's own
+memory hides no leak. Safe to use from any thread.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_NEVER, _OPEN, _SETTLED = 0, 1, 2
+FAULTS_MAX = 20
+
+
+class Accounts:
+    """`open` an action, `told` when its callback is called, `settle` when its result is read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._states = bytearray(1)
+        self._told = bytearray(1)
+        self._attempts = bytearray(1)
+        self.statuses: Counter[str] = Counter()
+        self.verdicts: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.fault_count = 0
+
+    @property
+    def submitted(self) -> int:
+        """How many actions were opened."""
+        return len(self._states) - 1
+
+    def open(self) -> int:
+        """A new action: gives its token."""
+        with self._lock:
+            self._states.append(_OPEN)
+            self._told.append(0)
+            return len(self._states) - 1
+
+    def told(self, token: int) -> None:
+        """The handle of ``token`` has called back that it is done."""
+        with self._lock:
+            self._told[token] += 1
+            if self._told[token] > 1:
+                self._fault(f"action {token}: told {self._told[token]} times that it is done")
+
+    def settle(self, token: int, result: Any, expected: Any) -> bool:
+        """The result of ``token`` was read; says whether it succeeded."""
+        with self._lock:
+            if self._states[token] != _OPEN:
+                self._fault(f"action {token}: a second result, {result.status}")
+            self._states[token] = _SETTLED
+            self.statuses[result.status] += 1
+            self._attempt(token, result.attempt_id)
+            if result.status == "succeeded":
+                if result.value != expected:
+                    self._fault(f"action {token}: a value that is not its own")
+                return True
+            self.verdicts[result.verdict] += 1
+            if result.status not in ("crashed", "timed_out"):
+                self._fault(f"action {token}: {result.status}: {result.error}")
+            return False
+
+    def lost(self, token: int, why: str) -> None:
+        """The result of ``token`` does not come."""
+        with self._lock:
+            self._fault(f"action {token}: {why}")
+
+    def check(self, strikes: Mapping[int, int]) -> list[str]:
+        """All faults, with those that only the end shows. ``strikes``: signal to how many."""
+        with self._lock:
+            missing = self._states.count(_OPEN)
+            if missing:
+                self._fault(f"{missing} of {self.submitted} actions have no result")
+            fatal = strikes.get(signal.SIGKILL, 0) + strikes.get(signal.SIGSEGV, 0)
+            stops = strikes.get(signal.SIGSTOP, 0)
+            for status, most, what in (
+                ("crashed", fatal, "SIGKILLs and SIGSEGVs"),
+                ("timed_out", stops, "SIGSTOPs"),
+            ):
+                if self.statuses[status] > most:
+                    self._fault(f"{self.statuses[status]} actions {status}, but {most} {what}")
+            hidden = self.fault_count - len(self.faults)
+            return self.faults + ([f"and {hidden} more faults"] if hidden else [])
+
+    def _attempt(self, token: int, number: int) -> None:
+        if number >= len(self._attempts):
+            self._attempts.extend(bytes(number + 1024 - len(self._attempts)))
+        if self._attempts[number]:
+            self._fault(f"action {token}: its attempt {number} is another action's too")
+        self._attempts[number] = 1
+
+    def _fault(self, text: str) -> None:
+        self.fault_count += 1
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(text)
+
+
+def order_faults(key: str, lines: Iterable[str], succeeded: bytes) -> list[str]:
+    """What is wrong with the begins (+N) and ends (-N) that the actions of one key wrote.
+
+    ``succeeded`` has one byte for each action of the key, in the order of submission: 1 if it
+    succeeded. They have to begin in that order, each at most once, and none may begin or end
+    after the next has begun: an action that was killed does not end, and is dead by then.
+    """
+    faults = []
+    newest, ended = -1, True
+    begun, complete = bytearray(len(succeeded)), bytearray(len(succeeded))
+    for number, line in enumerate(lines, 1):
+        sign, serial = line[:1], int(line[1:])
+        if sign == "+":
+            if serial <= newest:
+                faults.append(f"key {key}, line {number}: {serial} begins after {newest} has begun")
+            newest, ended = serial, False
+            begun[serial] += 1
+        elif serial != newest or ended:
+            faults.append(f"key {key}, line {number}: {serial} ends while {newest} is the newest")
+        else:
+            ended = True
+            complete[serial] = 1
+    for serial, fine in enumerate(succeeded):
+        if fine and not (begun[serial] == 1 and complete[serial]):
+            faults.append(f"key {key}: {serial} succeeded, but ran {begun[serial]} times")
+    return faults

@@ -1,0 +1,113 @@
+"""Results on their way from the pool to whoever waits for them.
+
+Knows: which handle belongs to which attempt, who sits and waits, why nothing is taken any more.
+Does not know: who drives the pool, and when.
+Invariants: each handle entered gets one result; it is delivered without the pool's lock, since
+those who are told may take any lock of theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+from fsmv2.supervisor.core.action import ActionError, ActionResult
+from fsmv2.supervisor.core.errors import FsmError
+from fsmv2.supervisor.handles import Callbacks, Handle
+
+Settled = list[tuple[Handle, ActionResult]]
+NOTHING: Settled = []
+CLOSED = ("PoolClosed", "cannot run an action: the pool is closed")
+
+
+class Deliveries:
+    """The half of a `Driver` that has to do with results."""
+
+    def __init__(self) -> None:
+        self.callbacks = Callbacks()
+        self.state_lock = threading.RLock()  # the last to be taken: nothing is locked under it
+        self._open: dict[int, Handle] = {}
+        self._early: ActionResult | None = None
+        self._settled: Settled = []
+        self._followers: dict[Any, Handle] = {}  # by seat, see `driver`; under state_lock
+        self._why_not: tuple[str, str] | None = None  # kind and text of all refusals from now on
+
+    # --- under the pool's lock ----------------------------------------------------------------
+
+    def on_result(self, attempt_id: int, result: ActionResult) -> None:
+        """The pool's side: called in its `step`, `submit`, `cancel` and `close`."""
+        handle = self._open.pop(attempt_id, None)
+        if handle is None:
+            self._early = result  # refused before its handle was known
+        else:
+            self._settled.append((handle, result))
+
+    def _take_settled(self) -> Settled:
+        settled = self._settled
+        if settled:
+            self._settled = []
+        return settled
+
+    def open_handles(self) -> list[Handle]:
+        """The handles without a result."""
+        return list(self._open.values())
+
+    def _give_up_on_the_open(self) -> None:
+        for attempt_id, handle in list(self._open.items()):
+            self._settled.append((handle, self._refusal("", attempt_id)))
+        self._open.clear()
+
+    # --- without it ---------------------------------------------------------------------------
+
+    def _deliver(self, settled: Settled) -> None:
+        """Publish results and wake who waits for them."""
+        for handle, result in settled:
+            handle.settle(result)
+        if self._followers:
+            with self.state_lock:
+                for seat, handle in self._followers.items():
+                    if handle.done():
+                        wake(seat)
+
+    def _refusal(self, action_type: str, attempt_id: int) -> ActionResult:
+        kind, text = self._why_not or CLOSED
+        return ActionResult(
+            status="refused",
+            action_type=action_type,
+            attempt_id=attempt_id,
+            error=ActionError(kind, text),
+            ended_at=time.time(),
+        )
+
+    # --- those who wait -----------------------------------------------------------------------
+
+    def _sit(self, seat: Any, handle: Handle) -> None:
+        """Have ``seat`` released when ``handle`` is done, unless it is already."""
+        with self.state_lock:
+            self._followers[seat] = handle
+
+    def _stand_up(self, seat: Any) -> None:
+        with self.state_lock:
+            self._followers.pop(seat, None)
+
+    def _wake_a_follower(self) -> None:
+        with self.state_lock:
+            for seat in self._followers:
+                wake(seat)
+                break
+
+
+def wake(lock: Any) -> None:
+    """Release ``lock``, on which a thread waits or will."""
+    with contextlib.suppress(RuntimeError):  # it was woken before
+        lock.release()
+
+
+def broke_in() -> FsmError:
+    """What is raised where the pool is used in the middle of using it."""
+    return FsmError(
+        "cannot use the pool here: this thread is in the middle of using it, and a finalizer or "
+        "a signal's handler broke in; want a done callback or a thread"
+    )

@@ -1,0 +1,400 @@
+"""Who drives the pool: the thread that waits for a result if there is one, else our own.
+
+Knows: the lock, who leads, who follows, the background thread.
+Does not know: what an action is.
+Invariants: the pool is touched under the lock only; nobody waits while holding it; at most one
+caller leads, and whoever leads wakes a follower when it leaves, or sees to it that the
+background thread looks within `NAP_S`; deadlines are kept whoever leads.
+
+A round trip costs no thread switch this way: the thread that calls `run` gives the action to a
+proc itself, polls for the answer itself and takes it. Who follows (another thread leads already)
+sleeps on its *seat*, a lock that is released when its result or the lead is there.
+
+The background thread waits on the same descriptor as the leader, without the lead: it takes
+that for the moment of a step, and only if no caller has led meanwhile. Else it naps, so that a
+thousand calls of `run` in a row wake it once a millisecond; while one caller leads on and on,
+it rests until it is rung.
+
+"Write mine, then read theirs" on both sides makes sure that one sees the other: the leader gives
+up the lead, then looks for followers; a follower takes its seat, then looks for a leader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from fsmv2.supervisor.core.action import Action, action_name
+from fsmv2.supervisor.core.errors import FsmError
+from fsmv2.supervisor.deliveries import CLOSED, NOTHING, Deliveries, Settled, broke_in, wake
+from fsmv2.supervisor.handles import PENDING, Handle
+from fsmv2.supervisor.letterbox import Letterbox
+from fsmv2.supervisor.shelter import Shelter
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.pool import Pool
+
+NAP_S = 0.001
+WAIT_S_MAX = 3600.0
+NEVER = float("inf")
+SOON = 0.0
+
+_monotonic = time.monotonic
+
+
+class Driver(Deliveries):
+    """Drives ``pool``, which is used through it only from then on. Not started yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closed = False
+        self._pid = os.getpid()
+        self._make_locks()
+        self._inside = False
+        self._leads = 0  # callers that lead: one, and its signal handlers
+        self._terms = 0  # how many led before
+        self._closing = False
+        self._foreign = False
+        # Up to when whoever drives may wait; and up to when the background thread does.
+        self._looks_at = NEVER
+        self._thread_looks_at = SOON
+        self._thread: threading.Thread | None = None
+        self._thread_rests = False
+        self._kicked = False
+        self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        _drivers.add(self)
+
+    def _make_locks(self) -> None:
+        # Re-entrant, so that a signal's handler that uses the pool never waits for the very
+        # thread it interrupted.
+        self._lock = threading.RLock()
+        self._lead = threading.RLock()
+        self._close_lock = threading.RLock()
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
+
+    def start(self, pool: Pool) -> None:
+        """Drive ``pool``, whose ``on_result`` must be this driver's."""
+        self._pool = pool
+        self._letterbox = Letterbox(pool, self._open)
+        pool.poller.watch(self._kick_fd, self._kicked_awake)
+        self._looks_at = pool.next_moment() or NEVER
+        self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether `start` was called."""
+        return self._thread is not None
+
+    # --- what callers ask -------------------------------------------------------------------
+
+    def leave(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> bool:
+        """Leave ``action`` for whoever drives: see `Letterbox`. False: `submit` it instead."""
+        if self._why_not is not None or not self._letterbox.leave(handle, action, key, timeout_s):
+            return False
+        if not self._kicked:
+            self._kick()
+        return True
+
+    def submit(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> None:
+        """Give ``action`` to the pool; ``handle`` gets its result. Inside a `Shelter`."""
+        if self._why_not is None:
+            with self._lock:
+                settled = self._submit(handle, action, key, timeout_s)
+        else:  # at once, though whoever closes holds the lock
+            self.check_ours()
+            settled = [(handle, self._refusal(action_name(type(action)), 0))]
+        if settled:
+            self._deliver(settled)
+
+    def _submit(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> Settled:
+        if self._why_not is not None:
+            return [(handle, self._refusal(action_name(type(action)), 0))]
+        if self._inside:
+            raise broke_in()
+        self._inside = True
+        try:
+            pool = self._pool
+            self._letterbox.empty()
+            _ = pool.kinds[type(action)]  # raises for what cannot work
+            attempt_id = pool.submit(action, key=key, timeout_s=timeout_s)
+            handle.attempt_id = attempt_id
+            if self._early is None:
+                self._open[attempt_id] = handle
+            else:
+                self._settled.append((handle, self._early))
+                self._early = None
+            # All that a submission can bring forward is a deadline.
+            moment = pool.deadlines.next_moment()
+            if moment is not None and moment < self._looks_at:
+                self._looks_at = moment
+                self._kick()
+            return self._take_settled() if self._settled else NOTHING
+        finally:
+            self._inside = False
+
+    def cancel(self, handle: Handle, cause: str) -> bool:
+        """See `Handle.cancel` and `Handle.kill`."""
+        if handle.done():
+            return False
+        self.check_ours()
+        if self._closing:
+            return True  # that is about to happen anyway
+        with Shelter():
+            with self._lock:
+                self._enter()
+                try:
+                    self._letterbox.empty()
+                    cancelled = handle.attempt_id in self._open and self._pool.cancel(
+                        handle.attempt_id, cause
+                    )
+                    self._look_sooner()
+                    settled = self._take_settled()
+                finally:
+                    self._inside = False
+            self._deliver(settled)
+        return cancelled
+
+    def is_running(self, handle: Handle) -> bool:
+        """See `Handle.running`."""
+        self.check_ours()
+        with Shelter(), self._lock:
+            attempt = self._pool.in_flight(handle.attempt_id)
+            proc = attempt.proc if attempt is not None else None
+            return proc is not None and proc.attempt is attempt
+
+    def wait_for(
+        self, handle: Handle, timeout_s: float | None, shelter: Shelter | None = None
+    ) -> bool:
+        """Wait until ``handle`` is done: lead if nobody does, else follow. False: time is over.
+
+        ``shelter`` is the one that the caller is in, if it is.
+        """
+        if shelter is None:
+            with Shelter() as shelter:
+                return self.wait_for(handle, timeout_s, shelter)
+        self.check_ours()
+        end = NEVER if timeout_s is None else _monotonic() + timeout_s
+        while handle._state is PENDING:  # noqa: SLF001, the fastest look there is
+            if self._why_not is None and self._lead.acquire(blocking=False):
+                self._leads += 1
+                try:
+                    self._drive(handle, end, shelter)
+                finally:
+                    # Also when Ctrl-C broke off the wait: the lead must not go with us.
+                    self._terms += 1
+                    self._leads -= 1
+                    self._lead.release()
+                    self._pass_on()
+            else:
+                self._follow(handle, end, shelter)
+            if end != NEVER and _monotonic() >= end:
+                break
+        return handle.done()
+
+    def _drive(self, handle: Handle, end: float, shelter: Shelter) -> None:
+        """Poll and step until ``handle`` is done, the time is over, or the pool closes."""
+        collect = self._pool.poller.collect
+        while handle._state is PENDING and self._why_not is None:  # noqa: SLF001
+            now = _monotonic()
+            wait_s = min(self._looks_at, end) - now
+            try:
+                ready = shelter.wait(collect, min(max(0.0, wait_s), WAIT_S_MAX))
+            except (OSError, ValueError):
+                if self._closing:
+                    return  # a signal's handler closed the pool meanwhile
+                raise
+            self._react(ready)
+            if end != NEVER and _monotonic() >= end:
+                return
+
+    def _follow(self, handle: Handle, end: float, shelter: Shelter) -> None:
+        """Wait until woken: by a result or because the lead is free."""
+        seat = threading.Lock()
+        seat.acquire()
+        try:
+            self._sit(seat, handle)
+            if handle.done() or not (self._leads or self._closing):
+                return
+            wait_s = -1.0 if end == NEVER else min(max(0.0, end - _monotonic()), WAIT_S_MAX)
+            shelter.wait(seat.acquire, True, wait_s)
+        finally:
+            self._stand_up(seat)
+            self._pass_on()  # we may have been the one that was woken to lead
+
+    def _pass_on(self) -> None:
+        """Nobody may lead now: wake one that can, or make sure that the thread looks in time."""
+        if self._leads:
+            return
+        if self._followers:
+            self._wake_a_follower()
+        if self._thread_rests:
+            self._ring()
+        elif self._looks_at < self._thread_looks_at:
+            with self._lock:
+                self._kick()
+
+    # --- the background thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        seen = self._terms
+        while self._why_not is None:
+            if self._leads or seen != self._terms:
+                seen = self._rest(seen)
+                continue
+            # First the worst, so that no earlier moment that comes up in between is missed.
+            self._thread_looks_at = NEVER
+            self._thread_looks_at = moment = self._looks_at
+            wait_s = 0.0 if self._leads else min(max(0.0, moment - _monotonic()), WAIT_S_MAX)
+            ready = self._pool.poller.collect(wait_s)
+            self._thread_looks_at = SOON
+            if seen == self._terms and self._lead.acquire(blocking=False):
+                try:
+                    # Nobody has led meanwhile, so what was ready is still as it was.
+                    if seen == self._terms:
+                        self._react(ready)
+                finally:
+                    self._lead.release()
+                    self._pass_on()
+
+    def _rest(self, seen: int) -> int:
+        """Callers drive. Sleep a little; untimed if one led all the time since the last look.
+        Returns how many had led before."""
+        terms = self._terms
+        self._thread_rests = terms == seen
+        stays = self._thread_rests and self._leads > 0
+        self._alarm.acquire(timeout=-1 if stays else NAP_S)
+        self._thread_rests = False
+        return terms
+
+    def _ring(self) -> None:
+        wake(self._alarm)
+
+    def _kick(self) -> None:
+        """Have whoever polls look now: something is due earlier than they know, or was left."""
+        if not self._kicked and not self.is_closed:
+            self._kicked = True
+            with contextlib.suppress(OSError):  # closed in this very moment
+                os.eventfd_write(self._kick_fd, 1)
+
+    # --- the pool, under the lock -------------------------------------------------------------
+
+    def _enter(self) -> None:
+        if self._inside:
+            raise broke_in()
+        self._inside = True
+
+    def _react(self, ready: list[tuple[int, int]]) -> None:
+        settled = NOTHING
+        try:
+            with self._lock:
+                self._enter()
+                try:
+                    if self._why_not is None:
+                        pool = self._pool
+                        pool.react(ready)
+                        # After it, since `_kicked` is cleared there: what is left from then on
+                        # kicks anew.
+                        self._letterbox.empty()
+                        self._looks_at = pool.next_moment() or NEVER
+                except BaseException as error:
+                    self._break(error)
+                    raise
+                finally:
+                    self._inside = False
+                    settled = self._take_settled()
+        finally:
+            if settled:
+                self._deliver(settled)
+
+    def _kicked_awake(self, _mask: int) -> None:
+        os.eventfd_read(self._kick_fd)
+        self._kicked = False
+
+    def _look_sooner(self) -> None:
+        moment = self._pool.next_moment()
+        if moment is not None and moment < self._looks_at:
+            self._looks_at = moment
+            self._kick()
+
+    # --- trouble and the end ------------------------------------------------------------------
+
+    def check_ours(self) -> None:
+        """Raises `FsmError` in a process that was forked from the pool's."""
+        if self._foreign:
+            raise FsmError(
+                f"cannot use the pool here: its procs belong to process {self._pid}, from which "
+                "this one was forked; want a pool made in this process"
+            )
+
+    def _break(self, error: BaseException) -> None:
+        """A bug of ours, or a signal's handler raised in the middle of a step. Nobody may wait
+        for ever for what will not come."""
+        self._why_not = self._why_not or ("PoolBroken", f"{type(error).__name__}: {error}")
+        self._give_up_on_the_open()
+
+    def look(self, function: Any) -> Any:
+        """``function(pool)``, under the lock."""
+        self.check_ours()
+        with Shelter(), self._lock:
+            if self._why_not is None:
+                self._letterbox.empty()
+            return function(self._pool)
+
+    def disown(self) -> None:
+        """We are in a forked process: the procs are not ours, the locks were left as they were."""
+        self._foreign = True
+        self._why_not = ("PoolForked", "")
+        self._make_locks()
+
+    def close(self) -> None:
+        """End everything: what is open gets its result, the background thread ends. A second
+        caller waits for the first."""
+        if self._foreign:
+            return
+        with Shelter(), self._close_lock:
+            if self.is_closed:
+                return
+            with self._lock:
+                if self._inside:
+                    raise broke_in()
+                self._closing = True
+                self._why_not = self._why_not or CLOSED
+                self._kick()
+            self._ring()
+            with self._lead:  # the leader leaves when it has seen that
+                if self._thread is not None:
+                    self._thread.join()
+                    self._end_the_pool()
+                with self._lock:
+                    self.is_closed = True
+                    os.close(self._kick_fd)
+            self.callbacks.end()
+
+    def _end_the_pool(self) -> None:
+        with self._lock:
+            self._enter()
+            try:
+                self._letterbox.empty()
+                self._pool.close()
+            finally:
+                self._inside = False
+                self._give_up_on_the_open()
+                settled = self._take_settled()
+        self._deliver(settled)
+
+
+_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for driver in list(_drivers):
+        driver.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)

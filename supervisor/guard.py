@@ -1,0 +1,134 @@
+"""Watches what procs use: the memory and process limits of action types, and when to recycle.
+
+Knows: how to read a proc's resident memory, the limits of what it runs, the pool's recycling.
+Does not know: how a proc is killed.
+Invariants: sampled only while an action with such a limit is at work; a sample costs some
+microseconds a proc and waits for nothing. The kernel's own killer picks its victim by size; a
+limit of ours, crossed first, ends the action that asked for it and nobody else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fsmv2.ipc.linux import descendants_of
+from fsmv2.supervisor.core import recycling
+from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.procs import ProcHandle
+
+SAMPLE_S = 0.05
+OOM_LOOK_S = 1.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes(pid: int) -> int | None:
+    """The resident memory of ``pid``, or None when it cannot be read. Source: proc(5), statm."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            return int(file.read(256).split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class Guard:
+    """Samples the procs of one pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._is_sampling = False
+        self.is_awake = False
+
+    def be_awake(self) -> None:
+        """Something is at work: note the OOM killer's counters every `OOM_LOOK_S` until nothing
+        is, so that a rise is about the death that follows it."""
+        self.is_awake = True
+        self._pool.deadlines.call(time.monotonic() + OOM_LOOK_S, self._look_at_counters)
+
+    def _look_at_counters(self) -> None:
+        self._pool.nursery.oom.look()
+        if len(self._pool.ledger):
+            self.be_awake()
+        else:
+            self.is_awake = False
+
+    def watch(self) -> None:
+        """An action with a memory or process limit has been given out: sample until it ends."""
+        if not self._is_sampling:
+            self._is_sampling = True
+            self._pool.deadlines.call(time.monotonic() + SAMPLE_S, self._sample)
+
+    def _sample(self) -> None:
+        self._is_sampling = False
+        for proc in list(self._pool.nursery.procs):
+            attempt = proc.attempt
+            if attempt is None or not attempt.kind.is_guarded:
+                continue
+            if proc.state is ProcState.BUSY:
+                self._look(proc)
+            self.watch()
+
+    def _look(self, proc: ProcHandle) -> None:
+        attempt = proc.attempt
+        if attempt is None:
+            return
+        limits = attempt.kind.limits
+        below = descendants_of(proc.pid)
+        cause = detail = None
+        if limits.memory_bytes is not None:
+            read = [size for pid in (proc.pid, *below) if (size := resident_bytes(pid)) is not None]
+            if sum(read) > limits.memory_bytes:
+                cause = "memory"
+                detail = (
+                    f"{sum(read)} bytes were resident in {len(read)} process"
+                    f"{'es' if len(read) != 1 else ''}, its limit is {limits.memory_bytes} bytes "
+                    f"(/proc/PID/statm, read every {SAMPLE_S:g} s)"
+                )
+        if cause is None and limits.processes is not None and len(below) > limits.processes:
+            cause = "processes"
+            detail = (
+                f"{len(below)} processes were below it, its limit is {limits.processes} "
+                f"(/proc, read every {SAMPLE_S:g} s)"
+            )
+        if cause is not None:
+            proc.cause, proc.detail = cause, detail
+            proc.overdue_at = time.monotonic()
+            self._pool.happen(proc, ProcEvent.DEADLINE_PASSED)
+
+    def limit_processes(self, proc: ProcHandle, wanted: int | None) -> None:
+        """Have the kernel hold ``proc`` to so many processes below it where it can, so that a
+        fork bomb is over before the next sample."""
+        if proc.group.limit_processes(None if wanted is None else wanted + 1):
+            proc.processes_max = wanted
+
+    # --- recycling --------------------------------------------------------------------------
+
+    def recycle(self, proc: ProcHandle) -> str | None:
+        """Why ``proc``, which has just become idle, is to be replaced; None: it goes on."""
+        rules = self._pool.options.recycling
+        return recycling.due(
+            rules,
+            proc.spread,
+            actions=proc.actions,
+            seconds=time.monotonic() - (proc.ready_at or 0.0),
+            memory_bytes=resident_bytes(proc.pid) if rules.memory_bytes is not None else None,
+        )
+
+    def watch_age(self, proc: ProcHandle, now: float) -> None:
+        """``proc`` has joined: look at it again when it is old enough to be replaced."""
+        age_s = recycling.oldest_s(self._pool.options.recycling, proc.spread)
+        if age_s is not None:
+            self._pool.deadlines.call(now + age_s, partial(self._grown_old, proc))
+
+    def _grown_old(self, proc: ProcHandle) -> None:
+        """If it is busy, it is looked at when it has answered."""
+        if proc.state is ProcState.IDLE and not self._pool.closing:
+            why = self.recycle(proc)
+            if why is not None:
+                proc.detail = why
+                self._pool.retire(proc, "recycled")

@@ -1,0 +1,115 @@
+"""Takes actions in: checks them, gives them a number, and puts them on a proc or in a queue.
+
+Knows: what can be run, the reasons to refuse.
+Does not know: what becomes of an attempt, who asks.
+Invariants: never waits, never raises for the action's own fate: what is not taken has the result
+"refused", which says why; each action gets a number of its own, taken or not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from fsmv2.ipc.codec import encode
+from fsmv2.ipc.frames import FRAME_BYTES_MAX
+from fsmv2.supervisor.attempts import Attempt
+from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, action_name
+from fsmv2.supervisor.core.errors import FsmError, SpecError
+from fsmv2.supervisor.lanes import QUARANTINE, Lane
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.kinds import ActionKind
+    from fsmv2.supervisor.pool import Pool
+
+PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
+CANNOT_ENCODE = (TypeError, OverflowError, RecursionError, ValueError, SpecError)
+
+
+class Refused(FsmError):
+    """An action that is not taken; ``kind`` is what its result's error is called."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Intake:
+    """The door of one pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def submit(
+        self, action: Action, key: str, lane: str | None, timeout_s: float | None, urgent: bool
+    ) -> int:
+        """See `Pool.submit`."""
+        attempt_id = self._pool.ledger.next_id()
+        try:
+            kind = self._pool.kinds[type(action)]
+            payload = encode(action)
+        except CANNOT_ENCODE as error:
+            self._refuse(attempt_id, action_name(type(action)), type(error).__name__, str(error))
+        else:
+            self.take(attempt_id, kind, payload, key, lane, timeout_s, urgent)
+        return attempt_id
+
+    def take(
+        self,
+        attempt_id: int,
+        kind: ActionKind,
+        payload: bytes,
+        key: str = "",
+        lane: str | None = None,
+        timeout_s: float | None = None,
+        urgent: bool = False,
+    ) -> None:
+        """Take an action that has its number and is encoded already."""
+        pool = self._pool
+        try:
+            chosen = self._lane_of(lane or kind.lane)
+            if len(payload) > PAYLOAD_BYTES_MAX:
+                got = f"got {len(payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes"
+                raise Refused("PayloadTooLarge", got)
+            if pool.closing:
+                raise Refused("PoolClosed", "cannot run an action: the pool is closing")
+            if timeout_s is None:
+                timeout_s = kind.timeout_s
+            elif not 0 < timeout_s < math.inf:
+                raise Refused("SpecError", f"got timeout_s {timeout_s!r}, want more than 0")
+            now = time.monotonic()
+            attempt = Attempt(attempt_id, kind, payload, key, chosen, timeout_s, now, urgent)
+            # The common case, a proc is idle and nobody waits, needs no queue.
+            at_once = chosen.idle and not kind.is_full and chosen.queue.take_at_once(key)
+            if not at_once and not chosen.queue.offer(attempt, key, urgent):
+                queue = chosen.queue
+                got = f"got {queue.size + queue.held} waiting, want at most {queue.capacity}"
+                raise Refused("QueueFull", got)
+        except Refused as why:
+            self._refuse(attempt_id, kind.name, why.kind, str(why))
+            return
+        pool.ledger.enter(attempt)
+        if at_once:
+            pool.dispatcher.give(chosen.pick(key), attempt)
+        elif chosen.idle or (kind.may_wait_in_pipe and pool.dispatcher.has_room(chosen)):
+            pool.dispatcher.dispatch(chosen)
+
+    def _lane_of(self, name: str) -> Lane:
+        lanes = self._pool.lanes
+        lane = lanes.get(name)
+        if lane is None or name == QUARANTINE:
+            known = ", ".join(sorted(lanes.keys() - {QUARANTINE}))
+            raise Refused("SpecError", f"got lane {name!r}, want one of {known}")
+        return lane
+
+    def _refuse(self, attempt_id: int, action_type: str, kind: str, text: str) -> None:
+        result = ActionResult(
+            status="refused",
+            action_type=action_type,
+            attempt_id=attempt_id,
+            error=ActionError(kind, text),
+            ended_at=time.time(),
+        )
+        self._pool.ledger.count(result)
+        self._pool.tell(attempt_id, result)

@@ -1,0 +1,138 @@
+"""What the pool knows of each action type: how to send it, and how its attempts have fared.
+
+Knows: a type's wire form, limits, running attempts, mean run time, quarantine.
+Does not know: procs, queues, pipes.
+Invariants: what is derived from a type is derived once; at most ``concurrency`` attempts of a
+type are at work, one of a quarantined type; an attempt that is held back here is in no queue.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fsmv2.ipc.codec import decoder_of
+from fsmv2.supervisor.core import quarantine
+from fsmv2.supervisor.core.action import (
+    Action,
+    action_name,
+    action_reference,
+    check_action_type,
+    value_type,
+)
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.attempts import Attempt
+
+# A type whose attempts end faster than this on average may wait in a proc's pipe.
+SHORT_S = 0.001
+_WEIGHT = 0.1
+# What is not known yet counts as long: some four short ones make a short type.
+_UNKNOWN_S = 1.4 * SHORT_S
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+# The limits that a proc sets itself, and may fail to lift.
+_IN_PROC = ("address_space_bytes", "cpu_s", "open_files", "processes", "niceness")
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset, typing.Union})
+
+
+class ActionKind:
+    """One action type, for one pool."""
+
+    __slots__ = (
+        "concurrency",
+        "decode",
+        "grace_s",
+        "heartbeat_s",
+        "held",
+        "is_guarded",
+        "is_limited",
+        "is_quiet",
+        "lane",
+        "limits",
+        "may_hide",
+        "may_wait_in_pipe",
+        "mean_ran_s",
+        "name",
+        "record",
+        "reference",
+        "running",
+        "timeout_s",
+        "timeout_s_max",
+        "type",
+        "value_type",
+    )  # fmt: skip
+
+    def __init__(self, kind: type[Action]) -> None:
+        check_action_type(kind)
+        self.type = kind
+        self.name = action_name(kind)
+        self.reference = action_reference(kind)
+        self.value_type = value_type(kind)
+        # The value of an attempt, as `execute` is annotated. Raises `FrameError`.
+        self.decode = decoder_of(self.value_type)
+        self.timeout_s = float(kind.timeout_s)
+        self.timeout_s_max = kind.timeout_s_max
+        self.heartbeat_s = math.inf if kind.heartbeat_s is None else kind.heartbeat_s
+        self.grace_s = kind.grace_s
+        self.lane = kind.lane
+        self.limits = kind.limits
+        self.concurrency = kind.limits.concurrency
+        self.is_guarded = kind.limits.memory_bytes is not None or kind.limits.processes is not None
+        self.may_hide = _may_hide(kind)
+        self.running = 0
+        self.mean_ran_s = _UNKNOWN_S
+        self.is_limited = any(getattr(kind.limits, name) is not None for name in _IN_PROC)
+        # Nothing must be redacted, sampled or lifted for one of several in a pipe.
+        self.is_quiet = not (self.may_hide or self.is_guarded or self.is_limited)
+        self.may_wait_in_pipe = False
+        self.record = quarantine.CLEAN
+        self.held: deque[Attempt] = deque()
+
+    def __repr__(self) -> str:
+        apart = ", quarantined" if self.record.is_quarantined else ""
+        return f"<{self.name}: {self.running} running, {len(self.held)} held back{apart}>"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further attempt may be given to a proc of a lane now."""
+        return self.record.since is not None or (
+            self.concurrency is not None and self.running >= self.concurrency
+        )
+
+    def ran(self, seconds: float) -> None:
+        """An attempt answered after ``seconds``."""
+        # A share of each run: a single long one makes the type a long one for some dozens.
+        self.mean_ran_s = mean = self.mean_ran_s + (seconds - self.mean_ran_s) * _WEIGHT
+        self.may_wait_in_pipe = mean < SHORT_S and self.is_quiet
+
+    def spoke(self) -> None:
+        """An attempt wrote to standard output or error. Whose lines those are is certain only
+        while no other attempt of the type waits in the same proc's pipe."""
+        self.is_quiet = self.may_wait_in_pipe = False
+
+
+def _may_hide(kind: Any, depth: int = 8) -> bool:
+    """Whether a value of type ``kind`` could hold a secret. Only what cannot is sorted out."""
+    if kind in _PLAIN or typing.get_origin(kind) is typing.Literal:
+        return False
+    if depth == 0:
+        return True
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return any(_may_hide(field.type, depth - 1) for field in msgspec.structs.fields(kind))
+    parts = [part for part in typing.get_args(kind) if part is not ...]
+    is_container = typing.get_origin(kind) in _CONTAINERS or isinstance(kind, types.UnionType)
+    return not (parts and is_container) or any(_may_hide(part, depth - 1) for part in parts)
+
+
+class Kinds(dict[type[Action], ActionKind]):
+    """All types a pool has seen. ``kinds[type]`` makes the record on first use."""
+
+    def __missing__(self, kind: type[Action]) -> ActionKind:
+        """The record of ``kind``. Raises `SpecError` for a type that cannot be sent."""
+        known = self[kind] = ActionKind(kind)
+        return known

@@ -1,0 +1,65 @@
+"""Where callers leave actions for whoever drives the pool, without a lock.
+
+Knows: actions that were submitted while all procs of their lane were busy.
+Does not know: who drives, what becomes of them.
+Invariants: an action is encoded when it is left, since the caller may change what it refers to;
+what is left is taken in order, and before whatever is submitted in another way; at most
+`LEFT_MAX` are left at a time, and a few more when as many threads leave one at once.
+
+A submission costs its caller a microsecond or two this way. Nothing is lost by the wait: the
+procs have other actions to do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from fsmv2.ipc.codec import encode
+from fsmv2.supervisor.core.action import Action
+from fsmv2.supervisor.intake import CANNOT_ENCODE
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.handles import Handle
+    from fsmv2.supervisor.kinds import ActionKind
+    from fsmv2.supervisor.pool import Pool
+
+LEFT_MAX = 1_000
+
+
+class Letterbox:
+    """Of one pool. ``handles`` is where the handle of each attempt is entered."""
+
+    __slots__ = ("_handles", "_left", "_pool")
+
+    def __init__(self, pool: Pool, handles: dict[int, Handle]) -> None:
+        self._pool = pool
+        self._handles = handles
+        self._left: deque[tuple[int, ActionKind, bytes, str, float | None]] = deque()
+
+    def leave(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> bool:
+        """Leave ``action``. False: it was not, since its lane has an idle proc, or it needs a
+        closer look. Whatever breaks in here, a signal's handler or another thread, the action
+        is left or it is not."""
+        pool = self._pool
+        kind = pool.kinds.get(type(action))
+        lane = pool.lanes.get(kind.lane) if kind is not None else None
+        if kind is None or lane is None or len(self._left) >= LEFT_MAX:
+            return False
+        if lane.idle and not self._left:
+            return False
+        try:
+            payload = encode(action)
+        except CANNOT_ENCODE:
+            return False
+        handle.attempt_id = attempt_id = pool.ledger.next_id()
+        self._handles[attempt_id] = handle
+        self._left.append((attempt_id, kind, payload, key, timeout_s))
+        return True
+
+    def empty(self) -> None:
+        """Give all that was left to the pool. Under the pool's lock."""
+        left, take = self._left, self._pool.intake.take
+        while left:
+            attempt_id, kind, payload, key, timeout_s = left.popleft()
+            take(attempt_id, kind, payload, key, None, timeout_s)

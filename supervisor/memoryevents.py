@@ -1,0 +1,120 @@
+"""Whether the kernel's OOM killer was at work: its counters, and what it wrote in the kernel log.
+
+Knows: memory control groups v1 and v2, /proc/vmstat, /dev/kmsg.
+Does not know: procs' ends, verdicts.
+Invariants: never waits, never raises for what the machine lacks; a counter of our own group is
+proof, one of the whole machine is proof only together with a line of the kernel log that names
+the process. Sources: Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst
+(memory.oom_control), proc(5), dev-kmsg.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+from fsmv2.supervisor.cgroupplaces import Places, read_text
+
+KMSG_RECORDS_MAX = 500
+LOG_CHARS_MAX = 200
+_KMSG_BYTES = 8192
+_UNLIMITED = 1 << 60
+
+
+class OomCounters:
+    """`look` now and then while there is work; `risen` says what has changed since.
+
+    ``proc`` is where procfs is mounted, ``kmsg`` the kernel log's device.
+    """
+
+    def __init__(self, proc: str = "/proc", kmsg: str = "/dev/kmsg") -> None:
+        self._files = _counter_files(proc)
+        self._vmstat = f"{proc}/vmstat"
+        self._kmsg = -1
+        with contextlib.suppress(OSError):
+            self._kmsg = os.open(kmsg, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.lseek(self._kmsg, 0, os.SEEK_END)  # what is older is not about us
+        self._seen = self._before = self._read()
+        self._lines: list[str] = []
+
+    def look(self) -> None:
+        """What was counted up to the look before this one is not about a later death. (Up to
+        that one: a large process takes a while from the kill that is counted to its end.)"""
+        self._before, self._seen = self._seen, self._read()
+
+    def risen(self, pid: int, name: str) -> str | None:
+        """What says that the OOM killer has ended the process ``pid`` called ``name`` since the
+        last look, and where it was read; None: nothing does."""
+        before, now = self._before, self._read()
+        self._read_kmsg()
+        # "Killed process 17 (fsmv2.1.p3)"; in another PID namespace the number is another one.
+        named = next(
+            (
+                line
+                for line in self._lines
+                if f"illed process {pid} (" in line or f"({name})" in line
+            ),
+            None,
+        )
+        self._lines.clear()
+        for file, count in now.items():
+            old = before.get(file)
+            if old is None or count <= old:
+                continue
+            told = f"oom_kill of {file} rose from {old} to {count}"
+            if file == self._vmstat:
+                if named is None:
+                    continue
+                told += f", and the kernel log says: {named[:LOG_CHARS_MAX]}"
+            self._before = self._seen = now
+            return told
+        return None
+
+    def _read(self) -> dict[str, int]:
+        found = {}
+        for file in (*self._files, self._vmstat):
+            for line in read_text(file).splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill" and value.strip().isdigit():
+                    found[file] = int(value)
+        return found
+
+    def _read_kmsg(self) -> None:
+        if self._kmsg < 0:
+            return
+        for _ in range(KMSG_RECORDS_MAX):
+            try:
+                record = os.read(self._kmsg, _KMSG_BYTES)
+            except BrokenPipeError:  # overwritten before we read it; the next one is there
+                continue
+            except OSError:
+                return
+            text = record.partition(b";")[2].partition(b"\n")[0].decode("utf-8", "replace")
+            if "illed process" in text:
+                self._lines.append(text)
+
+    def close(self) -> None:
+        """Close the kernel log. Safe to call twice."""
+        if self._kmsg >= 0:
+            os.close(self._kmsg)
+            self._kmsg = -1
+
+
+def _counter_files(proc: str) -> list[str]:
+    place = Places(proc).controller("memory")
+    if isinstance(place, str):
+        return []
+    names = ("memory.events",) if place.version == 2 else ("memory.oom_control",)
+    return [f"{place.folder}/{name}" for name in names if os.path.exists(f"{place.folder}/{name}")]
+
+
+def memory_limit(proc: str = "/proc") -> int | None:
+    """The bytes that our own memory control group may use; None: no limit, or not known."""
+    place = Places(proc).controller("memory")
+    if isinstance(place, str):
+        return None
+    name = "memory.max" if place.version == 2 else "memory.limit_in_bytes"
+    match = re.fullmatch(r"(\d+)", read_text(f"{place.folder}/{name}").strip())
+    # Version 1 says "unlimited" with the largest number of pages.
+    return int(match[1]) if match is not None and int(match[1]) < _UNLIMITED else None

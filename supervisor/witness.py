@@ -1,0 +1,132 @@
+"""Takes the stack of a proc that is about to be killed, from inside or from outside.
+
+Knows: the dump signal and its two halves, signs that a proc cannot answer, the outside reader.
+Does not know: why the proc is killed, what the certificate says.
+Invariants: evidence has a budget, and the kill goes ahead when it is spent; nothing here waits;
+that a proc hangs in C code is said only of one that was seen to run, or to sleep, without
+coming to its handler.
+
+The dump signal's handler has two halves. The C half writes the stacks, whatever Python does.
+The Python half runs when the main thread gets back to Python code, or sits in a call that
+signals interrupt. If only the C half has run, the main thread hangs in C code, holds no GIL, or
+the machine is busy: which of these is told by the CPU time it has had since.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from fsmv2.supervisor.certificate import main_thread_cpu_s, signs_of
+from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
+from fsmv2.supervisor.outsidereader import read_stacks
+from fsmv2.supervisor.procs import DUMP_SIGNAL, without_our_frames
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.attempts import Attempt
+    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.procs import ProcHandle
+
+STACK_BUDGET_S = 0.020
+READER_BUDGET_S = 0.005
+# When the root looks whether Python code has run since the dump. The second look comes after a
+# thread that waits for the GIL would have got it (sys.getswitchinterval: 5 ms).
+ECHO_LOOKS_S = (0.001, 0.006)
+# CPU time without coming to a handler that makes sure: Python code looks for one at least at
+# each call and each jump back.
+SURE_CPU_S = 0.0003
+
+
+class _Silence(NamedTuple):
+    """Since when the Python half of the handler has not run; how often the main thread had left
+    a CPU by then, and the CPU seconds it had had."""
+
+    proc: ProcHandle
+    attempt: Attempt | None
+    since: float
+    switches: int
+    cpu_s: float | None
+
+
+class Witness:
+    """Evidence for the procs of one pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def ask(self, proc: ProcHandle, now: float) -> None:
+        """Ask ``proc`` for its stack; `STACK_CAME`, `ECHO_OVERDUE` or `STACK_OVERDUE` follows."""
+        proc.forget_stack()
+        signs = signs_of(proc.pid)
+        if signs.is_stopped or signs.blocks(DUMP_SIGNAL):
+            # It will not answer, so do not wait.
+            proc.silence = (
+                "it is stopped" if signs.is_stopped else "it blocks the signal that asks for it"
+            )
+            self._read_from_outside(proc)
+            self._pool.deadlines.set(now, proc, ProcEvent.STACK_CAME)
+            return
+        proc.ask_for_stack()
+        self._pool.deadlines.set(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
+
+    def woken(self, proc: ProcHandle, mask: int) -> None:
+        """One half of the dump signal's handler has run in ``proc``, or both (or it is gone)."""
+        dumped = proc.read_wakeups()
+        if proc.state is not ProcState.WITNESSING:
+            if mask & ~1:
+                self._pool.poller.unwatch(proc.woken_fd)
+            return
+        proc.is_dumped = proc.is_dumped or dumped
+        if not proc.is_dumped:
+            return
+        if proc.has_echoed():
+            self._pool.happen(proc, ProcEvent.STACK_CAME)
+        elif dumped:
+            switches = signs_of(proc.pid).switches
+            cpu_s = main_thread_cpu_s(proc.pid)
+            self._look_later(_Silence(proc, proc.attempt, time.monotonic(), switches, cpu_s), 0)
+
+    def _look_later(self, silence: _Silence, number: int) -> None:
+        moment = silence.since + ECHO_LOOKS_S[number]
+        self._pool.deadlines.call(moment, partial(self._look_for_echo, silence, number))
+
+    def _look_for_echo(self, silence: _Silence, number: int) -> None:
+        proc, cpu_s = silence.proc, silence.cpu_s
+        if proc.state is not ProcState.WITNESSING or proc.attempt is not silence.attempt:
+            return
+        if proc.has_echoed():
+            self._pool.happen(proc, ProcEvent.STACK_CAME)
+            return
+        signs, had = signs_of(proc.pid), main_thread_cpu_s(proc.pid)
+        is_last = number + 1 == len(ECHO_LOOKS_S)
+        for_ms = (time.monotonic() - silence.since) * 1000
+        how = None
+        if signs.state == "R" and signs.switches == silence.switches:
+            how = f"was on a CPU for {for_ms:.1f} ms without a break"
+        elif had is not None and cpu_s is not None and had - cpu_s >= SURE_CPU_S:
+            how = f"had {(had - cpu_s) * 1000:.1f} ms of CPU"
+        elif is_last and signs.state in "SD":
+            how = f"did not wake up for {for_ms:.1f} ms"
+        if how is not None:
+            proc.hangs_in_c = (
+                f"after the stack was taken, its main thread {how} and came to no Python code "
+                "(/proc/PID/status, schedstat)"
+            )
+        if proc.hangs_in_c or is_last:
+            self._pool.happen(proc, ProcEvent.ECHO_OVERDUE)
+        else:
+            self._look_later(silence, number + 1)
+
+    def make_do(self, proc: ProcHandle) -> None:
+        """The proc is killed next: without a stack of its own, read it from outside."""
+        proc.keep_stack()
+        if proc.stack is None and proc.attempt is not None and proc.cause != "stop":
+            self._read_from_outside(proc)
+
+    def _read_from_outside(self, proc: ProcHandle) -> None:
+        if not proc.anchor:
+            return
+        stack = read_stacks(proc.pid, proc.anchor, READER_BUDGET_S)
+        if stack:
+            proc.stack = f"(read from outside: {proc.silence})\n{without_our_frames(stack)}"
