@@ -17,8 +17,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.messages import Fork, Forked, Preloaded
-from fsmv2.supervisor.certificate import death_verdict
+from fsmv2.ipc.messages import Fork, Forked
 from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
 from fsmv2.supervisor.core import startrate
 from fsmv2.supervisor.core.backoff import delay_s
@@ -27,8 +26,6 @@ from fsmv2.supervisor.core.events import (
     PoolStuck,
     ProcStarted,
     StartsThrottled,
-    TemplateEnded,
-    TemplateStarted,
 )
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
 from fsmv2.supervisor.memoryevents import OomCounters
@@ -36,7 +33,7 @@ from fsmv2.supervisor.orphans import Orphans
 from fsmv2.supervisor.outsidereader import reader_fault
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.spill import scratch_of
-from fsmv2.supervisor.templateprocess import TemplateProcess
+from fsmv2.supervisor.starter import Starter
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.lanes import Lane
@@ -58,9 +55,8 @@ class Nursery:
         self._pool = pool
         options = pool.options
         self.procs: list[ProcHandle] = []
-        self.template = TemplateProcess(
-            options.preload, options.search, pool.run_folder, pool.metrics_folder
-        )
+        self.starter = Starter(pool, self)
+        self.template = self.starter.template
         self.starts = 0
         self.deaths = 0
         self._slots: list[str] = []
@@ -104,32 +100,10 @@ class Nursery:
         if self.groups is NO_GROUPS:
             self.groups = ProcGroups.open(f"{self._name}procs")
             reader_fault()  # proves the layout of stacks, once: 5 ms now instead of at a kill
-        self.template.start(now)
-        self._watch_template()
+        self.starter.open(now)
 
-    def _watch_template(self) -> None:
-        child, control = self.template.child, self.template.control
-        if child is not None and control is not None:
-            self._pool.poller.watch(control.fileno(), self._template_spoke)
-            self._pool.poller.watch(child.pidfd, self._template_ended)
-
-    def _template_spoke(self, mask: int) -> None:
-        reply = self.template.read_reply()
-        now = time.monotonic()
-        match reply:
-            case Preloaded():
-                self._pool.on_event(
-                    TemplateStarted(pid=reply.pid, startup_s=now - self.template.started_at)
-                )
-            case Forked():
-                self._forked(reply, now)
-            case None:
-                if mask & ~select.EPOLLIN and self.template.control is not None:
-                    # It is gone or going: its pidfd will say so. A hung-up socket stays
-                    # readable for ever, so it must not stay watched.
-                    self._pool.poller.unwatch(self.template.control.fileno())
-
-    def _forked(self, reply: Forked, now: float) -> None:
+    def forked(self, reply: Forked, now: float) -> None:
+        """The template has forked a proc, or could not."""
         proc = next((p for p in self.procs if p.slot == reply.slot), None)
         if proc is None:
             return
@@ -141,67 +115,29 @@ class Nursery:
         proc.state = ProcState.DEAD
         self._forget(proc)
 
-    def _template_ended(self, _mask: int) -> None:
-        child, control = self.template.child, self.template.control
-        if child is None:
-            return
-        pidfd = child.pidfd
-        now = time.monotonic()
-        # Drain its last words first: pids of procs it has forked.
-        while (reply := self.template.read_reply()) is not None:
-            if isinstance(reply, Forked):
-                self._forked(reply, now)
-        self._pool.poller.unwatch(pidfd)
-        if control is not None:
-            self._pool.poller.unwatch(control.fileno())
-        pid = self.template.pid
-        code = self.template.reap(now, self._pool.random.random())
-        if code is None:
-            self._pool.poller.watch(pidfd, self._template_ended)
-            return
-        if not self._pool.closing:
-            self._pool.on_event(
-                TemplateEnded(
-                    pid=pid,
-                    verdict=death_verdict(code),
-                    retry_in_s=max(0.0, (self.template.retry_at or now) - now),
-                )
-            )
-            self._note_stuck(self.template.failures, "the template process keeps dying", now)
-        self.sweep()
-
     # --- births -----------------------------------------------------------------------------
 
     def next_moment(self) -> float | None:
         """When `tend` has something to do by the clock."""
         if self._pool.closing:
             return None
-        birth = None
-        if self.template.child is None:
-            birth = self.template.retry_at
-        elif self.template.ready and self._alive < self.wanted:
-            birth = self._fork_after
+        moment = self.starter.next_moment
+        if self._alive < self.wanted and self.starter.is_able:
+            moment = self._fork_after if moment is None else min(moment, self._fork_after)
         sweep_at = self.orphans.sweep_at
-        if birth is None or sweep_at is None:
-            return sweep_at if birth is None else birth
-        return min(birth, sweep_at)
+        if moment is None or sweep_at is None:
+            return sweep_at if moment is None else moment
+        return min(moment, sweep_at)
 
     def tend(self, now: float) -> None:
         """Restart the template, order missing procs. Cheap when nothing is missing."""
         sweep_at = self.orphans.sweep_at
         if sweep_at is not None and now >= sweep_at:
             self.sweep()
-        if (self._alive >= self.wanted and self.template.child) or self._pool.closing:
+        self.starter.tend(now)
+        if self._alive >= self.wanted or self._pool.closing:
             return
-        if self.template.child is None:
-            if self.template.retry_at is not None and now >= self.template.retry_at:
-                try:
-                    self.start(now)
-                except OSError as error:
-                    self.template.failed_to_start(now, self._pool.random.random())
-                    self._note_stuck(self.template.failures, f"cannot start: {error}", now)
-            return
-        while self.template.ready and self._alive < self.wanted and now >= self._fork_after:
+        while self.starter.is_able and self._alive < self.wanted and now >= self._fork_after:
             if not self._may_start(now) or not self._order(now):
                 return
 
@@ -232,7 +168,7 @@ class Nursery:
         except OSError as error:  # out of descriptors or memory
             self._slots.append(slot)
             self._fail_start(now)
-            self._note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
+            self.note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
             return False
         order = Fork(
             slot=slot,
@@ -241,11 +177,19 @@ class Nursery:
             group=proc.group.members_path,
             result_bytes_max=self._pool.options.result_bytes_max,
         )
-        if not self.template.fork(proc, order):
+        try:
+            pid = self.starter.start(proc, order, now)
+        except OSError as error:
+            pid = None
+            self._fail_start(now)
+            self.note_stuck(self._failed_starts, f"cannot start a proc: {error}", now)
+        else:
+            if pid is None:
+                self._fork_after = now + 0.01  # the template's socket is full, or it just died
+        if pid is None:
             proc.close()
             proc.group.remove()
             self._slots.append(slot)
-            self._fork_after = now + 0.01  # its socket is full or it has just died
             return False
         self.procs.append(proc)
         self._alive += 1
@@ -254,7 +198,10 @@ class Nursery:
         pool.poller.watch(proc.output_fd, partial(pool.answers.output, proc))
         pool.poller.watch(proc.woken_fd, partial(pool.witness.woken, proc))
         pool.deadlines.set(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
-        return True
+        if pid:
+            self.learn_pid(proc, pid)
+        # A spawn takes the root a while: one, and then a look at everything else.
+        return not pid
 
     def blame_template(self, proc: ProcHandle, now: float) -> None:
         """An order without any answer for so long: the template is stuck (stopped, or a plug-in's
@@ -353,9 +300,10 @@ class Nursery:
         self._failed_starts += 1
         wait = delay_s(self._failed_starts, self._pool.random.random(), base_s=0.05, max_s=5.0)
         self._fork_after = now + wait
-        self._note_stuck(self._failed_starts, "procs die before they say hello", now)
+        self.note_stuck(self._failed_starts, "procs die before they say hello", now)
 
-    def _note_stuck(self, failures: int, reason: str, now: float) -> None:
+    def note_stuck(self, failures: int, reason: str, now: float) -> None:
+        """No proc could be started ``failures`` times in a row."""
         if failures >= STUCK_AFTER_FAILURES and self._stuck_since is None:
             self._stuck_since = now
             self._pool.on_event(PoolStuck(reason=f"{reason} ({failures} failures in a row)"))
@@ -376,12 +324,7 @@ class Nursery:
 
     def close(self) -> None:
         """End the template; reap what it still forked; forget procs that would not die."""
-        control, child = self.template.control, self.template.child
-        if control is not None:
-            self._pool.poller.unwatch(control.fileno())
-        if child is not None:
-            self._pool.poller.unwatch(child.pidfd)
-        self.template.close()
+        self.starter.close()
         for proc in list(self.procs):
             self._forget(proc)
         give_up = time.monotonic() + LAST_SWEEP_S
@@ -392,5 +335,4 @@ class Nursery:
         self.groups.close()
         self.groups = NO_GROUPS
         self.oom.close()
-        if control is not None:
-            control.close()
+        self.starter.close_leash()

@@ -9,10 +9,13 @@ descriptors that are named are inherited; no queue, lock, pool or manager of tha
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any
 
 import multiprocess
+from multiprocess.popen_spawn_posix import Popen
 from multiprocess.reduction import DupFd
 
 _context = multiprocess.get_context("spawn")
@@ -46,11 +49,20 @@ class Child:
     def reap(self) -> int | None:
         """The exit code (negative: the signal), or None while it lives."""
         code: int | None = self._process.exitcode
+        if code is None and self.pidfd >= 0 and not self._exists():
+            code = 0  # somebody else in this process waited for all children: it is lost
         if code is not None and self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
             self._process.join()  # forgets it in the package's own list of children
         return code
+
+    def _exists(self) -> bool:
+        try:
+            signal.pidfd_send_signal(self.pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def wait(self) -> int | None:
         """Wait until it is dead and reaped. Only for the end of the root's own life."""
@@ -60,6 +72,36 @@ class Child:
     def kill(self) -> None:
         """SIGKILL. Harmless once it is dead."""
         self._process.kill()
+
+
+class Named:
+    """A module's function as a target, by its name ``module:function``: it is imported in the new
+    process, not here, and nothing of ours besides."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return resolve_name, (self.name,)
+
+
+class PlainFd(SentFd):
+    """As `SentFd`, with the number it has here, for a process that imports nothing of ours to
+    receive it."""
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        return int, (DupFd(self.fd).detach(),)
+
+
+def start_unlisted(name: str, target: Named, *args: Any) -> int:
+    """As `start`, but the package keeps no handle that would wait for the process: the caller
+    reaps the pid that is returned. Raises OSError when the machine cannot."""
+    process = _context.Process(target=target, name=name, args=args, daemon=False)
+    # Not `process.start()`: that lists it among those whose end any later start looks for.
+    popen = Popen(process)
+    popen.close()
+    pid: int = popen.pid
+    return pid
 
 
 def start(name: str, target: Callable[..., None], *args: Any) -> Child:

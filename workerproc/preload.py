@@ -1,7 +1,7 @@
 """Imports modules into the template one at a time, and tells which of them make forking unsafe.
 
-Knows: what a fork does not copy or must not share: threads, sockets, child processes, timers;
-and what procs must not inherit: signal handlers and masks.
+Knows: what a fork does not copy or must not share: threads, sockets, pipes, epolls and the like,
+child processes, timers; and what procs must not inherit: signal handlers and masks.
 Does not know: who imports the module instead, or when.
 Invariants: each module is named before it is imported, so that a hang or a crash has a name;
 nothing is imported after an unsafe module, whose threads could act at any time: what is blamed
@@ -32,7 +32,7 @@ class Traces(NamedTuple):
     """What an import can leave in a process beside modules."""
 
     threads: int
-    sockets: frozenset[str]
+    fds: frozenset[str]
     children: frozenset[int]
     handlers: dict[int, object]
     dispositions: tuple[str, ...]
@@ -43,7 +43,7 @@ def look() -> Traces:
     """Read this process's traces now."""
     return Traces(
         threads=len(os.listdir("/proc/self/task")),
-        sockets=_sockets(),
+        fds=_shared_fds(),
         children=frozenset(children_of(os.getpid())),
         handlers={number: signal.getsignal(number) for number in signal.valid_signals()},
         dispositions=_dispositions(),
@@ -59,9 +59,9 @@ def misfits(before: Traces, after: Traces) -> str:
     found = []
     if after.threads > before.threads:
         found.append(f"{after.threads} OS threads, {before.threads} before")
-    sockets = after.sockets - before.sockets
-    if sockets:
-        found.append(f"{len(sockets)} more open sockets, {len(before.sockets)} before")
+    fds = sorted(after.fds - before.fds)
+    if fds:
+        found.append(f"{len(fds)} more descriptors that a fork would share: {', '.join(fds)}")
     children = after.children - before.children
     if children:
         found.append(f"{len(children)} more child processes, {len(before.children)} before")
@@ -127,13 +127,15 @@ def _settled(before: Traces) -> Traces:
     return after
 
 
-def _sockets() -> frozenset[str]:
+def _shared_fds() -> frozenset[str]:
+    """What two processes cannot use at a time without harm. An open file of the disk or a device
+    is not among them: libraries keep such ones, and read them at a position of their own."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{name}")
-            if target.startswith("socket:"):
-                found.append(target)
+            if target.startswith(("socket:", "pipe:", "anon_inode:")):
+                found.append(f"{name} {target}")
     return frozenset(found)
 
 

@@ -69,7 +69,10 @@ OURS: dict[str, tuple[str, ...]] = {
 # The demo is a command, not a plug-in: it starts a supervisor the way the command line does.
 BEYOND_PUBLIC = {"examples/demo.py": ("fsmv2.supervisor.cli", "fsmv2.communicator.spool")}
 # The shell names these in strings and imports them in another process only.
-NAMED = {"supervisor/templateprocess.py": "fsmv2.workerproc.template:template_main"}
+NAMED = {
+    "supervisor/spawnedproc.py": "fsmv2.workerproc.spawned:spawned_main",
+    "supervisor/templateprocess.py": "fsmv2.workerproc.template:template_main",
+}
 
 _MODULE_NAME = re.compile(rf"fsmv2\.({'|'.join(PACKAGES)})(\.\w+)*(:\w+)?")
 
