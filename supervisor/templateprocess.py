@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 REPLY_BYTES_MAX = 64 * 1024
 END_S = 1.0
+# For one module, and for the start of an interpreter with the program that uses the pool.
 IMPORT_S_MAX = 10.0
+MAIN_S_MAX = 30.0
 STACK_BUDGET_S = 0.05
 # Of one template; each costs a start, and one that hangs `IMPORT_S_MAX`.
 EXCLUDED_MAX = 8
@@ -73,13 +75,11 @@ class TemplateProcess:
         search: tuple[str, ...],
         run_folder: str,
         metrics_folder: str | None,
-        import_s_max: float = IMPORT_S_MAX,
     ) -> None:
         self._preload = preload
         self._search = search
         self._run_folder = run_folder
         self._metrics_folder = metrics_folder
-        self._import_s_max = import_s_max
         self.child: processes.Child | None = None
         self.control: socket.socket | None = None
         self.output_fd = -1
@@ -104,6 +104,10 @@ class TemplateProcess:
         self._output = OutputLines()
         self._last_line = self._frame = ""
         self._gets_further = False
+
+    def __repr__(self) -> str:
+        doing = f"imports {self._importing}" if self._importing else "not ready"
+        return f"<template pid={self.pid} {'ready' if self.ready else doing}>"
 
     @property
     def pid(self) -> int:
@@ -144,7 +148,7 @@ class TemplateProcess:
         os.set_blocking(output_read, False)
         self.control, self.output_fd = ours, output_read
         self.started_at = now
-        self._importing, self._overdue_at = MAIN, now + self._import_s_max
+        self._importing, self._overdue_at = MAIN, now + MAIN_S_MAX
         self._was_asked = self.ready = False
         self._blamed = self._frame = self._last_line = ""
         self._gets_further = False
@@ -183,7 +187,7 @@ class TemplateProcess:
         match reply:
             case Importing(module=module):
                 self._passed.add(self._importing)
-                self._importing, self._overdue_at = module, now + self._import_s_max
+                self._importing, self._overdue_at = module, now + IMPORT_S_MAX
             case Preloaded():
                 self._preloaded(reply)
             case Forked(pid=pid) if pid:
@@ -236,7 +240,8 @@ class TemplateProcess:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self.child.pidfd, DUMP_SIGNAL)
             return
-        self._blamed = f"its import took more than {self._import_s_max:g} s"
+        limit_s = MAIN_S_MAX if self._importing == MAIN else IMPORT_S_MAX
+        self._blamed = f"its import took more than {limit_s:g} s"
         self.kill()
 
     def reap(self, now: float, spread: float) -> int | None:
