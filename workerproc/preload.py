@@ -26,6 +26,8 @@ from fsmv2.ipc.linux import children_of, flush_c_streams
 # A thread that was joined is in /proc for a moment longer.
 SETTLE_S = 0.1
 TEXT_CHARS_MAX = 300
+# 32 and 33: the C library catches them from the first thread on (signal(7)), joined or not.
+_SIGNALS_OF_LIBC = 1 << 31 | 1 << 32
 
 
 class Traces(NamedTuple):
@@ -143,7 +145,7 @@ def _dispositions() -> tuple[str, ...]:
     """Masks of blocked, ignored and caught signals: C code changes them behind Python's back."""
     with open("/proc/self/status", "rb") as file:
         return tuple(
-            line.split()[1].decode()
+            f"{int(line.split()[1], 16) & ~_SIGNALS_OF_LIBC:016x}"
             for line in file
             if line.startswith((b"SigBlk:", b"SigIgn:", b"SigCgt:"))
         )

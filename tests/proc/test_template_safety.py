@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,31 +36,52 @@ if os.fork() == 0:
 os.wait()
 while not os.path.exists({path!r}) or not open({path!r}).read(): time.sleep(0.01)
 """
+THREAD = """
+import threading, time
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+"""
+CHILD = """
+import subprocess
+KEPT = subprocess.Popen(["sleep", "600"])
+"""
+HANDLER_IN_C = """
+import ctypes, signal
+ctypes.CDLL(None).signal(int(signal.SIGUSR2), ctypes.c_void_p(1))
+"""
+LISTENING = """
+import socket
+KEPT = socket.create_server(("127.0.0.1", 0))
+"""
+TIMER = """
+import signal
+signal.setitimer(signal.ITIMER_REAL, 600)
+"""
+BLOCKS = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})"
+HANDLER = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)"
+FORKS = "import os\nif os.fork() == 0: os.execvp('sleep', ['sleep', '600'])"
+HANGS_IN_C = """
+import collections, itertools
+def guilty():
+    collections.deque(itertools.repeat(0), maxlen=0)
+guilty()
+"""
+SEGFAULT = "import ctypes\nctypes.string_at(0)"
 # What a module does at import, and what is said of it.
 SHAPES = {
-    "thread": ("import threading, time\nthreading.Thread(target=time.sleep, args=(600,), "
-               "daemon=True).start()", r"2 OS threads, 1 before"),
-    "child": ("import subprocess\nKEPT = subprocess.Popen(['sleep', '600'])",
-              r"1 more child processes"),
+    "thread": (THREAD, r"2 OS threads, 1 before"),
+    "child": (CHILD, r"1 more child processes"),
     "daemon": (STRAY, r"1 more child processes"),
-    "handler": ("import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)",
-                r"1 more signal handlers: SIGUSR1"),
-    "handler_in_c": ("import ctypes, signal\nctypes.CDLL(None).signal(int(signal.SIGUSR2), "
-                     "ctypes.c_void_p(1))", r"signals blocked, ignored, caught"),
-    "mask": ("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})",
-             r"signals blocked, ignored, caught"),
-    "listening": ("import socket\nKEPT = socket.create_server(('127.0.0.1', 0))",
-                  r"1 more descriptors that a fork would share: \d+ socket:"),
-    "epoll": ("import select\nKEPT = select.epoll()", r"would share: \d+ anon_inode:\[eventpoll\]"),
-    "timer": ("import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
-              "signal.setitimer(signal.ITIMER_REAL, 600)", r"an interval timer runs"),
+    "handler": (HANDLER, r"1 more signal handlers: SIGUSR1"),
+    "handler_in_c": (HANDLER_IN_C, r"signals blocked, ignored, caught"),
+    "mask": (BLOCKS, r"signals blocked, ignored, caught"),
+    "listening": (LISTENING, r"1 more descriptors that a fork would share: \d+ socket:"),
+    "epoll": ("import select\nKEPT = select.epoll()", r"share: \d+ anon_inode:\[eventpoll\]"),
+    "timer": (TIMER, r"an interval timer runs"),
     "leaves": ("import os\nos._exit(3)", r"its import ended the process: exited:3"),
-    "segfault": ("import ctypes\nctypes.string_at(0)",
-                 r"ended the process: crashed:SIGSEGV; File .*ctypes"),
+    "segfault": (SEGFAULT, r"ended the process: crashed:SIGSEGV; File .*ctypes"),
     "sigkill": ("import os\nos.kill(os.getpid(), 9)", r"ended the process: killed_from_outside"),
-    "fork_in_fork": ("import os\nif os.fork() == 0: os.execvp('sleep', ['sleep', '600'])",
-                     r"1 more child processes"),
-}  # fmt: skip
+    "forks": (FORKS, r"1 more child processes"),
+}
 HARMLESS = {
     "plain": "",
     "raises": "raise ValueError('not today')",
@@ -119,8 +139,8 @@ class Spoiled:
 
 
 @pytest.fixture(scope="module")
-def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoiled]:
-    yield Spoiled(tmp_path_factory.mktemp("modules"))
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Spoiled:
+    return Spoiled(tmp_path_factory.mktemp("modules"))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -156,16 +176,14 @@ def test_harmless_modules_stay_and_one_that_raises_is_only_reported(tmp_path: Pa
         assert "hello from the import" in lines
 
 
-@pytest.mark.parametrize(
-    ("code", "frame"),
-    [
-        ("def guilty():\n    import time\n    time.sleep(600)\nguilty()", "in guilty"),
-        ("import collections, itertools\ndef guilty():\n    collections.deque("
-         "itertools.repeat(0), maxlen=0)\nguilty()", "in guilty"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", ""),
-    ],
-    ids=["in Python", "in C", "stopped"],
-)  # fmt: skip
+HANGS = {
+    "in Python": ("def guilty():\n    import time\n    time.sleep(600)\nguilty()", "in guilty"),
+    "in C": (HANGS_IN_C, "in guilty"),
+    "stopped": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", ""),
+}
+
+
+@pytest.mark.parametrize(("code", "frame"), HANGS.values(), ids=HANGS)
 def test_import_that_hangs_is_ended_and_named_with_where_it_hung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, frame: str
 ) -> None:
@@ -196,11 +214,14 @@ def test_after_eight_modules_the_rest_is_left_out_untried(tmp_path: Path) -> Non
 
 def test_template_killed_while_it_imports_costs_no_module_its_place(tmp_path: Path) -> None:
     """Somebody's kill -9 is not the module's doing."""
-    module = write(tmp_path, "slow", "import time\ntime.sleep(1)")
+    go = tmp_path / "go"
+    code = f"import time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    module = write(tmp_path, "slow", code)
     with driven({"actions": 1}, spares=0, preload=(module,), search=(str(tmp_path),)) as made:
         template = made.pool.nursery.template
         made.until(lambda: module in repr(template), "the import began")
         os.kill(template.pid, signal.SIGKILL)
+        go.touch()
         made.wait_ready()
         assert excluded_of(made) == {}
         assert [e.verdict for e in made.heard(TemplateEnded)] == ["killed_from_outside"]
