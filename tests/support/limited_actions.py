@@ -121,6 +121,7 @@ class LogLibrary(Action, frozen=True):
 
     def execute(self, ctx: ActionContext) -> None:
         logger = logging.getLogger("some.library")
+        logger.setLevel(logging.DEBUG)
         logger.info("not worth the way")
         for number in range(self.count):
             logger.warning("warned %d about %s", number, self.token.reveal())
@@ -150,10 +151,14 @@ class LogAfterwards(Action, frozen=True):
 
 
 class WaitFor(Action, frozen=True):
+    """Asks for 20 s more at the start, then waits for the file."""
+
     path: str
     timeout_s = 60.0
+    timeout_s_max = 600.0
 
     def execute(self, ctx: ActionContext) -> float:
+        ctx.extend(20.0)
         while not os.path.exists(self.path):
             time.sleep(0.01)
         return ctx.deadline_s
