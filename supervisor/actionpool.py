@@ -22,6 +22,7 @@ from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
 from fsmv2.supervisor.pool import Pool, PoolOptions
 from fsmv2.supervisor.poolstatistics import pool_statistics
+from fsmv2.supervisor.processes import is_importing_main
 from fsmv2.supervisor.settings import default_procs
 from fsmv2.supervisor.shelter import Shelter
 
@@ -85,6 +86,11 @@ class ActionPool:
         self._driver.check_ours()
         if self._driver.is_started or self._driver.is_closed:
             raise FsmError("cannot start the pool: it was started before")
+        if is_importing_main():
+            raise FsmError(
+                "cannot start the pool: its own processes import this script, and would each "
+                'start a pool again; want what starts it below `if __name__ == "__main__":`'
+            )
         self._pool.start()
         self._driver.start(self._pool)
         atexit.register(self.close)
@@ -168,6 +174,12 @@ class ActionPool:
         """The handles that have no result yet, in the order of their submission."""
         handles: list[Handle] = self._driver.look(lambda _pool: self._driver.open_handles())
         return handles
+
+    def release(self, action_type: str) -> bool:
+        """Let a quarantined action type run like any other again. False: none of that name is
+        in quarantine (see the option ``quarantine``)."""
+        released: bool = self._driver.change(lambda pool: pool.release(action_type))
+        return released
 
     def statistics(self) -> dict[str, Any]:
         """Counts and procs as plain data."""

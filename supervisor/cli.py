@@ -189,6 +189,16 @@ def status(listen: str | None, as_json: bool) -> None:
     click.echo(msgspec.json.encode(document) if as_json else status_text(document))
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(as_json: bool) -> None:
+    """Try out what this machine lets a pool do; say what is done where it does not."""
+    from fsmv2.supervisor.capabilities import as_text, capabilities
+
+    found = capabilities()
+    click.echo(msgspec.json.encode(found) if as_json else as_text(found))
+
+
 def _fetch(fetch: Callable[..., Any], listen: str | None, path: str) -> Any:
     from fsmv2.supervisor.settings import HttpSettings
 

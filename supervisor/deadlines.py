@@ -45,9 +45,15 @@ class Deadlines:
         """Have ``event`` happen to ``proc`` at ``moment``."""
         heapq.heappush(self._heap, (moment, next(self._ticket), proc, event))
 
-    def call(self, moment: float, handler: Handler) -> None:
-        """Call ``handler`` at ``moment``."""
-        heapq.heappush(self._heap, (moment, next(self._ticket), None, handler))
+    def call(self, moment: float, handler: Handler, proc: ProcHandle | None = None) -> None:
+        """Call ``handler`` at ``moment``, unless ``proc`` is forgotten by then."""
+        heapq.heappush(self._heap, (moment, next(self._ticket), proc, handler))
+
+    def forget(self, proc: ProcHandle) -> None:
+        """Nothing happens to ``proc`` any more. Without this, its remains would be kept up to
+        the longest deadline it was ever given."""
+        self._heap = [entry for entry in self._heap if entry[2] is not proc]
+        heapq.heapify(self._heap)
 
     def watch(self, proc: ProcHandle, attempt: Attempt, now: float) -> None:
         """``attempt`` is at work on ``proc``, or will be at once: keep its deadline."""
@@ -66,11 +72,10 @@ class Deadlines:
         """Call ``happen`` for everything whose moment has come."""
         while self._heap and self._heap[0][0] <= now:
             moment, _ticket, proc, event = heapq.heappop(self._heap)
-            if proc is None:
+            if proc is None or not isinstance(event, ProcEvent):
                 assert not isinstance(event, ProcEvent)
                 event()
                 continue
-            assert isinstance(event, ProcEvent)
             if event is ProcEvent.DEADLINE_PASSED:
                 if moment != proc.deadline_at:
                     continue  # an earlier one was set since, and has been handled

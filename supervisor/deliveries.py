@@ -9,6 +9,7 @@ those who are told may take any lock of theirs.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from typing import Any
@@ -33,6 +34,16 @@ class Deliveries:
         self._settled: Settled = []
         self._followers: dict[Any, Handle] = {}  # by seat, see `driver`; under state_lock
         self._why_not: tuple[str, str] | None = None  # kind and text of all refusals from now on
+        self._pid = os.getpid()
+        self._foreign = False
+
+    def check_ours(self) -> None:
+        """Raises `FsmError` in a process that was forked from the pool's."""
+        if self._foreign:
+            raise FsmError(
+                f"cannot use the pool here: its procs belong to process {self._pid}, from which "
+                "this one was forked; want a pool made in this process"
+            )
 
     # --- under the pool's lock ----------------------------------------------------------------
 
@@ -49,6 +60,12 @@ class Deliveries:
         if settled:
             self._settled = []
         return settled
+
+    def _break(self, error: BaseException) -> None:
+        """A bug of ours, or a signal's handler raised in the middle of a step. Nobody may wait
+        for ever for what will not come."""
+        self._why_not = self._why_not or ("PoolBroken", f"{type(error).__name__}: {error}")
+        self._give_up_on_the_open()
 
     def open_handles(self) -> list[Handle]:
         """The handles without a result."""

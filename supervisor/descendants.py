@@ -32,6 +32,7 @@ from fsmv2.ipc.linux import (
 
 ROUNDS_MAX = 8
 PROCESSES_MAX = 256
+LOOK_MAX = 10_000
 _OUR_NAMES = "fsmv2."
 
 
@@ -73,7 +74,7 @@ def kill_tree(
             continue
         if not hunt.kill_stopped():
             # Nobody new since the last ones died: nobody is left who could start another.
-            is_settled = True
+            is_settled = not hunt.is_cut
             break
     else:
         is_settled = False
@@ -97,6 +98,8 @@ class _Hunt:
         self._processes_max = processes_max
         self._known = known
         self._look = look
+        # Whether there were more than one look shows.
+        self.is_cut = False
         self._stopped: list[int] = []
         self._seen: set[int] = set()
         self.killed: list[int] = []
@@ -109,10 +112,12 @@ class _Hunt:
 
     def stop_new(self) -> int:
         """Look, and stop whom we had not seen; how many those were."""
-        limit = self._processes_max + 1
-        found = self._look(self._pid, limit)
+        # All of them, dead ones too: a parent that is stopped does not reap, and those that an
+        # earlier call has killed must not take the places of the living.
+        found = self._look(self._pid, LOOK_MAX)
         for orphan in adopted_from(self._pid, self._known):
-            found += [orphan, *self._look(orphan, limit)]
+            found += [orphan, *self._look(orphan, LOOK_MAX)]
+        self.is_cut = len(found) >= LOOK_MAX
         tree = {self._pid, os.getpid(), *found}
         stopped = 0
         for pid in found:

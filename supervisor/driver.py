@@ -29,7 +29,6 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
-from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.deliveries import CLOSED, NOTHING, Deliveries, Settled, broke_in, wake
 from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.letterbox import Letterbox
@@ -52,13 +51,11 @@ class Driver(Deliveries):
     def __init__(self) -> None:
         super().__init__()
         self.is_closed = False
-        self._pid = os.getpid()
         self._make_locks()
         self._inside = False
         self._leads = 0  # callers that lead: one, and its signal handlers
         self._terms = 0  # how many led before
         self._closing = False
-        self._foreign = False
         # Up to when whoever drives may wait; and up to when the background thread does.
         self._looks_at = NEVER
         self._thread_looks_at = SOON
@@ -145,20 +142,13 @@ class Driver(Deliveries):
         self.check_ours()
         if self._closing:
             return True  # that is about to happen anyway
-        with Shelter():
-            with self._lock:
-                self._enter()
-                try:
-                    self._letterbox.empty()
-                    cancelled = handle.attempt_id in self._open and self._pool.cancel(
-                        handle.attempt_id, cause
-                    )
-                    self._look_sooner()
-                    settled = self._take_settled()
-                finally:
-                    self._inside = False
-            self._deliver(settled)
-        return cancelled
+        return bool(
+            self.change(
+                lambda pool: (
+                    handle.attempt_id in self._open and pool.cancel(handle.attempt_id, cause)
+                )
+            )
+        )
 
     def is_running(self, handle: Handle) -> bool:
         """See `Handle.running`."""
@@ -324,19 +314,21 @@ class Driver(Deliveries):
 
     # --- trouble and the end ------------------------------------------------------------------
 
-    def check_ours(self) -> None:
-        """Raises `FsmError` in a process that was forked from the pool's."""
-        if self._foreign:
-            raise FsmError(
-                f"cannot use the pool here: its procs belong to process {self._pid}, from which "
-                "this one was forked; want a pool made in this process"
-            )
-
-    def _break(self, error: BaseException) -> None:
-        """A bug of ours, or a signal's handler raised in the middle of a step. Nobody may wait
-        for ever for what will not come."""
-        self._why_not = self._why_not or ("PoolBroken", f"{type(error).__name__}: {error}")
-        self._give_up_on_the_open()
+    def change(self, function: Any) -> Any:
+        """``function(pool)``, under the lock, where it may give results and work."""
+        self.check_ours()
+        with Shelter():
+            with self._lock:
+                self._enter()
+                try:
+                    self._letterbox.empty()
+                    answer = function(self._pool)
+                    self._look_sooner()
+                    settled = self._take_settled()
+                finally:
+                    self._inside = False
+            self._deliver(settled)
+        return answer
 
     def look(self, function: Any) -> Any:
         """``function(pool)``, under the lock."""

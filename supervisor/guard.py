@@ -123,7 +123,7 @@ class Guard:
         """``proc`` has joined: look at it again when it is old enough to be replaced."""
         age_s = recycling.oldest_s(self._pool.options.recycling, proc.spread)
         if age_s is not None:
-            self._pool.deadlines.call(now + age_s, partial(self._grown_old, proc))
+            self._pool.deadlines.call(now + age_s, partial(self._grown_old, proc), proc)
 
     def _grown_old(self, proc: ProcHandle) -> None:
         """If it is busy, it is looked at when it has answered."""

@@ -74,6 +74,8 @@ class Intake:
                 raise Refused("PayloadTooLarge", got)
             if pool.closing:
                 raise Refused("PoolClosed", "cannot run an action: the pool is closing")
+            if pool.nursery.is_hopeless:
+                raise Refused("PoolStuck", "cannot run an action: no proc can be started")
             if timeout_s is None:
                 timeout_s = kind.timeout_s
             elif not 0 < timeout_s < math.inf:
@@ -104,12 +106,16 @@ class Intake:
         return lane
 
     def _refuse(self, attempt_id: int, action_type: str, kind: str, text: str) -> None:
-        result = ActionResult(
+        result = self.refusal(attempt_id, action_type, kind, text)
+        self._pool.ledger.count(result)
+        self._pool.tell(attempt_id, result)
+
+    def refusal(self, attempt_id: int, action_type: str, kind: str, text: str) -> ActionResult:
+        """The result of an action that is not taken."""
+        return ActionResult(
             status="refused",
             action_type=action_type,
             attempt_id=attempt_id,
             error=ActionError(kind, text),
             ended_at=time.time(),
         )
-        self._pool.ledger.count(result)
-        self._pool.tell(attempt_id, result)

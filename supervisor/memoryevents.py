@@ -38,6 +38,21 @@ class OomCounters:
         self._seen = self._before = self._read()
         self._lines: list[str] = []
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether a kill can be told from others: by our own group, or by the kernel's log."""
+        return self._group_counts() != [] or (self._vmstat in self._seen and self._kmsg >= 0)
+
+    @property
+    def source(self) -> str:
+        """Where it is read from."""
+        found = self._group_counts() or [file for file in (self._vmstat,) if file in self._seen]
+        log = "the kernel log" if self._kmsg >= 0 else "no kernel log"
+        return f"oom_kill in {', '.join(found) or 'no file'}; {log}"
+
+    def _group_counts(self) -> list[str]:
+        return [file for file in self._files if file in self._seen]
+
     def look(self) -> None:
         """What was counted up to the look before this one is not about a later death. (Up to
         that one: a large process takes a while from the kill that is counted to its end.)"""

@@ -33,7 +33,7 @@ from fsmv2.supervisor.orphans import Orphans
 from fsmv2.supervisor.outsidereader import reader_fault
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.spill import scratch_of
-from fsmv2.supervisor.starter import Starter
+from fsmv2.supervisor.templatekeeper import TemplateKeeper
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.lanes import Lane
@@ -55,8 +55,7 @@ class Nursery:
         self._pool = pool
         options = pool.options
         self.procs: list[ProcHandle] = []
-        self.starter = Starter(pool, self)
-        self.template = self.starter.template
+        self.keeper = TemplateKeeper(pool, self)
         self.starts = 0
         self.deaths = 0
         self._slots: list[str] = []
@@ -89,6 +88,11 @@ class Nursery:
         return max(0, self.wanted - self._alive)
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether procs cannot be started and not one ever was."""
+        return self._stuck_since is not None and not self.starts
+
+    @property
     def stuck_since(self) -> float | None:
         """Since when no proc could be started (monotonic seconds), None while all is well."""
         return self._stuck_since
@@ -100,10 +104,10 @@ class Nursery:
         if self.groups is NO_GROUPS:
             self.groups = ProcGroups.open(f"{self._name}procs")
             reader_fault()  # proves the layout of stacks, once: 5 ms now instead of at a kill
-        self.starter.open(now)
+        self.keeper.start(now)
 
     def forked(self, reply: Forked, now: float) -> None:
-        """The template has forked a proc, or could not."""
+        """The template has made a proc, or could not."""
         proc = next((p for p in self.procs if p.slot == reply.slot), None)
         if proc is None:
             return
@@ -121,23 +125,20 @@ class Nursery:
         """When `tend` has something to do by the clock."""
         if self._pool.closing:
             return None
-        moment = self.starter.next_moment
-        if self._alive < self.wanted and self.starter.is_able:
-            moment = self._fork_after if moment is None else min(moment, self._fork_after)
-        sweep_at = self.orphans.sweep_at
-        if moment is None or sweep_at is None:
-            return sweep_at if moment is None else moment
-        return min(moment, sweep_at)
+        moments = [self.orphans.sweep_at, self.keeper.next_moment()]
+        if self._alive < self.wanted and self.keeper.is_ready:
+            moments.append(self._fork_after)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def tend(self, now: float) -> None:
         """Restart the template, order missing procs. Cheap when nothing is missing."""
         sweep_at = self.orphans.sweep_at
         if sweep_at is not None and now >= sweep_at:
             self.sweep()
-        self.starter.tend(now)
-        if self._alive >= self.wanted or self._pool.closing:
+        if (self._alive >= self.wanted and not self.keeper.is_missing) or self._pool.closing:
             return
-        while self.starter.is_able and self._alive < self.wanted and now >= self._fork_after:
+        self.keeper.tend(now)
+        while self.keeper.is_ready and self._alive < self.wanted and now >= self._fork_after:
             if not self._may_start(now) or not self._order(now):
                 return
 
@@ -178,18 +179,16 @@ class Nursery:
             result_bytes_max=self._pool.options.result_bytes_max,
         )
         try:
-            pid = self.starter.start(proc, order, now)
+            pid = self.keeper.order(proc, order)
         except OSError as error:
             pid = None
             self._fail_start(now)
             self.note_stuck(self._failed_starts, f"cannot start a proc: {error}", now)
-        else:
-            if pid is None:
-                self._fork_after = now + 0.01  # the template's socket is full, or it just died
         if pid is None:
             proc.close()
             proc.group.remove()
             self._slots.append(slot)
+            self._fork_after = max(self._fork_after, now + 0.01)  # its socket is full, or it died
             return False
         self.procs.append(proc)
         self._alive += 1
@@ -200,14 +199,13 @@ class Nursery:
         pool.deadlines.set(now + START_BUDGET_S, proc, ProcEvent.START_OVERDUE)
         if pid:
             self.learn_pid(proc, pid)
-        # A spawn takes the root a while: one, and then a look at everything else.
-        return not pid
+        return True
 
     def blame_template(self, proc: ProcHandle, now: float) -> None:
         """An order without any answer for so long: the template is stuck (stopped, or a plug-in's
         fork hook hangs). A new one is started once this one is dead."""
         if now - proc.fork_sent_at >= START_BUDGET_S and not self._pool.closing:
-            self.template.kill()
+            self.keeper.template.kill()
 
     def learn_pid(self, proc: ProcHandle, pid: int) -> None:
         """The proc's pid is known now: watch for its death."""
@@ -289,6 +287,7 @@ class Nursery:
             self._alive -= 1
         proc.close()
         proc.group.remove()
+        pool.deadlines.forget(proc)
         if proc in self.procs:
             self.procs.remove(proc)
             self._slots.append(proc.slot)
@@ -303,10 +302,15 @@ class Nursery:
         self.note_stuck(self._failed_starts, "procs die before they say hello", now)
 
     def note_stuck(self, failures: int, reason: str, now: float) -> None:
-        """No proc could be started ``failures`` times in a row."""
+        """Something has kept procs from being started ``failures`` times in a row."""
         if failures >= STUCK_AFTER_FAILURES and self._stuck_since is None:
             self._stuck_since = now
-            self._pool.on_event(PoolStuck(reason=f"{reason} ({failures} failures in a row)"))
+            told = f"{reason} ({failures} failures in a row)"
+            self._pool.on_event(PoolStuck(reason=told))
+            if not self.starts:
+                # Not one proc was ever there: a mistake in the program or the machine, not a
+                # crash that passes. Whoever waits for a result must learn of it.
+                self._pool.refuse_waiting("PoolStuck", f"no proc can be started: {told}")
 
     def name_of(self, proc: ProcHandle) -> str:
         """The name by which the kernel knows the proc."""
@@ -314,7 +318,7 @@ class Nursery:
 
     def known_pids(self) -> set[int]:
         """Our own children: procs, living and dying, and the template."""
-        return {proc.pid for proc in self.procs} | {self.template.pid}
+        return {proc.pid for proc in self.procs} | {self.keeper.pid}
 
     def sweep(self) -> int:
         """Kill and reap what dead procs left behind; how many were killed now."""
@@ -324,7 +328,7 @@ class Nursery:
 
     def close(self) -> None:
         """End the template; reap what it still forked; forget procs that would not die."""
-        self.starter.close()
+        self.keeper.close()
         for proc in list(self.procs):
             self._forget(proc)
         give_up = time.monotonic() + LAST_SWEEP_S
@@ -335,4 +339,3 @@ class Nursery:
         self.groups.close()
         self.groups = NO_GROUPS
         self.oom.close()
-        self.starter.close_leash()

@@ -262,6 +262,14 @@ class Pool:
         else:
             attempt.lane.queue.discard(attempt, attempt.key)
 
+    def refuse_waiting(self, kind: str, text: str) -> None:
+        """Refuse what waits for a proc, and until one is there what is submitted."""
+        for attempt in self.ledger:
+            if attempt.proc is None:
+                self._take_out(attempt)
+                result = self.intake.refusal(attempt.id, attempt.name, kind, text)
+                self.conclude(attempt, result)
+
     # --- results ----------------------------------------------------------------------------
 
     def finish(self, proc: ProcHandle, result: ActionResult) -> None:

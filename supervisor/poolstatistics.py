@@ -7,6 +7,7 @@ Invariants: JSON-ready; reading changes nothing; no value of an action is in it.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def pool_statistics(pool: Pool) -> dict[str, Any]:
     """Procs with what they do, lanes with how full they are, and counts since the start."""
+    now = time.monotonic()
     return {
         "procs": [
             {
@@ -34,13 +36,28 @@ def pool_statistics(pool: Pool) -> dict[str, Any]:
                 "busy": len(lane.members) - len(lane.idle),
                 "size": lane.size,
                 "queued": len(lane.queue),
+                "held": lane.queue.held,
+                "waiting_in_pipes": lane.waiting_in_pipes,
             }
             for lane in pool.lanes.values()
         },
+        "quarantined": {
+            kind.name: {
+                "verdict": kind.record.verdict,
+                "deaths": len(kind.record.deaths) + kind.record.failures - 1,
+                "held": len(kind.held),
+                "retry_in_s": max(0.0, kind.record.not_before - now),
+            }
+            for kind in list(pool.kinds.values())
+            if kind.record.is_quarantined
+        },
+        "starts_waiting": pool.nursery.starts_waiting,
+        "start_method": pool.nursery.keeper.method,
+        "excluded": dict(pool.nursery.keeper.template.excluded),
         "open": len(pool.ledger),
         "finished": dict(pool.ledger.finished),
         "late_results_dropped": pool.ledger.dropped,
         "deaths": pool.nursery.deaths,
         "starts": pool.nursery.starts,
-        "template_pid": pool.nursery.template.pid,
+        "template_pid": pool.nursery.keeper.pid,
     }

@@ -9,13 +9,10 @@ descriptors that are named are inherited; no queue, lock, pool or manager of tha
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
-from pkgutil import resolve_name
 from typing import Any
 
 import multiprocess
-from multiprocess.popen_spawn_posix import Popen
 from multiprocess.reduction import DupFd
 
 _context = multiprocess.get_context("spawn")
@@ -49,20 +46,11 @@ class Child:
     def reap(self) -> int | None:
         """The exit code (negative: the signal), or None while it lives."""
         code: int | None = self._process.exitcode
-        if code is None and self.pidfd >= 0 and not self._exists():
-            code = 0  # somebody else in this process waited for all children: it is lost
         if code is not None and self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
             self._process.join()  # forgets it in the package's own list of children
         return code
-
-    def _exists(self) -> bool:
-        try:
-            signal.pidfd_send_signal(self.pidfd, 0)
-        except ProcessLookupError:
-            return False
-        return True
 
     def wait(self) -> int | None:
         """Wait until it is dead and reaped. Only for the end of the root's own life."""
@@ -74,34 +62,10 @@ class Child:
         self._process.kill()
 
 
-class Named:
-    """A module's function as a target, by its name ``module:function``: it is imported in the new
-    process, not here, and nothing of ours besides."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
-        return resolve_name, (self.name,)
-
-
-class PlainFd(SentFd):
-    """As `SentFd`, with the number it has here, for a process that imports nothing of ours to
-    receive it."""
-
-    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
-        return int, (DupFd(self.fd).detach(),)
-
-
-def start_unlisted(name: str, target: Named, *args: Any) -> int:
-    """As `start`, but the package keeps no handle that would wait for the process: the caller
-    reaps the pid that is returned. Raises OSError when the machine cannot."""
-    process = _context.Process(target=target, name=name, args=args, daemon=False)
-    # Not `process.start()`: that lists it among those whose end any later start looks for.
-    popen = Popen(process)
-    popen.close()
-    pid: int = popen.pid
-    return pid
+def is_importing_main() -> bool:
+    """Whether this is a process of ours that imports the program's main module right now: what
+    stands there without a guard runs once more."""
+    return bool(getattr(multiprocess.process.current_process(), "_inheriting", False))
 
 
 def start(name: str, target: Callable[..., None], *args: Any) -> Child:
@@ -110,3 +74,13 @@ def start(name: str, target: Callable[..., None], *args: Any) -> Child:
     process = _context.Process(target=target, name=name, args=args, daemon=False)
     process.start()
     return Child(process)
+
+
+def start_unwatched(name: str, target: Callable[..., None], *args: Any) -> int:
+    """`start` for a process that the caller waits for by its pid, which this returns."""
+    process = _context.Process(target=target, name=name, args=args, daemon=False)
+    process.start()
+    pid = int(process.pid)
+    # The package polls its children at each start, and would take the exit status with it.
+    multiprocess.process._children.discard(process)  # noqa: SLF001
+    return pid

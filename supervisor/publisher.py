@@ -125,7 +125,9 @@ class Publisher:
             return False, f"stopping: {self._engine.stopping}"
         if self._engine.context.infrastructure is not None:
             return False, self._engine.context.infrastructure
-        missing = [name for name, lane in statistics["lanes"].items() if not lane["procs"]]
+        missing = [
+            name for name, lane in statistics["lanes"].items() if lane["size"] > lane["procs"] == 0
+        ]
         if missing:
             return False, f"no procs yet for {', '.join(missing)}"
         return True, "ticking, procs at work"

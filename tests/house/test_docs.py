@@ -264,12 +264,12 @@ def test_library_examples_are_all_run() -> None:
     scripts = [block for block in blocks("README.md", "python") if "__main__" in block]
 
     assert [script for script, _shown in library_examples()] == scripts
-    assert len(scripts) == 3
+    assert len(scripts) == 4
 
 
 @pytest.mark.proc
 @pytest.mark.parametrize(
-    ("script", "shown"), library_examples(), ids=["actions", "functions", "executor"]
+    ("script", "shown"), library_examples(), ids=["actions", "limits", "functions", "executor"]
 )
 def test_library_example_runs_as_shown(tmp_path: Path, script: str, shown: str) -> None:
     """Each of the README's scripts is whole, and prints what stands below it."""

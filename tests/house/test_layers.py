@@ -70,8 +70,8 @@ OURS: dict[str, tuple[str, ...]] = {
 BEYOND_PUBLIC = {"examples/demo.py": ("fsmv2.supervisor.cli", "fsmv2.communicator.spool")}
 # The shell names these in strings and imports them in another process only.
 NAMED = {
-    "supervisor/spawnedproc.py": "fsmv2.workerproc.spawned:spawned_main",
     "supervisor/templateprocess.py": "fsmv2.workerproc.template:template_main",
+    "supervisor/spawnedproc.py": "fsmv2.workerproc.spawned:spawned_main",
 }
 
 _MODULE_NAME = re.compile(rf"fsmv2\.({'|'.join(PACKAGES)})(\.\w+)*(:\w+)?")

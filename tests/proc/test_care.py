@@ -12,7 +12,7 @@ import pool_actions as acts
 import pytest
 from driving import driven
 
-from fsmv2.supervisor import spill
+from fsmv2.supervisor import ActionPool, spill
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.quarantine import QuarantineRules
 from fsmv2.supervisor.core.recycling import Recycling
@@ -283,3 +283,24 @@ def test_queue_that_is_full_refuses_and_says_how_full_it_is() -> None:
         assert not any(one in made.results for one in waiting)
         urgent = made.submit(deadly.WhoAmI(), urgent=True)
         assert urgent not in made.results, "a stop is never refused because of starts"
+
+
+def test_a_library_pool_shows_what_is_in_quarantine_and_releases_it(tmp_path: Path) -> None:
+    switch = tmp_path / "switch"
+    switch.touch()
+    rules = QuarantineRules(after=2, base_s=3600.0, max_s=3600.0)
+    with ActionPool(procs=1, quarantine=rules) as pool:
+        for _ in range(2):
+            assert pool.run(deadly.Flip(str(switch))).status == "crashed"
+        waiting = pool.submit(deadly.Flip(str(switch)))
+        assert pool.run(deadly.WhoAmI()).succeeded
+        shown = pool.statistics()["quarantined"]["Flip"]
+        assert (shown["verdict"], shown["deaths"], shown["held"]) == ("crashed:SIGSEGV", 2, 1)
+        assert 0 < shown["retry_in_s"] <= 3600.0
+
+        switch.unlink()
+        assert not pool.release("WhoAmI")
+        assert pool.release("Flip")
+
+        assert waiting.result(60).value == "well"
+        assert pool.statistics()["quarantined"] == {}

@@ -1,0 +1,159 @@
+"""What this machine lets a pool do, tried out, and what is done where it does not.
+
+Knows: each facility of the kernel that a kill, its evidence or its cause depends on.
+Does not know: pools; nothing that runs is looked at.
+Invariants: each line says what was read or tried; nothing is left behind, nothing raises for
+what the machine lacks. For `fsmv2 doctor`; takes some tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+
+import msgspec
+
+from fsmv2.ipc.linux import (
+    has_children_lists,
+    is_subreaper,
+    memory_barrier,
+    register_for_barriers,
+    set_subreaper,
+)
+from fsmv2.supervisor.cgroupplaces import read_text
+from fsmv2.supervisor.cgroups import ProcGroups
+from fsmv2.supervisor.memoryevents import OomCounters, memory_limit
+from fsmv2.supervisor.outsidereader import reader_capability
+
+ROOM_BYTES_WANTED = 64 << 20
+FDS_WANTED = 1024
+
+
+class Capability(msgspec.Struct, frozen=True):
+    """One facility: whether it is there, what was read or tried, and what is done without it."""
+
+    name: str
+    there: bool
+    read: str
+    instead: str
+
+
+def capabilities() -> list[Capability]:
+    """All of them, in the order in which a kill needs them. Never raises."""
+    groups = ProcGroups.open("doctor")
+    try:
+        return [
+            *(_tried(name, tries, instead) for name, tries, instead in _TRIES),
+            Capability(
+                "kernel groups",
+                groups.can_kill,
+                groups.path if groups.can_kill else groups.why_not,
+                "what an action started is found and killed one by one, frozen first",
+            ),
+            Capability(
+                "process limits",
+                groups.can_limit,
+                groups.path if groups.can_limit else groups.why_not,
+                "processes are counted 20 times a second and the action is killed over its limit",
+            ),
+        ]
+    finally:
+        groups.close()
+
+
+def _tried(name: str, tries: Callable[[], tuple[bool, str]], instead: str) -> Capability:
+    try:
+        there, read = tries()
+    except (OSError, ValueError) as error:
+        there, read = False, str(error)
+    return Capability(name, there, read, instead)
+
+
+def _pidfd() -> tuple[bool, str]:
+    fd = os.pidfd_open(os.getpid())
+    try:
+        signal.pidfd_send_signal(fd, 0)
+    finally:
+        os.close(fd)
+    return True, "pidfd_open and pidfd_send_signal on this process"
+
+
+def _adoption() -> tuple[bool, str]:
+    was = is_subreaper()
+    set_subreaper(True)
+    try:
+        return is_subreaper(), "prctl(PR_SET_CHILD_SUBREAPER)"
+    finally:
+        set_subreaper(was)
+
+
+def _children() -> tuple[bool, str]:
+    return has_children_lists(), "/proc/PID/task/TID/children"
+
+
+def _barriers() -> tuple[bool, str]:
+    there = register_for_barriers() and memory_barrier()
+    return there, "membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED)"
+
+
+def _priority() -> tuple[bool, str]:
+    # Asked for, not tried: what is lowered here could stay so.
+    lowest = 20 - resource.getrlimit(resource.RLIMIT_NICE)[0]
+    effective = int(read_text("/proc/self/status").partition("CapEff:")[2].split()[0], 16)
+    there = bool(effective >> 23 & 1) or lowest <= -5
+    return there, f"CAP_SYS_NICE in CapEff {effective:x}, RLIMIT_NICE allows {lowest} at best"
+
+
+def _oom() -> tuple[bool, str]:
+    counters = OomCounters()
+    try:
+        limit = memory_limit()
+        bound = f"limit {limit} bytes" if limit is not None else "no limit"
+        return counters.is_sure, f"{counters.source}; {bound}"
+    finally:
+        counters.close()
+
+
+def _room() -> tuple[bool, str]:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    return free >= ROOM_BYTES_WANTED, f"{free} bytes free in {folder}"
+
+
+def _descriptors() -> tuple[bool, str]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft >= FDS_WANTED, f"RLIMIT_NOFILE {soft}, at most {hard}"
+
+
+def _wait_channels() -> tuple[bool, str]:
+    channel = read_text("/proc/self/wchan")
+    return channel != "", f"/proc/PID/wchan says {channel!r} of this process"
+
+
+_TRIES: tuple[tuple[str, Callable[[], tuple[bool, str]], str], ...] = (
+    ("process descriptors", _pidfd, "nothing: fsmv2 needs Linux 5.3"),
+    ("adoption of orphans", _adoption, "nothing: fsmv2 needs Linux 3.4"),
+    ("lists of children", _children, "all of /proc is read for what an action started"),
+    ("higher priority", _priority, "a starved proc is asked for its stack at its own priority"),
+    ("stacks from outside", reader_capability, "a stopped proc's certificate has no stack"),
+    ("wait channels", _wait_channels, "a certificate does not say what the kernel waited for"),
+    ("out-of-memory counters", _oom, "a kill by the kernel looks like one by somebody else"),
+    ("memory barriers", _barriers, "one action at a time is with a proc, none waits in its pipe"),
+    ("room for results", _room, "a result over 1 MiB is a failure when there is no room for it"),
+    ("open files", _descriptors, "a pool takes about 10 descriptors a proc"),
+)
+
+
+def as_text(found: list[Capability]) -> str:
+    """For people: a line each, and below what is missing what is done instead."""
+    width = max(len(one.name) for one in found)
+    lines = []
+    for one in found:
+        lines.append(f"{'yes' if one.there else 'no ':3}  {one.name:{width}}  {one.read}")
+        if not one.there:
+            lines.append(f"     {'':{width}}  instead: {one.instead}")
+    return "\n".join(lines)

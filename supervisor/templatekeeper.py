@@ -1,0 +1,224 @@
+"""Keeps a template alive, leaves out the plug-ins it cannot bear, and has procs made without it
+when there is none.
+
+Knows: the start method, modules that make forking unsafe or end the process, the import
+deadline, how often the template has failed.
+Does not know: lanes, actions, how many procs there should be.
+Invariants: a module is left out only after it was named and did harm; each start has one module
+less to fall over, so they end; a proc that is spawned is told by the same descriptors and
+messages as one that is forked; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from fsmv2.ipc.messages import Fork, Forked, Importing, Preloaded
+from fsmv2.supervisor.certificate import death_verdict
+from fsmv2.supervisor.core.events import (
+    PreloadExcluded,
+    ProcOutput,
+    StartMethodChanged,
+    TemplateEnded,
+    TemplateStarted,
+)
+from fsmv2.supervisor.output import OutputLines
+from fsmv2.supervisor.spawnedproc import spawn_proc
+from fsmv2.supervisor.templateprocess import TemplateProcess
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.nursery import Nursery
+    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.procs import ProcHandle
+
+IMPORT_S_MAX = 10.0
+FAILURES_MAX = 3
+SLOT = "template"
+
+
+class TemplateKeeper:
+    """Of one pool. ``nursery`` hears of procs that were forked, and of trouble."""
+
+    def __init__(self, pool: Pool, nursery: Nursery) -> None:
+        self._pool = pool
+        self._nursery = nursery
+        options = pool.options
+        self.template = TemplateProcess(
+            options.preload, options.search, pool.run_folder, pool.metrics_folder
+        )
+        self.method: Literal["template", "spawn"] = (
+            "spawn" if options.start_method == "spawn" else "template"
+        )
+        self._forks = options.start_method != "spawn"
+        self._output = OutputLines()
+        self._excluded_before = 0
+
+    @property
+    def pid(self) -> int:
+        """The template's pid; 0 while there is none."""
+        return self.template.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a proc can be ordered now."""
+        return self.template.ready or self.method == "spawn"
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether a template should be there and is not."""
+        return self._forks and self.template.child is None
+
+    def next_moment(self) -> float | None:
+        """When `tend` has something to do."""
+        return self.template.retry_at if self.is_missing else None
+
+    def start(self, now: float) -> None:
+        """Start the template, if one is wanted. Raises OSError when the machine cannot."""
+        if not self._forks:
+            return
+        self.template.start(now)
+        self._output = OutputLines()
+        self._excluded_before = len(self.template.excluded)
+        child, control = self.template.child, self.template.control
+        if child is not None and control is not None:
+            poller = self._pool.poller
+            poller.watch(control.fileno(), self._spoke)
+            poller.watch(child.pidfd, self._ended)
+            poller.watch(self.template.output_fd, self._printed)
+
+    def tend(self, now: float) -> None:
+        """Start a new template when its wait is over."""
+        if self.is_missing and self.template.retry_at is not None and now >= self.template.retry_at:
+            try:
+                self.start(now)
+            except OSError as error:
+                self.template.failed_to_start(now, self._pool.random.random())
+                self._failed(f"cannot start a template: {error}", now)
+
+    def order(self, proc: ProcHandle, order: Fork) -> int | None:
+        """Have ``proc`` made: its pid if that is known at once, else 0. None: not now. Raises
+        OSError when the machine cannot."""
+        if self.template.ready:
+            return 0 if self.template.fork(proc, order) else None
+        if self.method == "spawn":
+            options = self._pool.options
+            return spawn_proc(
+                proc, order, options.search, self._pool.run_folder, self._pool.metrics_folder
+            )
+        return None
+
+    # --- what it says -----------------------------------------------------------------------
+
+    def _spoke(self, mask: int) -> None:
+        reply = self.template.read_reply()
+        now = time.monotonic()
+        match reply:
+            case Importing(module=module):
+                self._pool.deadlines.call(
+                    now + IMPORT_S_MAX, partial(self._import_is_overdue, self.template.pid, module)
+                )
+            case Preloaded(unsafe=unsafe) if unsafe:
+                self._leave_out(unsafe, now)
+                self.template.kill()
+            case Preloaded():
+                startup_s = now - self.template.started_at
+                self._pool.on_event(TemplateStarted(pid=reply.pid, startup_s=startup_s))
+                self._use("template", "the template process is there again")
+            case Forked():
+                self._nursery.forked(reply, now)
+            case None:
+                if mask & ~select.EPOLLIN and self.template.control is not None:
+                    # It is gone or going: its pidfd will say so. A hung-up socket stays
+                    # readable for ever, so it must not stay watched.
+                    self._pool.poller.unwatch(self.template.control.fileno())
+
+    def _printed(self, mask: int) -> None:
+        """What modules print while they are imported is told, and nobody's result."""
+        data = self.template.read_output()
+        for line in self._output.feed(data, (), time.monotonic(), flush=not data):
+            self._pool.on_event(ProcOutput(slot=SLOT, line=line))
+        if not data and mask & ~select.EPOLLIN:
+            self._pool.poller.unwatch(self.template.output_fd)
+
+    def _import_is_overdue(self, pid: int, module: str) -> None:
+        if self.template.pid == pid and self.template.importing == module:
+            self._exclude(module, f"its import did not end within {IMPORT_S_MAX:g} s")
+            self.template.kill()
+
+    # --- what harms it ----------------------------------------------------------------------
+
+    def _leave_out(self, unsafe: dict[str, str], now: float) -> None:
+        for module, why in unsafe.items():
+            if module in self.template.preload:
+                self._exclude(module, f"a process with what it starts cannot be forked: {why}")
+            else:
+                # The program itself, which every new process imports first.
+                self._forks = self._pool.options.start_method == "template"
+                self._failed(f"{module} cannot be forked: {why}", now, at_once=True)
+
+    def _exclude(self, module: str, why: str) -> None:
+        self.template.exclude(module, why)
+        self._pool.on_event(PreloadExcluded(module=module, reason=why))
+
+    def _ended(self, _mask: int) -> None:
+        template, poller = self.template, self._pool.poller
+        child, control = template.child, template.control
+        if child is None:
+            return
+        pidfd, pid = child.pidfd, template.pid
+        now = time.monotonic()
+        # Drain its last words first: pids of procs it has forked.
+        while (reply := template.read_reply()) is not None:
+            if isinstance(reply, Forked):
+                self._nursery.forked(reply, now)
+        self._printed(0)
+        poller.unwatch(pidfd)
+        poller.unwatch(template.output_fd)
+        if control is not None:
+            poller.unwatch(control.fileno())
+        importing = template.importing
+        code = template.reap(now, self._pool.random.random())
+        if code is None:
+            poller.watch(pidfd, self._ended)
+            return
+        verdict = "killed" if template.is_killed else death_verdict(code)
+        if importing is not None and importing not in template.excluded:
+            self._exclude(importing, f"its import ended the process: {verdict}")
+        if len(template.excluded) > self._excluded_before:
+            # The next one has a module less to fall over, so there is nothing to wait for.
+            template.failures = 0
+            template.retry_at = now
+        if not self._pool.closing:
+            wait_s = max(0.0, (template.retry_at or now) - now)
+            self._pool.on_event(TemplateEnded(pid=pid, verdict=verdict, retry_in_s=wait_s))
+            if template.failures:
+                self._failed(f"the template process keeps dying, the last time: {verdict}", now)
+        self._nursery.orphans.bury(pid, ())  # an import may have started processes
+        self._nursery.sweep()
+
+    def _failed(self, reason: str, now: float, at_once: bool = False) -> None:
+        if self._pool.options.start_method == "template":
+            self._nursery.note_stuck(self.template.failures + at_once * FAILURES_MAX, reason, now)
+        elif at_once or self.template.failures >= FAILURES_MAX:
+            self._use("spawn", reason)
+
+    def _use(self, method: Literal["template", "spawn"], reason: str) -> None:
+        if method != self.method:
+            self.method = method
+            self._pool.on_event(StartMethodChanged(method=method, reason=reason))
+
+    def close(self) -> None:
+        """End the template."""
+        template, poller = self.template, self._pool.poller
+        if template.control is not None:
+            poller.unwatch(template.control.fileno())
+        if template.child is not None:
+            poller.unwatch(template.child.pidfd)
+        if template.output_fd >= 0:
+            poller.unwatch(template.output_fd)
+        pid = template.pid
+        template.close()
+        self._nursery.orphans.bury(pid, ())

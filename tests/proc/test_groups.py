@@ -1,0 +1,351 @@
+"""Kernel groups, what the OOM killer leaves behind, and what the doctor says of a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import fsmv2, until
+
+from fsmv2.ipc.linux import is_alive
+from fsmv2.supervisor.capabilities import as_text, capabilities
+from fsmv2.supervisor.cgroupplaces import Hierarchy, Places, folder_of, groups_of, hierarchies
+from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
+from fsmv2.supervisor.descendants import kill_tree
+from fsmv2.supervisor.groupfolders import Folders, make_root_folder, remove_leftovers
+from fsmv2.supervisor.memoryevents import OomCounters, memory_limit
+
+pytestmark = pytest.mark.proc
+
+FOREVER = "import time\nwhile True: time.sleep(1)"
+
+MOUNTINFO = r"""
+31 24 0:27 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
+32 31 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
+33 31 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+34 31 0:30 /docker/abc /sys/fs/cgroup/cpu\040and\040acct rw - cgroup cgroup rw,cpu,cpuacct
+half a line
+"""
+
+
+# --- where we stand -------------------------------------------------------------------------
+
+
+def test_mounted_hierarchies_are_read_with_their_controllers_and_escapes() -> None:
+    assert hierarchies(MOUNTINFO) == (
+        Hierarchy(2, frozenset(), "/sys/fs/cgroup/unified", "/"),
+        Hierarchy(1, frozenset({"rw", "pids"}), "/sys/fs/cgroup/pids", "/"),
+        Hierarchy(
+            1, frozenset({"rw", "cpu", "cpuacct"}), "/sys/fs/cgroup/cpu and acct", "/docker/abc"
+        ),
+    )
+
+
+def test_groups_of_a_process_are_read_by_controller() -> None:
+    text = "5:cpu,cpuacct:/a\n4:pids:/b:c\n0::/d\n"
+    assert groups_of(text) == {"cpu": "/a", "cpuacct": "/a", "pids": "/b:c", "": "/d"}
+
+
+def test_a_group_outside_of_what_is_mounted_has_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    shown = Hierarchy(2, frozenset(), str(tmp_path), "/docker/abc")
+
+    assert folder_of(shown, "/docker/abc/x") == str(tmp_path / "x")
+    assert folder_of(shown, "/docker/abc") == str(tmp_path)
+    for group in ("/docker/abcdef", "/../x", "/", "/docker/abc/not-there", "relative"):
+        assert folder_of(shown, group) is None
+
+
+def test_places_say_why_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text("")
+    assert "no cgroup v2 is mounted" in str(Places(str(tmp_path)).unified())
+    (tmp_path / "self/mountinfo").write_text(MOUNTINFO)
+    assert "names no group of cgroup v2" in str(Places(str(tmp_path)).unified())
+    (tmp_path / "self/cgroup").write_text("0::/not/there\n")
+    assert "is not to be seen at" in str(Places(str(tmp_path)).unified())
+
+
+# --- folders of roots -----------------------------------------------------------------------
+
+
+def test_folder_of_a_dead_root_goes_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    ours = make_root_folder(str(tmp_path), "Root One!", "/proc", Folders())
+    assert not isinstance(ours, str)
+    dead = tmp_path / "fsmv2-root-999999999-1"
+    (dead / "p1.1").mkdir(parents=True)
+    (tmp_path / "fsmv2-of-somebody-else").mkdir()
+    try:
+        assert remove_leftovers(str(tmp_path), "/proc", Folders()) == 1
+        assert not dead.exists()
+        assert sorted(os.listdir(tmp_path)) == sorted(
+            [os.path.basename(ours.path), "fsmv2-of-somebody-else"]
+        )
+        assert os.path.basename(ours.path).startswith(f"fsmv2-root.one.-{os.getpid()}-")
+    finally:
+        os.close(ours.fd)
+
+
+def test_a_place_without_room_is_a_reason_and_no_error() -> None:
+    assert "cannot make a folder in /proc" in str(
+        make_root_folder("/proc", "x", "/proc", Folders())
+    )
+
+
+# --- groups ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def groups() -> Iterator[ProcGroups]:
+    opened = ProcGroups.open("test")
+    if not opened.can_kill:
+        pytest.skip(f"no kernel groups here: {opened.why_not}")
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", FOREVER]) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def test_a_group_kills_all_that_are_in_it(
+    groups: ProcGroups, sleeper: subprocess.Popen[bytes]
+) -> None:
+    group = groups.make("p1")
+    assert group.is_empty()
+    assert group.join(sleeper.pid)
+    assert group.pids() == [sleeper.pid]
+    assert group.count() == 1
+    assert not group.remove(), "somebody is in it"
+
+    assert group.kill()
+
+    assert sleeper.wait(20) == -signal.SIGKILL
+    until(group.is_empty, "empty")
+    assert group.remove()
+    assert not os.path.exists(f"{groups.path}/{group.name}")
+
+
+def test_closing_kills_and_removes_what_is_left(sleeper: subprocess.Popen[bytes]) -> None:
+    opened = ProcGroups.open("test")
+    if not opened.can_kill:
+        pytest.skip(f"no kernel groups here: {opened.why_not}")
+    path = opened.path
+    opened.make("p1").join(sleeper.pid)
+    fds = len(os.listdir("/proc/self/fd"))
+
+    opened.close()
+    sleeper.wait(20)
+    opened.close()
+
+    assert not os.path.exists(path) or not os.path.exists(f"{path}/p1.1/cgroup.procs")
+    assert len(os.listdir("/proc/self/fd")) < fds
+
+
+def test_processes_beyond_the_limit_of_a_group_are_refused(groups: ProcGroups) -> None:
+    group = groups.make("p1")
+    if not group.limit_processes(3):
+        pytest.skip(f"no process limits here: {groups.why_not}")
+    program = f"""
+import os, sys
+open({group.members_path!r}, "w").write("0")
+sys.stdin.readline()
+made = 0
+try:
+    while made < 20:
+        if os.fork() == 0:
+            sys.stdin.read()
+            os._exit(0)
+        made += 1
+except BlockingIOError:
+    pass
+print(made, flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        until(lambda: group.count() == 1, "joined by itself")
+        assert group.limit_processes(3)
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "2\n"
+        group.kill()
+
+
+def test_without_any_facility_a_group_does_nothing_and_says_so() -> None:
+    group = NO_GROUPS.make("p1")
+    assert not group.is_made
+    assert group.members_path == ""
+    assert (group.join(1), group.kill(), group.pids(), group.is_empty()) == (False, False, [], True)
+    assert group.remove()
+    with pytest.raises(ValueError, match="want at least 1"):
+        group.limit_processes(0)
+
+
+# --- by hand --------------------------------------------------------------------------------
+
+
+def test_a_tree_is_killed_by_hand_also_where_it_is_stopped_and_forks_on() -> None:
+    program = """
+import os, sys, time
+for number in range(5):
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            if os.fork() == 0:
+                time.sleep(1000)
+            os.wait()
+print("ready", flush=True)
+time.sleep(1000)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        os.kill(child.pid, signal.SIGSTOP)
+        killed = kill_tree(child.pid)
+        assert child.wait(20) == -signal.SIGKILL
+
+    assert killed.is_complete
+    assert child.pid in killed.pids
+    assert len(killed.pids) >= 11
+    until(lambda: not any(is_alive(pid) for pid in killed.pids), "all dead")
+
+
+def test_a_kill_by_hand_has_a_bound_and_goes_on_when_asked_again() -> None:
+    program = (
+        "import os, time\n"
+        "for _ in range(20):\n    if os.fork() == 0: time.sleep(1000)\n"
+        "print('ready', flush=True)\ntime.sleep(1000)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        calls, killed = 0, []
+        while True:
+            calls += 1
+            answer = kill_tree(child.pid, processes_max=8)
+            assert len(answer.pids) <= 9
+            killed += answer.pids
+            if answer.is_complete:
+                break
+            assert calls < 20
+        child.wait(20)
+    assert calls > 1
+    assert len(set(killed)) == 21
+
+
+# --- the OOM killer -------------------------------------------------------------------------
+
+
+def make_proc(folder: Path, version: int, kills: int, vmstat: int = 0) -> None:
+    group = folder / "group"
+    group.mkdir(exist_ok=True)
+    (folder / "self").mkdir(exist_ok=True)
+    kind = "cgroup2 cgroup2 rw" if version == 2 else "cgroup cgroup rw,memory"
+    (folder / "self/mountinfo").write_text(f"1 1 0:1 / {group} rw - {kind}\n")
+    (folder / "self/cgroup").write_text("0::/\n" if version == 2 else "3:memory:/\n")
+    name = "memory.events" if version == 2 else "memory.oom_control"
+    (group / name).write_text(f"oom 5\noom_kill {kills}\n")
+    (folder / "vmstat").write_text(f"nr_free_pages 7\noom_kill {vmstat}\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_risen_counter_of_our_group_is_told_with_where_it_was_read(
+    tmp_path: Path, version: int
+) -> None:
+    make_proc(tmp_path, version, 2)
+    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
+    assert counters.is_sure
+    assert counters.risen(1, "x") is None
+
+    make_proc(tmp_path, version, 3)
+    told = counters.risen(1, "x")
+
+    assert told is not None
+    assert "rose from 2 to 3" in told
+    assert str(tmp_path / "group") in told
+    assert counters.risen(1, "x") is None, "one rise explains one death"
+    make_proc(tmp_path, version, 4)
+    counters.look()
+    assert counters.risen(1, "x") is not None, "a large process takes a while to die"
+    counters.close()
+
+
+def test_a_rise_two_looks_ago_explains_nothing(tmp_path: Path) -> None:
+    make_proc(tmp_path, 2, 2)
+    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
+    make_proc(tmp_path, 2, 3)
+    counters.look()
+    counters.look()
+    assert counters.risen(1, "x") is None
+    counters.close()
+
+
+def test_counter_of_the_whole_machine_counts_only_if_the_kernel_log_names_the_process(
+    tmp_path: Path,
+) -> None:
+    make_proc(tmp_path, 2, 0)
+    (tmp_path / "group/memory.events").unlink()
+    log = tmp_path / "kmsg"
+    log.write_text("")
+    counters = OomCounters(str(tmp_path), kmsg=str(log))
+    make_proc(tmp_path, 2, 0, vmstat=1)
+    (tmp_path / "group/memory.events").unlink()
+    assert counters.risen(17, "fsmv2.1.p3") is None
+
+    with log.open("a") as file:
+        file.write("3,1,1,-;Out of memory: Killed process 17 (fsmv2.1.p3) total-vm:1kB\n")
+    told = counters.risen(17, "fsmv2.1.p3")
+    assert told is not None
+    assert "Killed process 17 (fsmv2.1.p3)" in told
+    counters.close()
+
+
+def test_no_limit_is_told_as_none(tmp_path: Path) -> None:
+    make_proc(tmp_path, 2, 0)
+    limit = tmp_path / "group/memory.max"
+    for text, want in (("max\n", None), ("1048576\n", 1 << 20)):
+        limit.write_text(text)
+        assert memory_limit(str(tmp_path)) == want
+
+
+# --- the doctor -----------------------------------------------------------------------------
+
+
+def test_doctor_names_each_facility_and_leaves_nothing_behind() -> None:
+    found = json.loads(fsmv2("doctor", "--json").stdout)
+    names = [one["name"] for one in found]
+
+    assert len(names) == len(set(names)) >= 10
+    assert all(one["read"] and one["instead"] for one in found)
+    home = Places().unified()
+    if not isinstance(home, str):
+        assert not [name for name in os.listdir(home.folder) if "-doctor-" in name]
+
+
+def test_doctor_says_what_is_done_instead_of_what_is_missing() -> None:
+    text = as_text(capabilities())
+    for one in capabilities():
+        assert one.name in text
+        assert (one.instead in text) == (not one.there)
