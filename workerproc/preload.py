@@ -62,8 +62,13 @@ def misfits(before: Traces, after: Traces) -> str:
     if after.threads > before.threads:
         found.append(f"{after.threads} OS threads, {before.threads} before")
     fds = sorted(after.fds - before.fds)
-    if fds:
-        found.append(f"{len(fds)} more descriptors that a fork would share: {', '.join(fds)}")
+    sockets = sum(fd.startswith("socket:") for fd in fds)
+    if sockets:
+        had = sum(fd.startswith("socket:") for fd in before.fds)
+        found.append(f"{sockets} more open sockets, {had} before")
+    others = [fd for fd in fds if not fd.startswith("socket:")]
+    if others:
+        found.append(f"{len(others)} more that a fork would share: {', '.join(others)}")
     children = after.children - before.children
     if children:
         found.append(f"{len(children)} more child processes, {len(before.children)} before")
@@ -137,7 +142,7 @@ def _shared_fds() -> frozenset[str]:
         with contextlib.suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{name}")
             if target.startswith(("socket:", "pipe:", "anon_inode:")):
-                found.append(f"{name} {target}")
+                found.append(f"{target} as {name}")
     return frozenset(found)
 
 
