@@ -17,11 +17,12 @@ from driving import Driven, driven
 from running import until
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import templateprocess
+from fsmv2.supervisor import nursery, templateprocess
 from fsmv2.supervisor.core.events import (
     PoolRecovered,
     PoolStuck,
     ProcOutput,
+    ProcStarted,
     StartMethodChanged,
     TemplateEnded,
     TemplateStarted,
@@ -202,3 +203,37 @@ def test_spawned_proc_that_hangs_dies_with_the_root_whichever_thread_started_it(
         finally:
             program.kill()
     until(lambda: not is_alive(pid), "the proc is gone")
+
+
+def test_template_that_hangs_in_a_fork_hook_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It imports all, says that it is ready, and never forks."""
+    monkeypatch.setattr(nursery, "START_BUDGET_S", 3.0)
+    (tmp_path / "shape_hook.py").write_text(
+        "import os, time\n"
+        "if 'FSMV2_SLOT' not in os.environ:\n"
+        "    os.register_at_fork(before=lambda: time.sleep(600))\n"
+    )
+    with driven({"actions": 1}, spares=0, preload=("shape_hook",), search=(str(tmp_path),)) as made:
+        made.until(lambda: made.heard(ProcStarted), "a proc")
+        assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
+        assert made.run(deadly.WhoAmI()).succeeded
+
+
+def test_program_that_hangs_at_import_in_the_template_gets_spawned_procs(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    hang = (
+        "from fsmv2.supervisor import templatekeeper\n"
+        "templatekeeper.MAIN_S_MAX = 3.0\n"
+        f"if __name__ != '__main__' and not os.path.exists({str(mark)!r}):\n"
+        f"    open({str(mark)!r}, 'w').close()\n"
+        "    time.sleep(600)"
+    )
+    with script(tmp_path, at_import=hang, options="", body=TELL, run="main()") as program:
+        told, _ = program.communicate(timeout=100)
+
+    assert program.returncode == 0
+    status, reason = told.splitlines()
+    assert status == "succeeded"
+    assert "__main__ cannot be forked: its import did not end within 3 s" in reason
