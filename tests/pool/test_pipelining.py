@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -307,3 +307,91 @@ Pipelining.TestCase.settings = settings(
     max_examples=int(os.environ.get("PIPELINING", "40")), stateful_step_count=50, deadline=None, derandomize=True, database=None
 )
 TestPipelining = Pipelining.TestCase
+
+
+# --- histories, one by one ------------------------------------------------------------------
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World(2, 16)
+    yield made
+    made.close()
+
+
+def steps(proc: PlayedProc, number: int) -> None:
+    for _ in range(number):
+        assert proc.step()
+
+
+def run_all(proc: PlayedProc) -> None:
+    while proc.step():
+        proc.world.read(proc)
+
+
+def test_orders_taken_back_stay_so_when_others_are_taken_back_after_them(world: World) -> None:
+    """The page has one word for what is revoked, and the proc may be slow to look at it."""
+    slow, quick = world.procs
+    for _ in range(6):
+        world.submit(Short())
+    assert len(slow.handle.behind) == 4
+
+    # The slow one has begun; what waits behind it is taken back and runs elsewhere.
+    steps(slow, 2)
+    world.find_stalled(slow)
+    assert not slow.handle.behind
+    run_all(quick)
+    assert len(world.results) == 5
+
+    # It ends, and before it looks at another order, more are given to it and taken back.
+    steps(slow, 1)
+    world.read(slow)
+    for _ in range(8):
+        world.submit(Short())
+    assert len(slow.handle.behind) == 6
+    run_all(quick)
+    assert len(slow.handle.behind) < 6
+    world.finish()
+    assert all(world.runs[one] == 1 for one in world.keys)
+    assert len(world.results) == 14
+
+
+def test_an_attempt_cancelled_as_it_begins_is_not_begun_elsewhere(world: World) -> None:
+    """It had been marked as begun, so it was left where it was; then it was not run after all."""
+    slow = world.procs[0]
+    *_, waiting = [world.submit(Short()) for _ in range(3)]
+    assert [one.id for one in slow.handle.behind] == [waiting]
+    steps(slow, 4)  # the first begun, looked, ended; the second begun
+    assert world.pool.cancel(waiting)
+    assert waiting not in world.results
+    world.finish()
+    assert world.results[waiting].status == "cancelled"
+    assert world.runs[waiting] == 0
+
+
+def test_an_order_that_has_begun_stays_where_it_is(world: World) -> None:
+    """Its proc has looked before it was revoked: it runs there, and only there."""
+    slow = world.procs[0]
+    first, *_ = [world.submit(Short()) for _ in range(6)]
+    [head, *behind] = [slow.handle.attempt, *slow.handle.behind]
+    assert head is not None
+    steps(slow, 3 + 2)  # the first is over, its answer not read; the second is at work
+    world.find_stalled(slow)
+    assert list(slow.handle.behind) == behind[:1]
+    world.finish()
+    assert set(world.runs.values()) == {1}
+    assert first in world.results
+
+
+def test_what_waits_behind_a_dead_proc_runs_elsewhere_once(world: World) -> None:
+    """One death costs one attempt."""
+    slow = world.procs[0]
+    ids = [world.submit(Short()) for _ in range(10)]
+    head = slow.handle.attempt
+    assert head is not None
+    steps(slow, 2)
+    world.kill(slow)
+    world.finish()
+    assert [one for one in ids if world.results[one].status != "succeeded"] == [head.id]
+    assert world.results[head.id].status == "crashed"
+    assert set(world.runs.values()) == {1}
