@@ -56,19 +56,22 @@ class Answers:
         # What was printed by what is answered here has been written by now.
         if proc.has_output() or not proc.output.is_between_lines:
             self._hear_output(proc, flush=True)
-        answered = False
+        has_room = False
         for body in received.frames:
             try:
                 message: FromProc = _decode(body)
             except FrameError as error:
                 return self._lost(proc, f"garbled frame: {error}")
             if isinstance(message, _ANSWERS):
-                answered |= self._answer(proc, message)
+                has_room |= self._answer(proc, message)
+            elif isinstance(message, Skipped):
+                has_room |= self._pool.dispatcher.skipped(proc, message.attempt_id, message.place)
             else:
                 self._say(proc, message)
         if received.fault is not None:
             return self._lost(proc, str(received.fault))
-        if answered:
+        # Once for all of them: it must not be noted as idle twice.
+        if has_room:
             self._pool.has_room(proc)
         if received.closed:
             self._pool.poller.unwatch(proc.channel.read_fd)
@@ -116,9 +119,7 @@ class Answers:
 
     # --- messages ---------------------------------------------------------------------------
 
-    def _say(self, proc: ProcHandle, message: Hello | Skipped | Progress | Logged) -> None:
-        if isinstance(message, Skipped):
-            return self._pool.dispatcher.skipped(proc, message.attempt_id, message.place)
+    def _say(self, proc: ProcHandle, message: Hello | Progress | Logged) -> None:
         if isinstance(message, Hello):
             if message.protocol != PROTOCOL:
                 return self._lost(

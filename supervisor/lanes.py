@@ -244,7 +244,11 @@ class Dispatcher:
         behind = proc.behind
         if not behind or not proc.revokes or proc.state is ProcState.DEAD:
             return None
-        proc.page.revoke(behind[0].place, proc.orders + 1)
+        # The page has one range. What was revoked before, and not passed by the proc yet, stays in
+        # it; so may what was given since: if that has not begun, it is skipped as well.
+        proc.revoked_from = proc.revoked_from or behind[0].place
+        proc.revoked_end = proc.orders + 1
+        proc.page.revoke(proc.revoked_from, proc.revoked_end)
         memory_barrier()
         begun_id = proc.page.begun()[0]
         stay = next((n for n, one in enumerate(behind, 1) if one.id == begun_id), 0)
@@ -252,17 +256,20 @@ class Dispatcher:
         while len(behind) > stay:
             attempt = behind.pop()
             attempt.begins -= 1
+            attempt.lane.waiting_in_pipes -= 1
             lane = self.put_back(attempt)
-            lane.waiting_in_pipes -= 1
         return lane
 
-    def skipped(self, proc: ProcHandle, attempt_id: int, place: int) -> None:
-        """The proc found the order revoked: it has not begun it, and never will."""
+    def skipped(self, proc: ProcHandle, attempt_id: int, place: int) -> bool:
+        """The proc found the order revoked: it has not begun it, and never will. False: the
+        attempt is elsewhere by now."""
+        if place + 1 == proc.revoked_end:
+            proc.revoked_from = 0  # it has passed all of them
         for attempt in (proc.attempt, *proc.behind):
             if attempt is not None and attempt.id == attempt_id and attempt.place == place:
                 break
         else:
-            return  # it is elsewhere by now
+            return False
         attempt.begins -= 1
         if attempt is proc.attempt:
             proc.attempt = None
@@ -272,13 +279,17 @@ class Dispatcher:
             proc.behind.remove(attempt)
             attempt.lane.waiting_in_pipes -= 1
         self.put_back(attempt)
-        self._pool.has_room(proc)
+        return True
 
     def put_back(self, attempt: Attempt) -> Lane:
-        """``attempt`` was given to a proc and never begun: it is the next of its lane."""
+        """``attempt`` was given to a proc and never begun: it is the next of its lane, unless it
+        should not begin any more."""
+        lane: Lane = attempt.lane
+        if self._pool.closing or attempt.cancel_cause is not None:
+            self._pool.settle(attempt, self._pool.endings.cancelled_before_start(attempt))
+            return lane
         attempt.proc = None
         attempt.kind.running -= 1
-        lane: Lane = attempt.lane
         lane.queue.put_back(attempt, attempt.key, attempt.urgent)
         return lane
 

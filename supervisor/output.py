@@ -3,7 +3,8 @@
 Knows: bytes in, whole redacted lines out; the tail that a death certificate shows; a budget.
 Does not know: descriptors, attempts, who reads the lines.
 Invariants: a line is redacted first and cut to its length afterwards: the other way round a cut
-could go through a secret; lines over the budget are counted, kept in the tail, and not told.
+could go through a secret; of a line that does not end only the beginning is told; lines over the
+budget are counted, kept in the tail, and not told.
 """
 
 from __future__ import annotations
@@ -49,27 +50,34 @@ class Allowance:
 class OutputLines:
     """The lines of one proc."""
 
-    __slots__ = ("_allowance", "_partial", "tail")
+    __slots__ = ("_allowance", "_is_endless", "_partial", "tail")
 
     def __init__(self) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._partial = b""
+        self._is_endless = False
         self._allowance = Allowance(LINES_PER_S, LINES_AT_ONCE)
 
     @property
     def is_between_lines(self) -> bool:
         """Whether no part of a line is waiting for its end."""
-        return not self._partial
+        return not (self._partial or self._is_endless)
 
     def feed(
         self, data: bytes, secrets: tuple[str, ...], now: float, *, flush: bool = False
     ) -> list[str]:
         """The whole lines of ``data`` that may be told; with ``flush`` also what has no newline
         yet. When lines were left out, the next one that is told says how many."""
-        *lines, self._partial = (self._partial + data).split(b"\n")
+        lines = (self._partial + data).split(b"\n")
+        if self._is_endless:
+            # What is left of a line that was too long: it may begin inside a secret.
+            lines[0] = b""
+            self._is_endless = len(lines) == 1
+        self._partial = lines.pop()
         if flush or len(self._partial) > PARTIAL_BYTES_MAX:
             lines.append(self._partial)
             self._partial = b""
+            self._is_endless = not flush
         lines = [line for line in lines if line]
         refused = self._allowance.take_refused()
         granted = self._allowance.spend(now, len(lines))

@@ -76,6 +76,8 @@ class ProcHandle:
         "processes_max",
         "ready_at",
         "replaced_at",
+        "revoked_end",
+        "revoked_from",
         "revokes",
         "serial",
         "silence",
@@ -105,6 +107,9 @@ class ProcHandle:
         # Whether it says hello that an order can be revoked, and how many it was given.
         self.revokes = False
         self.orders = 0
+        # The range of orders on the page; from 0: none that it may still have to look at.
+        self.revoked_from = 0
+        self.revoked_end = 0
         self.deadline_at = math.inf
         self.actions = 0
         self.spread = spread

@@ -60,6 +60,40 @@ def test_any_bytes_give_frames_or_a_fault_and_nothing_else(
     assert frames[: len(bodies)] == bodies
 
 
+FAULTS = st.sampled_from(
+    [b"", b"\x00", b"\xff\x01", header(513), header(0, PROTOCOL + 1), header(9)[:3], header(9) + b"x"]
+)
+
+
+@given(BODIES, FAULTS, CUTS)
+def test_a_fault_is_the_same_however_it_comes_and_the_frames_before_it_count(
+    bodies: list[bytes], fault: bytes, cuts: list[int]
+) -> None:
+    """In one portion, where whole frames are not copied, byte by byte, and cut anywhere."""
+    stream = b"".join(pack_frame(body) for body in bodies) + fault
+    whole, single, cut = (FrameBuffer(limit=512) for _ in range(3))
+    assert feed_all(whole, [stream]) == bodies
+    assert feed_all(single, portions(stream, list(range(len(stream))))) == bodies
+    assert feed_all(cut, portions(stream, cuts)) == bodies
+    for buffer in (whole, single, cut):
+        buffer.close()
+    assert str(whole.fault) == str(single.fault) == str(cut.fault)
+    assert (whole.fault is None) is (fault == b"")
+
+
+@given(BODIES, BODIES, st.integers(0, 400))
+def test_after_a_cut_frame_whole_portions_are_taken_whole_again(
+    before: list[bytes], after: list[bytes], at: int
+) -> None:
+    """The way back from the rest of a frame to the short way loses nothing."""
+    stream = b"".join(pack_frame(body) for body in [*before, b"cut"])
+    buffer = FrameBuffer()
+    frames = feed_all(buffer, portions(stream, [min(at, len(stream))]))
+    assert frames == [*before, b"cut"]
+    assert "0 bytes pending" in repr(buffer)
+    assert buffer.feed(b"".join(pack_frame(body) for body in after)) == after
+
+
 @given(st.binary(max_size=600))
 def test_the_bytes_of_all_frames_and_the_rest_are_the_bytes_that_were_fed(data: bytes) -> None:
     """A buffer invents nothing and loses nothing: frames packed anew are a prefix of the input."""

@@ -80,6 +80,46 @@ def test_an_extension_that_does_not_fit_is_the_longest_that_does(pages: tuple[Pa
     assert root.extension_of(4) == 0.0
 
 
+@given(st.integers(1, 2**31), st.integers(0, 100), st.integers(-200, 200))
+def test_exactly_the_orders_of_the_range_are_revoked(first: int, count: int, distance: int) -> None:
+    """From the first up to, not including, the end; none if the range is empty."""
+    fd = create_page("test")
+    root, proc = Page(fd), Page(fd)
+    try:
+        root.revoke(first, first + count)
+        place = max(0, first + distance)
+        assert proc.is_revoked(place) is (first <= place < first + count)
+        assert not proc.is_revoked(first + count)
+    finally:
+        root.close()
+        proc.close()
+        os.close(fd)
+
+
+def test_no_order_is_revoked_on_a_new_page_and_a_new_range_replaces_the_old_one(
+    pages: tuple[Page, Page],
+) -> None:
+    """There is one word: who revokes again says all that is still to be refused."""
+    root, proc = pages
+    assert not any(proc.is_revoked(place) for place in range(100))
+    root.revoke(5, 10)
+    root.revoke(12, 14)
+    assert [place for place in range(100) if proc.is_revoked(place)] == [12, 13]
+
+
+def test_revoking_and_cancelling_do_not_touch_each_other_or_the_procs_marks(
+    pages: tuple[Page, Page],
+) -> None:
+    """One field, one place."""
+    root, proc = pages
+    proc.begin(7, 1.5, 0.5)
+    root.cancel(9)
+    root.revoke(3, 6)
+    assert proc.is_cancelled(9)
+    assert proc.is_revoked(5)
+    assert root.begun() == (7, 1.5, 0.5)
+
+
 def test_a_page_is_closed_once_and_may_be_closed_again() -> None:
     """The descriptor belongs to somebody else and stays."""
     fd = create_page("test")
