@@ -224,9 +224,22 @@ def reader_capability() -> tuple[bool, str]:
         try:
             return _try_on(child)
         except (OSError, ValueError) as error:
-            return False, f"cannot read a child's stack: {error}"
+            return False, f"cannot read a child's stack: {error}{_ptrace_scope(error)}"
         finally:
             child.kill()
+
+
+def _ptrace_scope(error: Exception) -> str:
+    """What the Yama security module says, where it may be why the kernel refused. Source:
+    Documentation/admin-guide/LSM/Yama.rst."""
+    if not isinstance(error, PermissionError):
+        return ""
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+            scope = file.read().strip()
+    except OSError:
+        return ""
+    return f" (kernel.yama.ptrace_scope is {scope}, want 0 or 1, or CAP_SYS_PTRACE)"
 
 
 def _try_on(child: subprocess.Popen[bytes]) -> tuple[bool, str]:

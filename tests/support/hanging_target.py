@@ -8,6 +8,7 @@ faulthandler writes its own dump to standard error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -47,7 +48,8 @@ def regex() -> None:
 def big_number() -> None:
     print(
         7  # HERE
-        ** 10**9
+        ** 10
+        ** 9
     )
 
 
@@ -93,7 +95,7 @@ def threads() -> None:
     time.sleep(FOREVER_S)  # HERE
 
 
-def grüße_длина_𐐀() -> None:
+def grüße_длина_𐐀() -> None:  # noqa: N802 (no upper case there)
     time.sleep(FOREVER_S)  # HERE
 
 
@@ -156,7 +158,7 @@ def after_handling() -> None:
             continue
         finally:
             number = sum(range(3))
-    with threading.Lock():
+    with contextlib.nullcontext():
         time.sleep(number * FOREVER_S)  # HERE
 
 
