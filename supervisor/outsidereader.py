@@ -57,11 +57,12 @@ def read_stacks(pid: int, anchor: int, budget_s: float = 0.01) -> str | None:
     call also tries the layout on the own process: some milliseconds more, which
     `reader_fault` takes earlier.
     """
-    until_s = time.monotonic() + budget_s
     # The root lives on, whatever a foreign memory made of this: evidence is worth no tick.
     try:
         layout = _proven_layout()
-        if isinstance(layout, str) or could_wait(pid):
+        until_s = time.monotonic() + budget_s
+        # Not `budget_s <= 0`: nothing is later than a moment that is not a number.
+        if not budget_s > 0 or isinstance(layout, str) or could_wait(pid):
             return None
         with ProcessMemory(pid, until_s) as memory:
             best = _look(memory, layout, anchor, until_s)

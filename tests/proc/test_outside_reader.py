@@ -74,9 +74,10 @@ def hanging(shape: str, tmp_path: Path) -> Iterator[Target]:
         assert len(line) == 3, errors.read_text()
         yield Target(process, int(line[0]), int(line[1]), int(line[2]), errors)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(PATIENCE_S)
         process.stdout.close()
+        if process.returncode is None:  # else the group's number is somebody else's by now
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE_S)
 
 
 def marked_lines() -> dict[str, int]:
@@ -101,7 +102,7 @@ def place(shape: str, name: str | None = None) -> str:
 
 
 def threads_of(text: str) -> dict[str, list[str]]:
-    """The lines of each thread by its identifier; every line of ``text`` has to be one of a dump."""
+    """The lines of each thread by its identifier; each of ``text`` has to be a dump's."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         head = THREAD.fullmatch(line)
@@ -156,7 +157,7 @@ def test_what_is_read_is_what_faulthandler_says(shape: str, tmp_path: Path) -> N
 def test_long_functions_and_hostile_names_are_read_as_faulthandler_says(tmp_path: Path) -> None:
     """A line table of many long entries; a file name with newlines, escapes and no end."""
     with hanging("generated", tmp_path) as target:
-        text = target.stacks_with(" line 15002 in f\n")
+        text = target.stacks_with(" line 15003 in f\n")
         name = 'a "name"\\x0a of \\x1b many\\udcff lines\\xe9'
         assert text.splitlines()[1].startswith(f'  File "{name}')
         assert "..." in text.splitlines()[1]
@@ -241,7 +242,8 @@ def test_a_process_that_may_hold_up_its_reader_is_left_alone(tmp_path: Path) -> 
         parent = target.process.pid
         until(lambda: could_wait(parent), "state D")
         assert read_stacks(parent, target.anchor, BUDGET_S) is None
-        assert target.stacks_with(" in uninterruptible\n")
+        assert target.pid != parent
+        target.stacks_with(" in uninterruptible\n")
 
 
 # --- nothing to read --------------------------------------------------------------------------

@@ -195,13 +195,13 @@ def generated() -> None:
     body = "\n" * 9_000 + "".join(f"    if x == {n}: x = [x, {n}]\n\n" for n in range(3_000))
     source = f"def f(x):\n{body}\n    time.sleep({FOREVER_S})\nf(-1)"
     # Line 1, the empty ones, two for each branch, one more, and there is the call.
-    assert source.splitlines()[15_001].strip().startswith("time.sleep")
+    assert source.splitlines()[15_002].strip().startswith("time.sleep")
     exec(compile(source, 'a "name"\n of \x1b many\udcff lines' + "é" * 600, "exec"), {"time": time})
 
 
 def run(shape: Callable[[], None]) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    if shape is not forked:
+    if shape not in (forked, uninterruptible):
         print(anchor(), id(shape), os.getpid(), flush=True)
     shape()
 
