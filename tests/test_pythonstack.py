@@ -160,7 +160,7 @@ def endless(owner: int, frame_code: int) -> Callable[[int, int], bytes]:
     def read(address: int, size: int) -> bytes:
         page, offset = divmod(address, PAGE_BYTES)
         below = (page + 1) * PAGE_BYTES
-        if page == LAYOUT.main_interpreter // PAGE_BYTES:
+        if address == LAYOUT.main_interpreter + inside.threads_head:
             word = THREADS_AT
         elif address >= FRAMES_AT:
             if offset == inside.frame_owner:
