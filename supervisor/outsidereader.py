@@ -8,8 +8,8 @@ its own process with it and found what the interpreter itself says.
 
 Needs no signal and no help from the proc, so it also works where faulthandler cannot: all signals
 blocked, stopped, handler replaced, Python's own lock held in C. What can still go wrong: a process
-that runs on while it is read may show two moments in one stack; one look is tried up to
-`LOOKS_MAX` times until all of it fits together.
+that runs on while it is read may show two moments in one stack; a look is taken up to `LOOKS_MAX`
+times until all of it fits together and each thread is still in the call that it was found in.
 """
 
 from __future__ import annotations
@@ -74,14 +74,15 @@ def read_stacks(pid: int, anchor: int, budget_s: float = 0.01) -> str | None:
 def _look(memory: ProcessMemory, layout: Layout, anchor: int, until_s: float) -> Stacks:
     best = Stacks((), False)
     for _ in range(LOOKS_MAX):
-        found = StackWalk(memory.read, layout, anchor, until_s).stacks()
-        if found.is_sound:
+        walk = StackWalk(memory.read, layout, anchor, until_s)
+        found = walk.stacks()
+        memory.forget()
+        if found.is_sound and walk.still_stands():
             return found
         if _frames(found) >= _frames(best):
             best = found
         if not found.threads or time.monotonic() >= until_s:
             break
-        memory.forget()
     return best
 
 

@@ -266,13 +266,29 @@ def _late_after(reads: int, then: Counted, until_s: float) -> Callable[[int, int
     return read
 
 
+def test_a_thread_that_has_moved_on_is_noticed() -> None:
+    """The topmost frame that was read first is compared with what is there afterwards."""
+    moved = 0
+
+    def read(address: int, size: int) -> bytes:
+        data = endless(0, frame_code=1 << 50)(address, size)
+        is_top = address % PAGE_BYTES == LAYOUT.inside.thread_frame and address < FRAMES_AT
+        return struct.pack("<Q", FRAMES_AT + moved * PAGE_BYTES) if is_top else data
+
+    look = StackWalk(read, LAYOUT, LAYOUT.main_interpreter, FOREVER)
+    assert look.stacks().threads
+    assert look.still_stands()
+    moved = 1
+    assert not look.still_stands()
+
+
 @pytest.mark.parametrize("field", ["code_type", "str_type", "bytes_type"])
 def test_a_stack_of_another_interpreter_is_no_stack(field: str, waiting: int) -> None:
     """Another binary has its types elsewhere: its objects are not taken for ours."""
     other = LAYOUT._replace(**{field: getattr(LAYOUT, field) + 16})
     with ProcessMemory(os.getpid(), FOREVER) as memory:
         look = StackWalk(memory.read, other, LAYOUT.main_interpreter, FOREVER)
-        assert look.frames_from(waiting) == ([], True)
+        assert look.frames_from(waiting) == ((), True)
 
 
 # --- lines and texts ---------------------------------------------------------------------------
