@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio.base_events
 import hashlib
 import inspect
-import mmap
 import os
 import struct
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from ctypes import addressof, c_char
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsmv2.supervisor import outsidereader, pythonstack
-from fsmv2.supervisor.processmemory import PAGE_BYTES, PAGES_MAX, ProcessMemory, is_file_call
+from fsmv2.supervisor.processmemory import PAGE_BYTES, ProcessMemory
 from fsmv2.supervisor.pythonlayout import OWNED_BY_C_STACK, Layout, supposed_layout
 from fsmv2.supervisor.pythonstack import (
     FRAMES_MAX,
@@ -150,42 +148,47 @@ def test_any_name_is_one_line_of_printable_ascii(text: str) -> None:
 # --- memory made to keep a reader busy ----------------------------------------------------------
 
 
-THREADS_AT, FRAMES_AT = 1 << 32, 1 << 40
+THREADS_AT, POINTERS_AT, FRAMES_AT = 1 << 32, 1 << 36, 1 << 40
+# A layout with markers, which 3.11 does not have.
+MARKED = LAYOUT._replace(inside=LAYOUT.inside._replace(frame_owner=70))
 
 
-def endless(owner: int, frame_code: int) -> Callable[[int, int], bytes]:
-    """A list of threads without an end, each with a stack without an end."""
-    inside = LAYOUT.inside
+def endless(owner: int, memory: ProcessMemory) -> Callable[[int, int], bytes]:
+    """A list of threads without an end, each with a stack without an end; the rest is real."""
+    inside = MARKED.inside
+    via = POINTERS_AT if inside.cframe_frame is not None else FRAMES_AT
 
     def read(address: int, size: int) -> bytes:
         page, offset = divmod(address, PAGE_BYTES)
         below = (page + 1) * PAGE_BYTES
         if address == LAYOUT.main_interpreter + inside.threads_head:
             word = THREADS_AT
-        elif address >= FRAMES_AT:
+        elif THREADS_AT <= address < POINTERS_AT:
+            word = {
+                inside.thread_next: below,
+                inside.thread_interpreter: LAYOUT.main_interpreter,
+                inside.thread_frame: via,
+            }.get(offset, 7)
+        elif POINTERS_AT <= address < FRAMES_AT:
+            word = FRAMES_AT
+        elif FRAMES_AT <= address < FRAMES_AT << 1:
             if offset == inside.frame_owner:
                 return bytes([owner])
-            word = below if offset == inside.frame_previous else frame_code
-            # One more pointer up to the frame, with 3.11 and 3.12.
-            word = address + 64 if offset == inside.cframe_frame else word
-        elif offset == inside.thread_next:
-            word = below
-        elif offset == inside.thread_interpreter:
-            word = LAYOUT.main_interpreter
-        elif offset == inside.thread_frame:
-            word = FRAMES_AT
+            word = below if offset == inside.frame_previous else id(endless.__code__)
         else:
-            word = 7
-        return struct.pack("<Q", word).ljust(size, b"\0")[:size]
+            return memory.read(address, size)
+        return struct.pack("<Q", word)[:size]
 
     return read
 
 
-@pytest.mark.parametrize("owner", [0, OWNED_BY_C_STACK])
-def test_lists_without_an_end_are_left_in_time(owner: int) -> None:
-    """More threads and more frames than any limit, markers among them."""
-    stacks = walk(endless(owner, frame_code=1 << 50))
+@pytest.mark.parametrize(("owner", "frames"), [(0, FRAMES_TOTAL_MAX), (OWNED_BY_C_STACK, 0)])
+def test_lists_without_an_end_are_left_in_time(owner: int, frames: int) -> None:
+    """More threads and more frames than any limit, or nothing but markers."""
+    with ProcessMemory(os.getpid(), FOREVER) as memory:
+        stacks = walk(endless(owner, memory), MARKED)
     assert len(stacks.threads) == THREADS_MAX
+    assert sum(len(thread.frames) for thread in stacks.threads) == frames
     assert not stacks.is_sound
 
 
@@ -269,17 +272,19 @@ def _late_after(reads: int, then: Counted, until_s: float) -> Callable[[int, int
 def test_a_thread_that_has_moved_on_is_noticed() -> None:
     """The topmost frame that was read first is compared with what is there afterwards."""
     moved = 0
+    with ProcessMemory(os.getpid(), FOREVER) as memory:
+        still = endless(0, memory)
 
-    def read(address: int, size: int) -> bytes:
-        data = endless(0, frame_code=1 << 50)(address, size)
-        is_top = address % PAGE_BYTES == LAYOUT.inside.thread_frame and address < FRAMES_AT
-        return struct.pack("<Q", FRAMES_AT + moved * PAGE_BYTES) if is_top else data
+        def read(address: int, size: int) -> bytes:
+            data = still(address, size)
+            is_top = data == struct.pack("<Q", FRAMES_AT)
+            return struct.pack("<Q", FRAMES_AT + moved * PAGE_BYTES) if is_top else data
 
-    look = StackWalk(read, LAYOUT, LAYOUT.main_interpreter, FOREVER)
-    assert look.stacks().threads
-    assert look.still_stands()
-    moved = 1
-    assert not look.still_stands()
+        look = StackWalk(read, LAYOUT, LAYOUT.main_interpreter, FOREVER)
+        assert look.stacks().threads
+        assert look.still_stands()
+        moved = 1
+        assert not look.still_stands()
 
 
 @pytest.mark.parametrize("field", ["code_type", "str_type", "bytes_type"])
@@ -328,76 +333,8 @@ def test_a_text_has_a_limit_and_keeps_the_main_thread() -> None:
 def test_what_is_not_known_is_said() -> None:
     """A thread without frames, a line that nobody knows."""
     unknown = ThreadStack(2, (Frame("f.py", None, "g"),), False)
+    head = "Thread 0x000000000000000{} (most recent call first):\n"
     text = outsidereader.as_text(Stacks((unknown, ThreadStack(3, (), False)), True))
-    assert text == (
-        "Thread 0x0000000000000002 (most recent call first):\n"
-        '  File "f.py", line ??? in g\n\n'
-        "Thread 0x0000000000000003 (most recent call first):\n"
-        "  <no Python frame>"
-    )
-
-
-# --- memory ------------------------------------------------------------------------------------
-
-
-def test_a_page_that_is_not_in_memory_is_not_waited_for() -> None:
-    """Whoever reads it would have to have it fetched, from wherever it comes."""
-    with (
-        mmap.mmap(-1, 3 * PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block,
-        ProcessMemory(os.getpid(), FOREVER) as memory,
-    ):
-        block.madvise(mmap.MADV_NOHUGEPAGE)
-        view = (c_char * len(block)).from_buffer(block)
-        start = addressof(view)
-        block[0] = block[PAGE_BYTES - 1] = 7
-        assert memory.read(start, 1) == b"\x07"
-        assert memory.read(start + PAGE_BYTES - 1, 2) == b"\x07"
-        assert memory.read(start + PAGE_BYTES, 1) == b""
-        block[PAGE_BYTES] = 8
-        assert memory.read(start + PAGE_BYTES - 1, 2) == b"\x07"
-        memory.forget()
-        assert memory.read(start + PAGE_BYTES - 1, 2) == b"\x07\x08"
-        del view
-
-
-def test_pages_have_a_limit() -> None:
-    """Memory that leads on and on is not read on and on."""
-    with ProcessMemory(os.getpid(), FOREVER) as memory:
-        at = id(memory)
-        for number in range(PAGES_MAX):
-            memory.read((number + 1) * PAGE_BYTES, 1)
-        assert memory.read(at, 8) == b""
-
-
-@given(address=st.integers(-(2**70), 2**70), size=st.integers(-5, 3 * PAGE_BYTES))
-@settings(max_examples=200, deadline=None)
-def test_any_address_gives_bytes(address: int, size: int) -> None:
-    """Not more than were asked for, and no error."""
-    with ProcessMemory(os.getpid(), FOREVER) as memory:
-        assert len(memory.read(address, size)) <= max(0, size)
-
-
-def test_after_its_time_a_memory_gives_nothing() -> None:
-    """Also what is there."""
-    with ProcessMemory(os.getpid(), time.monotonic()) as memory:
-        assert memory.read(id(memory), 8) == b""
-
-
-@pytest.mark.parametrize(
-    ("line", "machine", "is_file"),
-    [
-        (b"0 0x3 0x7ffd 0x1 0x0 0x0 0x0 0x7ffd 0x7f\n", "x86_64", True),
-        (b"63 0x3 0x7ffd 0x1 0x0 0x0 0x0 0x7ffd 0x7f\n", "aarch64", True),
-        (b"63 0x3 0x7ffd 0x1 0x0 0x0 0x0 0x7ffd 0x7f\n", "x86_64", False),
-        (b"9 0x0 0x1000 0x3 0x22 0xffff 0x0 0x7ffd 0x7f\n", "x86_64", False),
-        (b"-1 0x7ffd 0x7f\n", "x86_64", False),
-        (b"running\n", "x86_64", False),
-        (b"0 0x3\n", "riscv64", False),
-        (b"", "x86_64", False),
-    ],
-)
-def test_calls_on_files_are_told_from_those_that_hold_the_memory(
-    line: bytes, machine: str, is_file: bool
-) -> None:
-    """mmap waits with the lock of the memory, read without."""
-    assert is_file_call(line, machine) is is_file
+    first, second = text.split("\n\n")
+    assert first == head.format(2) + '  File "f.py", line ??? in g'
+    assert second == head.format(3) + "  <no Python frame>"

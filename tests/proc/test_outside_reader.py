@@ -219,7 +219,7 @@ def test_a_running_process_is_never_said_to_be_where_it_cannot_be(tmp_path: Path
 def test_threads_come_with_the_main_thread_first(tmp_path: Path) -> None:
     """An action runs in the main thread."""
     with hanging("threads", tmp_path) as target:
-        text = target.stacks_with(" in generator_of\n")
+        text = target.stacks_with(place("threads"))
         first, *others = text.split("\n\n")
         assert place("threads") in first
         assert len(others) == 4
