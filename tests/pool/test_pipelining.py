@@ -304,7 +304,11 @@ class Pipelining(RuleBasedStateMachine):
 
 
 Pipelining.TestCase.settings = settings(
-    max_examples=int(os.environ.get("PIPELINING", "40")), stateful_step_count=50, deadline=None, derandomize=True, database=None
+    max_examples=int(os.environ.get("PIPELINING", "40")),
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
 )
 TestPipelining = Pipelining.TestCase
 
