@@ -223,7 +223,7 @@ class Pipelining(RuleBasedStateMachine):
     @initialize(procs=st.integers(1, 3), pipeline=st.sampled_from([1, 2, 4, 16]))
     def begin(self, procs: int, pipeline: int) -> None:
         self.world = World(procs, pipeline)
-        self.first = {key: 0 for key in "ab"}
+        self.first = dict.fromkeys("ab", 0)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
@@ -304,7 +304,11 @@ class Pipelining(RuleBasedStateMachine):
 
 
 Pipelining.TestCase.settings = settings(
-    max_examples=int(os.environ.get("PIPELINING", "40")), stateful_step_count=50, deadline=None, derandomize=True, database=None
+    max_examples=int(os.environ.get("PIPELINING", "40")),
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
 )
 TestPipelining = Pipelining.TestCase
 
