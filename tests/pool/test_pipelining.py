@@ -90,7 +90,7 @@ class PlayedProc:
 
     def _begin(self) -> None:
         self._order = order = self._orders.pop(0)
-        self.handle.page.begin(order.attempt_id, 1.0, 0.0)
+        self.handle.page.begin(order.attempt_id, 1.0, 0.0, order.place)
         self._next = self._look
 
     def _look(self) -> None:
