@@ -322,6 +322,59 @@ def test_counter_of_the_whole_machine_counts_only_if_the_kernel_log_names_the_pr
     counters.close()
 
 
+def test_two_kills_at_once_explain_two_deaths_and_no_third(tmp_path: Path) -> None:
+    make_proc(tmp_path, 2, 0)
+    (tmp_path / "group/memory.events").unlink()
+    log = tmp_path / "kmsg"
+    log.write_text("")
+    counters = OomCounters(str(tmp_path), kmsg=str(log))
+    (tmp_path / "vmstat").write_text("oom_kill 2\n")
+    with log.open("a") as file:
+        file.write("3,1,1,-;Out of memory: Killed process 17 (fsmv2.1.p3) total-vm:1kB\n")
+    counters.look()
+    with log.open("a") as file:
+        file.write("3,1,2,-;Out of memory: Killed process 18 (fsmv2.1.p4) total-vm:1kB\n")
+
+    assert "process 18 (" in str(counters.risen(18, "fsmv2.1.p4"))
+    assert counters.risen(19, "fsmv2.1.p5") is None
+    assert "process 17 (" in str(counters.risen(17, "fsmv2.1.p3")), "of the look before"
+    assert counters.risen(17, "fsmv2.1.p3") is None
+    counters.close()
+
+
+@pytest.mark.parametrize("looks_between", [0, 1])
+def test_as_many_deaths_are_explained_as_our_group_has_counted(
+    tmp_path: Path, looks_between: int
+) -> None:
+    make_proc(tmp_path, 2, 5)
+    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
+    make_proc(tmp_path, 2, 7)
+
+    told = [counters.risen(1, "x") is not None]
+    for _ in range(looks_between):
+        counters.look()
+    told += [counters.risen(number, "x") is not None for number in (2, 3)]
+
+    assert told == [True, True, False]
+    counters.close()
+
+
+def test_our_groups_counter_explains_no_death_if_the_log_names_somebody_else(
+    tmp_path: Path,
+) -> None:
+    make_proc(tmp_path, 2, 0)
+    log = tmp_path / "kmsg"
+    log.write_text("")
+    counters = OomCounters(str(tmp_path), kmsg=str(log))
+    make_proc(tmp_path, 2, 1)
+    with log.open("a") as file:
+        file.write("3,1,1,-;Memory cgroup out of memory: Killed process 17 (fsmv2.1.p3)\n")
+
+    assert counters.risen(18, "fsmv2.1.p4") is None
+    assert counters.risen(17, "fsmv2.1.p3") is not None
+    counters.close()
+
+
 def test_no_limit_is_told_as_none(tmp_path: Path) -> None:
     make_proc(tmp_path, 2, 0)
     limit = tmp_path / "group/memory.max"
