@@ -4,7 +4,8 @@ Knows: memory control groups v1 and v2, /proc/vmstat, /dev/kmsg.
 Does not know: procs' ends, verdicts.
 Invariants: never waits, never raises for what the machine lacks; a counter of our own group is
 proof unless the kernel log names others for all it has counted, one of the whole machine is proof
-only together with a line of the log that names the process; one kill explains one death. Sources: Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst
+only together with a line of the log that names the process; one kill explains one death.
+Sources: Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst
 (memory.oom_control), proc(5), dev-kmsg.
 """
 
