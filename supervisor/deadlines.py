@@ -101,7 +101,7 @@ def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
         return _end_of_cancelled(proc, attempt, now)
     begun_id, begun_at, _cpu_s = proc.page.begun()
     start = begun_at if begun_id == attempt.id else proc.attempt_at
-    has_answered = begun_id != attempt.id and any(one.id == begun_id for one in proc.behind)
+    has_answered = proc.page.begun_place() > attempt.place
     if has_answered and now - start < attempt.timeout_s + ANSWER_S_MAX:
         # The next one is at work: this one's answer is about to be read.
         return now + ANSWER_LOOK_S

@@ -250,10 +250,9 @@ class Dispatcher:
         proc.revoked_end = proc.orders + 1
         proc.page.revoke(proc.revoked_from, proc.revoked_end)
         memory_barrier()
-        begun_id = proc.page.begun()[0]
-        stay = next((n for n, one in enumerate(behind, 1) if one.id == begun_id), 0)
+        begun_place = proc.page.begun_place()
         lane = None
-        while len(behind) > stay:
+        while behind and behind[-1].place > begun_place:
             attempt = behind.pop()
             attempt.begins -= 1
             attempt.lane.waiting_in_pipes -= 1

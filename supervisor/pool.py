@@ -228,6 +228,7 @@ class Pool:
         if attempt.proc is None:
             self._take_out(attempt)
             self.conclude(attempt, self.endings.cancelled_before_start(attempt))
+            self.dispatcher.free(attempt.kind)  # it may have come back from a proc, its place free
             for lane in self.lanes.values():
                 self.dispatcher.dispatch(lane)
             return True

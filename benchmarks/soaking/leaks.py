@@ -95,7 +95,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _cgroups() -> int | None:
-    """Folders named for fsmv2 below this process's own cgroup; None without cgroup v2."""
+    """Groups of this process's own pools (others have theirs beside); None without cgroup v2."""
     try:
         with open("/proc/self/mounts", encoding="utf-8") as file:
             mounts = [line.split() for line in file]
@@ -107,4 +107,5 @@ def _cgroups() -> int | None:
     if not tops or not own:
         return None
     top = Path(tops[0] + own[0])
-    return sum(1 for path in top.rglob("*fsmv2*") if path.is_dir())
+    ours = [path for path in top.glob(f"fsmv2-*-{os.getpid()}-*") if path.is_dir()]
+    return sum(1 for home in ours for path in (home, *home.rglob("*")) if path.is_dir())
