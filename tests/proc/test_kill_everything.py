@@ -1,4 +1,4 @@
-"""All that a process started dies with it: fork bombs, daemons, stopped ones, a dead root's.
+"""All that a process started dies with it: fork bombs, daemons, stopped ones.
 
 Each way to kill is tried on its own: kernel groups, and by hand, as an ordinary user too.
 """
@@ -19,10 +19,9 @@ from typing import Any
 import pytest
 from running import until
 
-from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor.cgroups import ProcGroups
+from fsmv2.ipc.linux import descendants_of, is_alive, place_of
+from fsmv2.supervisor.cgroups import ProcGroup, ProcGroups
 from fsmv2.supervisor.descendants import kill_tree
-from fsmv2.supervisor.groupfolders import kill_in_tree
 
 # A number nobody has, so that RLIMIT_NPROC counts this test's processes and no others.
 ORDINARY_USER = 1_000_000 + os.getpid()
@@ -92,6 +91,16 @@ def as_ordinary_user(body: str, imports: str = "") -> Any:
     return json.loads(ended.stdout)
 
 
+def kill_hard(group: ProcGroup) -> bool:
+    """Kill who is in ``group`` without the code under test; whether somebody was."""
+    pids = group.pids()
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+    return bool(pids)
+
+
 # --- with kernel groups ---------------------------------------------------------------------
 
 
@@ -104,19 +113,21 @@ def test_a_fork_bomb_is_killed_wholly_with_its_group(groups: ProcGroups) -> None
         [sys.executable, "-c", join + BOMB], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as bomb:
         assert bomb.stdin is not None
-        until(lambda: group.count() == 1, "it has joined")
-        # In the limit's group too, before it forks, or this machine does not survive the test.
-        assert group.limit_processes(BOMB_PROCESSES_MAX)
-        bomb.stdin.write(b"\n")
-        bomb.stdin.flush()
-        until(lambda: (group.count() or 0) >= BOMB_PROCESSES_MAX, "all it may have")
-        members = group.pids()
+        try:
+            until(lambda: group.count() == 1, "it has joined")
+            # In the limit's group too before it forks: the machine is to survive this test.
+            assert group.limit_processes(BOMB_PROCESSES_MAX)
+            bomb.stdin.write(b"\n")
+            bomb.stdin.flush()
+            until(lambda: (group.count() or 0) >= BOMB_PROCESSES_MAX, "all it may have")
+            members = group.pids()
 
-        assert group.kill()
+            assert group.kill()
 
+            until(lambda: not any(is_alive(pid) for pid in members), "all are dead")
+        finally:
+            until(lambda: group.is_empty() or not kill_hard(group), "nobody is left")
         assert bomb.wait(20) == -signal.SIGKILL
-    until(group.is_empty, "nobody is left")
-    assert not any(is_alive(pid) for pid in members)
     until(group.remove, "the group goes")
 
 
@@ -130,11 +141,12 @@ def test_a_daemon_without_mark_or_parent_dies_with_its_group(groups: ProcGroups)
         daemon = int(child.stdout.readline())
         assert is_alive(daemon)
         os.kill(daemon, signal.SIGSTOP)
-
-        assert group.kill()
+        try:
+            assert group.kill()
+            until(lambda: not is_alive(daemon), "the daemon is dead")
+        finally:
+            kill_hard(group)
         child.wait(20)
-
-    until(lambda: not is_alive(daemon), "the daemon is dead")
     until(group.is_empty, "nobody is left")
 
 
@@ -153,62 +165,6 @@ def test_who_comes_back_into_a_group_that_was_given_up_is_killed_by_the_sweep(
         finally:
             late.kill()
     until(lambda: groups.sweep() == 0, "the group goes")
-
-
-# --- of dead roots --------------------------------------------------------------------------
-
-ROOT = """
-import os, subprocess, time
-from fsmv2.supervisor.cgroups import ProcGroups
-groups = ProcGroups.open("killed")
-group = groups.make("p1")
-group.limit_processes(100)
-child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-group.join(child.pid)
-print(groups.path, groups.limit_path, child.pid, flush=True)
-time.sleep(1000)
-"""
-
-
-def test_what_a_killed_root_left_running_is_killed_by_the_next_one(groups: ProcGroups) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", ROOT], stdout=subprocess.PIPE, text=True
-    ) as root:
-        assert root.stdout is not None
-        path, limit_path, left = root.stdout.readline().split(" ", 2)
-        try:
-            ProcGroups.open("test").close()
-            assert is_alive(int(left)), "its root lives"
-        finally:
-            root.kill()
-            root.wait()
-    assert is_alive(int(left))
-
-    def is_gone() -> bool:
-        ProcGroups.open("test").close()
-        return not any(os.path.exists(each) for each in (path, limit_path) if each)
-
-    until(is_gone, "the folders of the dead root go")
-    assert not is_alive(int(left))
-
-
-def test_leftovers_are_killed_one_by_one_where_the_kernel_has_no_such_call(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "1000"]) as left, subprocess.Popen(["sleep", "1000"]) as other:
-        try:
-            (tmp_path / "p1.1").mkdir()
-            (tmp_path / "cgroup.procs").write_text(f"0\n{os.getpid()}\n")
-            (tmp_path / "p1.1/cgroup.procs").write_text(f"{left.pid}\n")
-            fd = os.open(tmp_path, os.O_RDONLY)
-            fds = len(os.listdir("/proc/self/fd"))
-            kill_in_tree(fd)
-
-            assert len(os.listdir("/proc/self/fd")) == fds
-            os.close(fd)
-            assert left.wait(20) == -signal.SIGKILL
-            assert is_alive(other.pid)
-        finally:
-            left.kill()
-            other.kill()
 
 
 # --- without kernel groups ------------------------------------------------------------------
@@ -239,6 +195,42 @@ def test_a_fork_bomb_is_killed_wholly_by_hand() -> None:
                 for pid in of_ordinary_user():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, number)
+
+
+def test_all_are_stopped_before_the_second_look_and_nobody_dies_before_it() -> None:
+    """Who is stopped cannot fork, so that one who is not seen twice is not there."""
+    states: list[str] = []
+
+    def look(pid: int, limit: int) -> list[int]:
+        found = descendants_of(pid, limit)
+        if not states:
+            states.append("first")
+        elif len(states) == 1:
+            # A signal is sent at once; that it stops its receiver takes a moment.
+            until(lambda: {state_of(each) for each in (pid, *found)} <= {"T", "Z"}, "all stopped")
+            states.append("".join(state_of(each) for each in (pid, *found)))
+        return found
+
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 1000 & sleep 1000 & echo ready; wait"], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        below = descendants_of(child.pid)
+        try:
+            assert kill_tree(child.pid, look=look).is_complete
+        finally:
+            for pid in (child.pid, *below):
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    assert states == ["first", "TTT"]
+
+
+def state_of(pid: int) -> str:
+    """The state letter of ``pid``, Z if it is gone."""
+    place = place_of(pid)
+    return place.state if place is not None else "Z"
 
 
 def of_ordinary_user() -> list[int]:
@@ -359,10 +351,12 @@ def test_without_cgroup_kill_the_group_still_says_who_is_to_be_killed(tmp_path: 
             assert not group.kill()
             assert daemon in group.pids()
 
-            assert group.kill_or_signal()
-
-            assert child.wait(20) == -signal.SIGKILL
-        until(lambda: not is_alive(daemon), "the daemon is dead")
+            try:
+                assert group.kill_or_signal()
+                until(lambda: not is_alive(daemon), "the daemon is dead")
+                assert child.wait(20) == -signal.SIGKILL
+            finally:
+                kill_hard(group)
         until(group.remove, "the group goes")
     finally:
         assert groups.close()
