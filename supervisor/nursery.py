@@ -326,6 +326,7 @@ class Nursery:
 
     def sweep(self) -> int:
         """Kill and reap what dead procs left behind; how many were killed now."""
+        self.groups.sweep()
         known = self.known_pids()
         living = {proc.pid for proc in self.procs if proc.state in ALIVE}
         return self.orphans.sweep(known, living)
