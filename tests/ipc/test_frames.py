@@ -61,7 +61,15 @@ def test_any_bytes_give_frames_or_a_fault_and_nothing_else(
 
 
 FAULTS = st.sampled_from(
-    [b"", b"\x00", b"\xff\x01", header(513), header(0, PROTOCOL + 1), header(9)[:3], header(9) + b"x"]
+    [
+        b"",
+        b"\x00",
+        b"\xff\x01",
+        header(513),
+        header(0, PROTOCOL + 1),
+        header(9)[:3],
+        header(9) + b"x",
+    ]
 )
 
 
