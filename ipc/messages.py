@@ -1,4 +1,4 @@
-"""What the root and its procs say to each other: two closed unions, and fork orders.
+"""What the root says to its processes and they to it: closed unions.
 
 Knows: the fields of each message.
 Does not know: when they are sent.
@@ -8,7 +8,7 @@ undecoded (`Raw`) until the side that knows their type asks for them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -156,7 +156,7 @@ FromTemplate = Importing | Preloaded | Forked
 
 PROC_FDS = ("run_read", "result_write", "page", "woken_write", "output_write")
 
-# --- root to ops ----------------------------------------------------------------------------
+# --- root and ops ---------------------------------------------------------------------------
 
 
 class Published(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="published"):
@@ -167,7 +167,47 @@ class Published(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag=
     body: bytes
 
 
+# What became of a command: see `CommandAnswered`.
+Outcome = Literal["done", "no_such_attempt", "not_in_quarantine"]
+
+
+class CommandAnswered(
+    Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="command_answered"
+):
+    """The root has carried out command ``number``, or could not. ``action_type`` and ``path``
+    (empty: no worker's) are those of what it was about."""
+
+    number: int
+    outcome: Outcome
+    action_type: str = ""
+    path: str = ""
+
+
+ToOps = Published | CommandAnswered
+
+
 class OpsReady(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="ops_ready"):
     """The ops process serves now."""
 
     pid: int
+
+
+class KillAction(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="kill_action"):
+    """Kill attempt ``attempt_id``. ``client`` is the address of who asked; the answer carries
+    ``number``."""
+
+    number: int
+    client: str
+    attempt_id: int
+
+
+class ReleaseType(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="release_type"):
+    """Let the quarantined ``action_type`` run like any other again; the rest as `KillAction`."""
+
+    number: int
+    client: str
+    action_type: str
+
+
+Command = KillAction | ReleaseType
+FromOps = OpsReady | Command

@@ -178,18 +178,14 @@ class Answers:
 
     def _answer(self, proc: ProcHandle, message: Answer) -> bool:
         """Give the attempt its result. False: there is nothing more to do about it now."""
-        pool = self._pool
-        attempt = proc.attempt
-        if proc.state not in (ProcState.BUSY, ProcState.WITNESSING):
-            if any(one and one.id == message.attempt_id for one in (attempt, *proc.behind)):
-                proc.late_answers[message.attempt_id] = message
-                return False
-            attempt = None
-        if attempt is None or attempt.id != message.attempt_id:
-            pool.ledger.dropped += 1
-            pool.on_event(
-                ResultDropped(attempt_id=message.attempt_id, reason="not in flight on this proc")
-            )
+        attempt, pool = proc.attempt, self._pool
+        is_witnessing = proc.state is ProcState.WITNESSING
+        if (
+            attempt is None
+            or attempt.id != message.attempt_id
+            or (proc.state is not ProcState.BUSY and not is_witnessing)
+        ):
+            self._unexpected(proc, message)
             return False
         kind = attempt.kind
         kind.ran(message.ran_s)
@@ -197,20 +193,30 @@ class Answers:
         if kind.is_limited and proc.page.is_worn_out():
             proc.worn = f"a limit of {kind.name} could not be lifted"
         proc.cause = proc.detail = None
-        proc.output.tail.clear()  # a certificate shows the attempt's own last lines
+        if proc.output.tail:  # a certificate shows the attempt's own last lines
+            proc.output.tail.clear()
         result = self.result_of(proc, attempt, message)
         if kind.record is not CLEAN:
             pool.endings.survived(attempt, result)
-        if proc.behind and proc.state is ProcState.BUSY:
-            pool.finish(proc, result)  # and the next one is at work already
-            return True
-        if proc.state is ProcState.WITNESSING:
+        if is_witnessing:
             proc.forget_stack()
-        pool.happen(proc, ProcEvent.ANSWER_CAME)
-        pool.finish(proc, result)
-        if proc.attempt is not None:
-            pool.happen(proc, ProcEvent.ACTION_GIVEN)
+        # The table's rows (busy or witnessing, answer_came) and (idle, action_given).
+        proc.state = ProcState.BUSY if proc.behind else ProcState.IDLE
+        pool.finish(proc, attempt, result)
         return True
+
+    def _unexpected(self, proc: ProcHandle, message: Answer) -> None:
+        """An answer of a proc that is being ended counts once it is known to be dead; any other
+        is nobody's."""
+        on_proc = (proc.attempt, *proc.behind)
+        is_ending = proc.state not in (ProcState.BUSY, ProcState.WITNESSING)
+        if is_ending and any(one and one.id == message.attempt_id for one in on_proc):
+            proc.late_answers[message.attempt_id] = message
+            return
+        self._pool.ledger.dropped += 1
+        self._pool.on_event(
+            ResultDropped(attempt_id=message.attempt_id, reason="not in flight on this proc")
+        )
 
     def result_of(self, proc: ProcHandle, attempt: Attempt, message: Answer) -> ActionResult:
         """The result that ``message`` makes."""

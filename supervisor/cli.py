@@ -8,6 +8,7 @@ those of `EXIT_CODES`; a user's mistake never shows a traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -26,6 +27,7 @@ EXIT_CODES = {
     3: "cannot start: port taken, folder not writable, disk full; nothing was left behind",
     4: "forced: a second signal ended the stop before all workers had stopped",
     5: "no supervisor answers at the address",
+    6: "the supervisor refuses the command; its reason is told, nothing was changed",
 }
 
 
@@ -124,11 +126,9 @@ def run(config: str, seconds: float | None, listen: str | None, log_format: str 
 
 def with_options(settings: Any, listen: str | None, log_format: str | None) -> Any:
     """The settings with the command line's options on top."""
-    from fsmv2.supervisor.settings import HttpSettings
-
     replace = msgspec.structs.replace
     if listen is not None:
-        settings = replace(settings, http=HttpSettings(listen))
+        settings = replace(settings, http=replace(settings.http, listen=listen))
     if log_format is not None:
         settings = replace(settings, log=replace(settings.log, format=log_format))
     return settings
@@ -142,8 +142,15 @@ def run_supervisor(
 ) -> Any:
     """Configure the log and run; exits with a clear text when it cannot start."""
     from fsmv2.supervisor import logs
+    from fsmv2.supervisor.access import take_token
     from fsmv2.supervisor.root import Supervisor
 
+    try:
+        token = take_token(settings.http.token, os.environ)
+    except SpecError as error:
+        refuse(error)
+    replace = msgspec.structs.replace
+    settings = replace(settings, http=replace(settings.http, token=token))
     form = settings.log.format
     if form == "auto":
         form = "console" if sys.stderr.isatty() else "json"
@@ -187,6 +194,65 @@ def status(listen: str | None, as_json: bool) -> None:
 
     document = _fetch(fetch, listen, "/api/v1/status")
     click.echo(msgspec.json.encode(document) if as_json else status_text(document))
+
+
+TOKEN_HELP = "File with the supervisor's token; else FSMV2_TOKEN or FSMV2_TOKEN_FILE tells it."
+
+
+@cli.command()
+@click.argument("action_id", type=click.IntRange(min=1, max=2**63 - 1))
+@click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")
+@click.option("--token-file", type=click.Path(), help=TOKEN_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it is.")
+def kill(action_id: int, listen: str | None, token_file: str | None, as_json: bool) -> None:
+    """Kill a running or waiting action of a running supervisor (see tree for its number)."""
+    answer = _command(listen, token_file, f"/api/v1/actions/{action_id}/kill")
+    if as_json:
+        click.echo(msgspec.json.encode(answer))
+    else:
+        of = f" of {answer['path']}" if answer["path"] else ""
+        click.echo(f"killing action {action_id}: {answer['action_type']}{of}")
+
+
+@cli.command()
+@click.argument("action_type")
+@click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")
+@click.option("--token-file", type=click.Path(), help=TOKEN_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it is.")
+def release(action_type: str, listen: str | None, token_file: str | None, as_json: bool) -> None:
+    """Let a quarantined action type run like any other again (see status for its name)."""
+    from urllib.parse import quote
+
+    path = f"/api/v1/action-types/{quote(action_type, safe='')}/release"
+    answer = _command(listen, token_file, path)
+    if as_json:
+        click.echo(msgspec.json.encode(answer))
+    else:
+        click.echo(f"released {action_type}")
+
+
+def _command(listen: str | None, token_file: str | None, path: str) -> dict[str, Any]:
+    from fsmv2.supervisor.access import read_token, token_of
+    from fsmv2.supervisor.client import RefusedError, command
+    from fsmv2.supervisor.settings import HttpSettings
+
+    try:
+        token = read_token(token_file) if token_file else token_of(None, os.environ)
+        if token is None:
+            raise SpecError(
+                "cannot give a command: no token; set FSMV2_TOKEN or FSMV2_TOKEN_FILE, or name a "
+                "file with --token-file"
+            )
+        answer: dict[str, Any] = command(listen or HttpSettings().listen, path, token)
+    except SpecError as error:
+        refuse(error)
+    except RefusedError as error:
+        click.echo(f"fsmv2: {error}", err=True)
+        sys.exit(6)
+    except OSError as error:
+        click.echo(f"fsmv2: {error}", err=True)
+        sys.exit(5)
+    return answer
 
 
 @cli.command()

@@ -1,21 +1,37 @@
-"""Asks a running supervisor and prints what it says.
+"""Asks a running supervisor, gives it commands, and prints what it says.
 
 Knows: the API's addresses and documents, how they read on a terminal.
 Does not know: how the documents are made.
 Invariants: one request, a bounded wait, a bounded answer; no proxy stands between us and
-loopback; control characters in what comes back never reach the terminal.
+loopback; no redirect is followed, a token goes nowhere else; control characters in what comes
+back never reach the terminal.
 """
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from typing import Any
 
 import msgspec
 
+from fsmv2.supervisor.core.secret import Secret
+
 ANSWER_BYTES_MAX = 64 << 20
+ERROR_BYTES_MAX = 1 << 16
 WAIT_S = 5.0
+# Longer than the other side waits for the root, so that its word on that is heard.
+COMMAND_S_MAX = 10.0
+
+
+class RefusedError(Exception):
+    """The supervisor was asked and says no: its own words."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        """Ours never redirects, and another's must not be given the token."""
 
 
 def fetch(listen: str, path: str) -> Any:
@@ -23,15 +39,44 @@ def fetch(listen: str, path: str) -> Any:
 
     Raises OSError with a clear text when nobody answers, or not with a document.
     """
-    base = listen if "://" in listen else f"http://{listen}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    base = _base(listen)
     try:
-        with opener.open(base + path, timeout=WAIT_S) as answer:
-            return msgspec.json.decode(answer.read(ANSWER_BYTES_MAX))
+        return _ask(urllib.request.Request(base + path), base)
     except urllib.error.HTTPError as error:
         error.close()
         raise OSError(f"cannot ask {base}{path}: got HTTP {error.code}, want 200") from None
-    except (OSError, ValueError, msgspec.DecodeError) as error:
+
+
+def command(listen: str, path: str, token: Secret) -> Any:
+    """Give the command at ``path`` to the supervisor at ``HOST:PORT``; what it answers.
+
+    Raises `RefusedError` when it refuses, OSError when nobody answers, or not in time.
+    """
+    base = _base(listen)
+    headers = {"Authorization": f"Bearer {token.reveal()}"}
+    request = urllib.request.Request(base + path, data=b"", headers=headers, method="POST")
+    try:
+        return _ask(request, base, COMMAND_S_MAX)
+    except urllib.error.HTTPError as error:
+        with error:
+            why = _error_text(error)
+        if error.code >= 500:
+            raise OSError(why) from None
+        raise RefusedError(why) from None
+
+
+def _base(listen: str) -> str:
+    return listen if "://" in listen else f"http://{listen}"
+
+
+def _ask(request: urllib.request.Request, base: str, wait_s: float = WAIT_S) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
+    try:
+        with opener.open(request, timeout=wait_s) as answer:
+            return msgspec.json.decode(answer.read(ANSWER_BYTES_MAX))
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException, msgspec.DecodeError) as error:
         why = getattr(error, "reason", None) or error
         raise OSError(
             f"cannot ask the supervisor at {base}: {why}; is it running? "
@@ -39,13 +84,23 @@ def fetch(listen: str, path: str) -> Any:
         ) from None
 
 
+def _error_text(error: urllib.error.HTTPError) -> str:
+    try:
+        return printable(str(msgspec.json.decode(error.read(ERROR_BYTES_MAX))["error"]))
+    except (OSError, KeyError, TypeError, http.client.HTTPException, msgspec.DecodeError):
+        return f"got HTTP {error.code} and no word why, want 200"
+
+
 def tree_text(root: dict[str, Any]) -> str:
-    """The tree, one node a line: name, type, state, since, reason, action in flight."""
+    """The tree, one node a line: name, type, state, since, reason, action in flight with the
+    number that `fsmv2 kill` takes."""
     rows: list[tuple[str, str, str, str, str]] = []
 
     def walk(node: dict[str, Any], indent: str, branch: str) -> None:
         action = node.get("action")
-        doing = f"  [{action['type']} {action['running_s']:.1f} s]" if action else ""
+        doing = ""
+        if action:
+            doing = f"  [#{action['attempt_id']} {action['type']} {action['running_s']:.1f} s]"
         rows.append(
             (
                 f"{indent}{branch}{node['name']}",
@@ -80,9 +135,18 @@ def status_text(document: dict[str, Any]) -> str:
         ("ticks", f"{document['ticks']}, p50 {p50}, p99 {p99}"),
         ("procs", f"{len(pool['procs'])}, {busy} busy, {pool['queued']} actions queued"),
         ("deaths", f"{pool['deaths']} procs since the start"),
+        *(
+            ("quarantined", f"{name}: {_quarantine(record)}")
+            for name, record in pool["quarantined"].items()
+        ),
     ]
     width = max(len(name) for name, _fact in facts)
     return "\n".join(f"{name:<{width}}  {printable(fact)}" for name, fact in facts)
+
+
+def _quarantine(record: dict[str, Any]) -> str:
+    again = f"again in {record['retry_in_s']:.1f} s"
+    return f"{record['deaths']} times {record['verdict']}, {record['held']} held, {again}"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]] | list[Any]) -> str:

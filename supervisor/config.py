@@ -28,7 +28,7 @@ import msgspec
 import yaml
 
 from fsmv2.supervisor.configfault import ConfigError, Fault, Places, at_key
-from fsmv2.supervisor.configwalk import describe, misfits
+from fsmv2.supervisor.configwalk import decode_wire_type, describe, misfits
 from fsmv2.supervisor.settings import Settings
 
 __all__ = ["ConfigError", "Fault", "Format", "Places", "load_settings", "load_text", "read_config"]
@@ -119,7 +119,7 @@ def read_text(text: str, format: Format, source: str) -> tuple[Settings, Places]
         # Stable: faults of a format without lines keep the order they were found in.
         raise ConfigError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
     try:
-        return msgspec.convert(tree, Settings), places
+        return msgspec.convert(tree, Settings, dec_hook=decode_wire_type), places
     except msgspec.ValidationError as error:
         raise ConfigError([places.fault("", str(error))]) from None
 

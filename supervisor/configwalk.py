@@ -117,7 +117,7 @@ def _walk_fields(kind: _Fields, value: Any, path: str) -> Iterator[Misfit]:
 
 def _convert(kind: _Fields | inspect.CustomType, value: Any, path: str) -> Iterator[Misfit]:
     try:
-        msgspec.convert(value, kind.cls, dec_hook=_decode_wire_type)
+        msgspec.convert(value, kind.cls, dec_hook=decode_wire_type)
     except msgspec.ValidationError as error:
         found = _PLACE.match(str(error))
         text, place = (found["text"], found["place"]) if found else (str(error), "")
@@ -247,7 +247,8 @@ def _span(low: int, high: int | None, noun: str) -> str:
     return f"{low} to {high} {noun}" if low else f"at most {high} {noun}"
 
 
-def _decode_wire_type(kind: type, raw: Any) -> Any:
+def decode_wire_type(kind: type, raw: Any) -> Any:
+    """A decoding hook for msgspec: types that say by themselves how they are written."""
     decode_value = getattr(kind, "__wire_decode__", None)
     if decode_value is None:
         raise NotImplementedError(f"cannot decode a config value as {kind.__qualname__}")

@@ -41,6 +41,10 @@ class Deadlines:
         """The earliest moment; it may turn out not to matter any more."""
         return self._heap[0][0] if self._heap else None
 
+    def are_due(self, now: float) -> bool:
+        """Whether `fire` has something to do."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
     def set(self, moment: float, proc: ProcHandle, event: ProcEvent) -> None:
         """Have ``event`` happen to ``proc`` at ``moment``."""
         heapq.heappush(self._heap, (moment, next(self._ticket), proc, event))

@@ -17,7 +17,7 @@ from fsmv2.ipc.frames import FRAME_BYTES_MAX
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, action_name
 from fsmv2.supervisor.core.errors import FsmError, SpecError
-from fsmv2.supervisor.lanes import QUARANTINE, Lane
+from fsmv2.supervisor.lanes import QUARANTINE
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.kinds import ActionKind
@@ -68,7 +68,9 @@ class Intake:
         """Take an action that has its number and is encoded already."""
         pool = self._pool
         try:
-            chosen = self._lane_of(lane or kind.lane)
+            chosen = pool.lanes.get(lane or kind.lane)
+            if chosen is None or chosen.name == QUARANTINE:
+                raise self._no_lane(lane or kind.lane)
             if len(payload) > PAYLOAD_BYTES_MAX:
                 got = f"got {len(payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes"
                 raise Refused("PayloadTooLarge", got)
@@ -93,17 +95,13 @@ class Intake:
             return
         pool.ledger.enter(attempt)
         if at_once:
-            pool.dispatcher.give(chosen.pick(key), attempt)
+            pool.dispatcher.give(chosen.pick(key) if key else chosen.idle.pop(), attempt)
         elif chosen.idle or (kind.may_wait_in_pipe and pool.dispatcher.has_room(chosen)):
             pool.dispatcher.dispatch(chosen)
 
-    def _lane_of(self, name: str) -> Lane:
-        lanes = self._pool.lanes
-        lane = lanes.get(name)
-        if lane is None or name == QUARANTINE:
-            known = ", ".join(sorted(lanes.keys() - {QUARANTINE}))
-            raise Refused("SpecError", f"got lane {name!r}, want one of {known}")
-        return lane
+    def _no_lane(self, name: str) -> Refused:
+        known = ", ".join(sorted(self._pool.lanes.keys() - {QUARANTINE}))
+        return Refused("SpecError", f"got lane {name!r}, want one of {known}")
 
     def _refuse(self, attempt_id: int, action_type: str, kind: str, text: str) -> None:
         result = self.refusal(attempt_id, action_type, kind, text)

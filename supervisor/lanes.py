@@ -126,15 +126,16 @@ class Dispatcher:
         proc.stack = None
         proc.state = ProcState.BUSY  # the table's row (idle, action_given)
         order = self._order(proc, attempt, now)
-        pool = self._pool
-        pool.deadlines.watch(proc, attempt, now)
+        pool, kind = self._pool, attempt.kind
+        if now + min(attempt.timeout_s, kind.heartbeat_s) < proc.deadline_at:
+            pool.deadlines.watch(proc, attempt, now)
         guard = pool.guard
         if not guard.is_awake:
             guard.be_awake()
-        if attempt.kind.is_guarded:
+        if kind.is_guarded:
             guard.watch()
-        if proc.processes_max != attempt.kind.limits.processes:
-            guard.limit_processes(proc, attempt.kind.limits.processes)
+        if proc.processes_max != kind.limits.processes:
+            guard.limit_processes(proc, kind.limits.processes)
         self._send(proc, pack_frame(order))
 
     def _order(self, proc: ProcHandle, attempt: Attempt, now: float) -> bytes:

@@ -165,6 +165,10 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
             )
         case ev.ActionTypeReleased(action_type=kind, reason=reason, quarantined_s=apart_s):
             return Sentence("pool", f"{kind} released after {seconds(apart_s)}: {reason}")
+        case ev.OperatorCommanded(command=verb, target=target, outcome=outcome, client=client):
+            about = " of ".join(part for part in (event.action_type, event.path) if part)
+            whose = f" ({about})" if about not in ("", target) else ""
+            return Sentence("operator", f"{verb} {target}{whose} by {client}: {outcome}")
         case ev.PoolRecovered(downtime_s=downtime_s):
             return Sentence("pool", f"procs start again after {seconds(downtime_s)}")
     return None

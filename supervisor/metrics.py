@@ -1,7 +1,8 @@
-"""The metrics: one table, and the one place that updates them.
+"""The metrics: the one place that updates those of the table.
 
-Knows: each metric's name, kind, help, labels and unit; which event moves which.
-Does not know: files and identities (`ipc.metricfile`), who exports.
+Knows: which event and which reading moves which metric.
+Does not know: their names' meaning (`metrictable`), files and identities (`ipc.metricfile`), who
+exports.
 Invariants: nothing here raises at its caller; every metric of the table is updated by some
 call; the number of series is bounded: past a limit, names become "other".
 """
@@ -10,157 +11,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, ParamSpec
+from typing import Any, ParamSpec
 
-import msgspec
 import prometheus_client
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.metrictable import TABLE, Row
 
 PATHS_MAX = 200
 SERIES_MAX = 1_000
 OTHER = "other"
-
-TICK_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-ACTION_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One metric. ``unit`` is for people; it is in the name already."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
-    unit: str = ""
-    buckets: tuple[float, ...] = ()
-
-
-TABLE = (
-    Row("fsmv2_ticks_total", "counter", "Ticks of the tree.", (), "ticks"),
-    Row(
-        "fsmv2_tick_duration_seconds",
-        "histogram",
-        "How long a tick took.",
-        (),
-        "seconds",
-        TICK_BUCKETS,
-    ),
-    Row("fsmv2_slow_ticks_total", "counter", "Ticks longer than their interval.", (), "ticks"),
-    Row("fsmv2_workers", "gauge", "Workers by phase.", ("phase",), "workers"),
-    Row("fsmv2_children_count", "gauge", "Children of a worker.", ("path",), "workers"),
-    Row(
-        "fsmv2_circuit_open",
-        "gauge",
-        "Breakers that are open, the root's and the nodes'.",
-        (),
-        "breakers",
-    ),
-    Row(
-        "fsmv2_state_transitions_total",
-        "counter",
-        "States entered, by the worker's path.",
-        ("supervisor_id", "from_state", "to_state"),
-        "transitions",
-    ),
-    Row(
-        "fsmv2_reconciliation_total",
-        "counter",
-        "Children added, updated, removed, refused.",
-        ("operation",),
-        "operations",
-    ),
-    Row(
-        "fsmv2_worker_faults_total",
-        "counter",
-        "Worker code that raised or returned nonsense, by step of the tick.",
-        ("step",),
-        "faults",
-    ),
-    Row(
-        "fsmv2_observation_failures_total",
-        "counter",
-        "Observations that failed or were killed, incidents by action type.",
-        ("action_type",),
-        "incidents",
-    ),
-    Row(
-        "fsmv2_action_queued_total",
-        "counter",
-        "Actions offered to the pool.",
-        ("action_type",),
-        "actions",
-    ),
-    Row("fsmv2_action_queue_size", "gauge", "Actions that wait for a proc.", (), "actions"),
-    Row(
-        "fsmv2_action_execution_duration_seconds",
-        "histogram",
-        "How long an action ran.",
-        ("action_type", "status"),
-        "seconds",
-        ACTION_BUCKETS,
-    ),
-    Row(
-        "fsmv2_action_timeout_total",
-        "counter",
-        "Actions killed at their deadline.",
-        ("action_type",),
-        "actions",
-    ),
-    Row(
-        "fsmv2_actions_total",
-        "counter",
-        "Actions by how they ended.",
-        ("action_type", "status", "verdict"),
-        "actions",
-    ),
-    Row("fsmv2_proc_starts_total", "counter", "Procs that said hello.", (), "procs"),
-    Row("fsmv2_proc_deaths_total", "counter", "Procs that ended.", ("verdict",), "procs"),
-    Row("fsmv2_procs", "gauge", "Procs of the pool by state.", ("state",), "procs"),
-    Row(
-        "fsmv2_worker_pool_utilization",
-        "gauge",
-        "Share of a lane's procs that run an action, 0 to 1.",
-        ("pool_name",),
-        "share",
-    ),
-    Row(
-        "fsmv2_worker_pool_queue_size",
-        "gauge",
-        "Actions that wait for a proc of a lane.",
-        ("pool_name",),
-        "actions",
-    ),
-    Row(
-        "fsmv2_process_restarts_total",
-        "counter",
-        "Ends of the root's own helpers, template and ops.",
-        ("process",),
-        "restarts",
-    ),
-    Row("fsmv2_log_lines_dropped_total", "counter", "Log lines nobody took.", (), "lines"),
-    Row(
-        "fsmv2_metric_values_dropped_total",
-        "counter",
-        "Metric values of the root without room in the metrics folder.",
-        (),
-        "values",
-    ),
-)
-
-
-def table_markdown() -> str:
-    """The table as Markdown, for the documentation."""
-    lines = ["| metric | kind | labels | unit | meaning |", "| --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| `{row.name}` | {row.kind} | {', '.join(f'`{label}`' for label in row.labels) or '–'} "
-        f"| {row.unit} | {row.help} |"
-        for row in TABLE
-    ]
-    return "\n".join(lines) + "\n"
+# The verdict of a proc that the pool replaced in health: no crash.
+RECYCLED = "recycled"
 
 
 class _Family:
@@ -213,7 +78,7 @@ class Metrics:
         self._families = {row.name: _family(row, registry) for row in TABLE}
         self._log_lines_dropped = log_lines_dropped
         self._paths: set[str] = set()
-        self._drops = {"fsmv2_log_lines_dropped_total": 0, "fsmv2_metric_values_dropped_total": 0}
+        self._told: dict[str, int] = {}
         self.faults = 0
 
     def __repr__(self) -> str:
@@ -247,20 +112,40 @@ class Metrics:
                 self._count("fsmv2_proc_starts_total")
             case ev.ProcEnded(verdict=verdict):
                 self._count("fsmv2_proc_deaths_total", verdict)
+                if verdict == RECYCLED:
+                    self._count("fsmv2_proc_recycles_total")
             case ev.TickSlow():
                 self._count("fsmv2_slow_ticks_total")
             case ev.TemplateEnded():
                 self._count("fsmv2_process_restarts_total", "template")
             case ev.OpsEnded():
                 self._count("fsmv2_process_restarts_total", "ops")
+            case _:
+                self._observe_care(event)
+
+    def _observe_care(self, event: ev.Event) -> None:
+        """How the pool helps itself, and how it is helped."""
+        match event:
+            case ev.StartsThrottled():
+                self._count("fsmv2_proc_starts_throttled_total")
+            case ev.StartMethodChanged(method=method):
+                self._count("fsmv2_proc_start_method_changes_total", method)
+            case ev.PreloadExcluded():
+                self._count("fsmv2_preload_exclusions_total")
+            case ev.ActionTypeQuarantined(action_type=kind):
+                self._count("fsmv2_action_type_quarantines_total", kind)
+            case ev.ActionTypeReleased(action_type=kind):
+                self._count("fsmv2_action_type_releases_total", kind)
+            case ev.OperatorCommanded(command=command, outcome=outcome):
+                self._count("fsmv2_operator_commands_total", command, outcome)
 
     @_contained
     def tick(self, duration_s: float) -> None:
         """Count one tick that took ``duration_s`` seconds, and the drops since the last."""
         self._families["fsmv2_ticks_total"]().inc()
         self._families["fsmv2_tick_duration_seconds"]().observe(duration_s)
-        self._count_drops("fsmv2_log_lines_dropped_total", self._log_lines_dropped())
-        self._count_drops("fsmv2_metric_values_dropped_total", metricfile.dropped_values())
+        self._count_new("fsmv2_log_lines_dropped_total", self._log_lines_dropped())
+        self._count_new("fsmv2_metric_values_dropped_total", metricfile.dropped_values())
 
     @_contained
     def tree(
@@ -279,7 +164,8 @@ class Metrics:
     @_contained
     def pool(self, stats: Mapping[str, Any]) -> None:
         """Set the pool's gauges from the status document's ``pool`` object: ``procs`` with
-        ``state``, ``lane`` and ``action``, and ``queued``, a number or one for each lane."""
+        ``state``, ``lane`` and ``action``, ``queued``, a number or one for each lane, and how it
+        takes care of itself: `pool_statistics`."""
         states = {str(state): 0 for state in ProcState}
         busy: dict[str, int] = {}
         lanes: dict[str, int] = {}
@@ -295,6 +181,11 @@ class Metrics:
         waiting = _by_name(queued) if isinstance(queued, Mapping) else {"action": int(queued)}
         self._set_all("fsmv2_worker_pool_queue_size", waiting)
         self._families["fsmv2_action_queue_size"]().set(sum(waiting.values()))
+        self._families["fsmv2_action_types_quarantined"]().set(len(stats.get("quarantined", ())))
+        self._families["fsmv2_proc_starts_waiting"]().set(stats.get("starts_waiting", 0))
+        self._families["fsmv2_preloads_excluded"]().set(len(stats.get("excluded", ())))
+        self._set_all("fsmv2_proc_start_method", {str(stats.get("start_method", OTHER)): 1})
+        self._count_new("fsmv2_late_results_total", stats.get("late_results_dropped", 0))
 
     def _count(self, name: str, *labels: str) -> None:
         self._families[name](*labels).inc()
@@ -309,11 +200,12 @@ class Metrics:
             durations = self._families["fsmv2_action_execution_duration_seconds"]
             durations(kind, status).observe(event.ran_s)
 
-    def _count_drops(self, name: str, total: int) -> None:
-        new = total - self._drops[name]
+    def _count_new(self, name: str, total: int) -> None:
+        """Counters whose total is counted elsewhere, and only grows."""
+        new = total - self._told.get(name, 0)
         if new > 0:
             self._families[name]().inc(new)
-        self._drops[name] = total
+        self._told[name] = total
 
     def _set_all(self, name: str, values: Mapping[str, float]) -> None:
         family = self._families[name]

@@ -125,6 +125,8 @@ class Nursery:
         """When `tend` has something to do by the clock."""
         if self._pool.closing:
             return None
+        if self._alive >= self.wanted and self.keeper.is_calm and self.orphans.sweep_at is None:
+            return None
         moments = [self.orphans.sweep_at, self.keeper.next_moment()]
         if self._alive < self.wanted and self.keeper.is_ready:
             moments.append(self._fork_after)
@@ -132,10 +134,12 @@ class Nursery:
 
     def tend(self, now: float) -> None:
         """Restart the template, order missing procs. Cheap when nothing is missing."""
+        if self._alive >= self.wanted and self.keeper.is_calm and self.orphans.sweep_at is None:
+            return
         sweep_at = self.orphans.sweep_at
         if sweep_at is not None and now >= sweep_at:
             self.sweep()
-        if (self._alive >= self.wanted and not self.keeper.is_missing) or self._pool.closing:
+        if self._pool.closing:
             return
         self.keeper.tend(now)
         while self.keeper.is_ready and self._alive < self.wanted and now >= self._fork_after:

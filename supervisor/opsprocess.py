@@ -1,10 +1,11 @@
-"""The ops process as the root holds it: started, fed, restarted when it dies.
+"""The ops process as the root holds it: started, fed, listened to, restarted when it dies.
 
 Knows: its pidfd, its two pipes, the listening socket it is lent.
-Does not know: HTTP, pages, what is published.
+Does not know: HTTP, pages, what is published, what a command does.
 Invariants: the socket is bound here, before anything starts, so that a busy port is found at
 once and a restart of the process loses no address; its death never touches a tick; what its
-pipe does not take is dropped, for the next publication replaces it.
+pipe does not take is dropped, for the next publication replaces it; commands are carried out
+between ticks, a bounded portion at a time.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fsmv2.ipc.channel import Channel
-from fsmv2.ipc.codec import encode
+from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameError
-from fsmv2.ipc.messages import Published
+from fsmv2.ipc.messages import Command, CommandAnswered, FromOps, OpsReady, Published
 from fsmv2.supervisor import processes
 from fsmv2.supervisor.certificate import death_verdict
 from fsmv2.supervisor.core.backoff import delay_s
@@ -82,12 +83,16 @@ class OpsProcess:
         name: str,
         emit: Callable[[Event], None],
         poller: Poller,
+        token_digest: bytes = b"",
     ) -> None:
         self._server = server
         self._metrics_folder = metrics_folder
         self._name = name
         self._emit = emit
         self._poller = poller
+        self._token_digest = token_digest
+        # Whoever carries out commands puts itself here; until then nothing is carried out.
+        self.on_command: Callable[[Command], CommandAnswered] | None = None
         self._child: processes.Child | None = None
         self._channel: Channel | None = None
         self._started_at = 0.0
@@ -117,6 +122,7 @@ class OpsProcess:
                 self._metrics_folder,
                 os.getpid(),
                 self._name,
+                self._token_digest,
             )
         except BaseException:
             for fd in (feed_write, ready_read):
@@ -159,18 +165,32 @@ class OpsProcess:
     def _spoke(self, _mask: int) -> None:
         if self._channel is None or self._child is None:
             return
-        received = self._channel.receive()
-        if received.frames and not self.ready:
+        received = self._channel.receive(reads_max=1)
+        fault = received.fault
+        try:
+            for body in received.frames:
+                self._hear(decode(body, FromOps), self._child.pid)
+        except FrameError as error:
+            fault = error
+        if fault is not None:
+            self._child.kill()  # it is not itself any more; a new one will be
+        if fault is not None or received.closed:
+            self._poller.unwatch(self._channel.read_fd)
+
+    def _hear(self, message: FromOps, pid: int) -> None:
+        if not isinstance(message, OpsReady):
+            if self.on_command is not None and self._channel is not None:
+                # Not taken: the queue is full, whoever asked is told that no answer came.
+                self._channel.send(encode(self.on_command(message)))
+        elif not self.ready:
             self.ready = True
             self._emit(
                 OpsStarted(
-                    pid=self._child.pid,
+                    pid=pid,
                     address=address_of(self._server),
                     startup_s=self._now() - self._started_at,
                 )
             )
-        if received.closed:
-            self._poller.unwatch(self._channel.read_fd)
 
     def _ended(self, _mask: int) -> None:
         child = self._child

@@ -8,8 +8,8 @@ its own process with it and found what the interpreter itself says.
 
 Needs no signal and no help from the proc, so it also works where faulthandler cannot: all signals
 blocked, stopped, handler replaced, Python's own lock held in C. What can still go wrong: a process
-that runs on while it is read may show two moments in one stack; one look is tried up to
-`LOOKS_MAX` times until all of it fits together.
+that runs on while it is read may show two moments in one stack; a look is taken up to `LOOKS_MAX`
+times until all of it fits together and each thread is still in the call that it was found in.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ def read_stacks(pid: int, anchor: int, budget_s: float = 0.01) -> str | None:
     call also tries the layout on the own process: some milliseconds more, which
     `reader_fault` takes earlier.
     """
-    until_s = time.monotonic() + budget_s
     # The root lives on, whatever a foreign memory made of this: evidence is worth no tick.
     try:
         layout = _proven_layout()
-        if isinstance(layout, str) or could_wait(pid):
+        until_s = time.monotonic() + budget_s
+        # Not `budget_s <= 0`: nothing is later than a moment that is not a number.
+        if not budget_s > 0 or isinstance(layout, str) or could_wait(pid):
             return None
         with ProcessMemory(pid, until_s) as memory:
             best = _look(memory, layout, anchor, until_s)
@@ -73,14 +74,15 @@ def read_stacks(pid: int, anchor: int, budget_s: float = 0.01) -> str | None:
 def _look(memory: ProcessMemory, layout: Layout, anchor: int, until_s: float) -> Stacks:
     best = Stacks((), False)
     for _ in range(LOOKS_MAX):
-        found = StackWalk(memory.read, layout, anchor, until_s).stacks()
-        if found.is_sound:
+        walk = StackWalk(memory.read, layout, anchor, until_s)
+        found = walk.stacks()
+        memory.forget()
+        if found.is_sound and walk.still_stands():
             return found
         if _frames(found) >= _frames(best):
             best = found
         if not found.threads or time.monotonic() >= until_s:
             break
-        memory.forget()
     return best
 
 
@@ -224,9 +226,22 @@ def reader_capability() -> tuple[bool, str]:
         try:
             return _try_on(child)
         except (OSError, ValueError) as error:
-            return False, f"cannot read a child's stack: {error}"
+            return False, f"cannot read a child's stack: {error}{_ptrace_scope(error)}"
         finally:
             child.kill()
+
+
+def _ptrace_scope(error: Exception) -> str:
+    """What the Yama security module says, where it may be why the kernel refused. Source:
+    Documentation/admin-guide/LSM/Yama.rst."""
+    if not isinstance(error, PermissionError):
+        return ""
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+            scope = file.read().strip()
+    except OSError:
+        return ""
+    return f" (kernel.yama.ptrace_scope is {scope}, want 0 or 1, or CAP_SYS_PTRACE)"
 
 
 def _try_on(child: subprocess.Popen[bytes]) -> tuple[bool, str]:

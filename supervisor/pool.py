@@ -145,9 +145,9 @@ class Pool:
         """When `step` must be called even if nothing is readable (monotonic seconds)."""
         timer = self.deadlines.next_moment()
         birth = self.nursery.next_moment()
-        if timer is None or birth is None:
-            return timer if birth is None else birth
-        return min(timer, birth)
+        if birth is None:
+            return timer
+        return birth if timer is None else min(timer, birth)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something happens, at most ``timeout_s``, then `step`."""
@@ -164,7 +164,8 @@ class Pool:
         """`step` with what `poller.collect` gave, for an owner that waits there by itself."""
         self.poller.handle(ready)
         now = time.monotonic()
-        self.deadlines.fire(now, self.happen)
+        if self.deadlines.are_due(now):
+            self.deadlines.fire(now, self.happen)
         self.nursery.tend(now)
 
     def close(self, grace_s: float = 1.0) -> None:
@@ -273,12 +274,9 @@ class Pool:
 
     # --- results ----------------------------------------------------------------------------
 
-    def finish(self, proc: ProcHandle, result: ActionResult) -> None:
-        """The attempt of ``proc`` is over: its key is free, its result is given, what waits
+    def finish(self, proc: ProcHandle, attempt: Attempt, result: ActionResult) -> None:
+        """``attempt`` of ``proc`` is over: its key is free, its result is given, what waits
         behind it in the pipe has its turn."""
-        attempt = proc.attempt
-        if attempt is None:
-            return
         proc.attempt = proc.stalled_on = None
         if proc.behind:
             self.dispatcher.next_of(proc, time.monotonic())

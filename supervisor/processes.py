@@ -9,10 +9,13 @@ descriptors that are named are inherited; no queue, lock, pool or manager of tha
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any
 
 import multiprocess
+from multiprocess.popen_spawn_posix import Popen
 from multiprocess.reduction import DupFd
 
 _context = multiprocess.get_context("spawn")
@@ -35,6 +38,25 @@ def _receive_fd(sent: Any) -> int:
     return fd
 
 
+class PlainFd(SentFd):
+    """As `SentFd`, under the number it has here, for a process that needs nothing of ours to
+    receive it."""
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        return int, (DupFd(self.fd).detach(),)
+
+
+class Named:
+    """A function as a target, by its name ``module:function``: it is imported in the new process
+    and not here, and none of our modules besides."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return resolve_name, (self.name,)
+
+
 class Child:
     """A started process: its pid, and a pidfd that turns readable when it ends."""
 
@@ -46,11 +68,20 @@ class Child:
     def reap(self) -> int | None:
         """The exit code (negative: the signal), or None while it lives."""
         code: int | None = self._process.exitcode
+        if code is None and self.pidfd >= 0 and not self._exists():
+            code = 0  # somebody else in this process waited for all children: it is lost
         if code is not None and self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
             self._process.join()  # forgets it in the package's own list of children
         return code
+
+    def _exists(self) -> bool:
+        try:
+            signal.pidfd_send_signal(self.pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def wait(self) -> int | None:
         """Wait until it is dead and reaped. Only for the end of the root's own life."""
@@ -76,11 +107,11 @@ def start(name: str, target: Callable[..., None], *args: Any) -> Child:
     return Child(process)
 
 
-def start_unwatched(name: str, target: Callable[..., None], *args: Any) -> int:
+def start_unwatched(name: str, target: Named, *args: Any) -> int:
     """`start` for a process that the caller waits for by its pid, which this returns."""
     process = _context.Process(target=target, name=name, args=args, daemon=False)
-    process.start()
-    pid = int(process.pid)
-    # The package polls its children at each start, and would take the exit status with it.
-    multiprocess.process._children.discard(process)  # noqa: SLF001
-    return pid
+    # Not `process.start()`: that lists it among those which the package polls at each start of
+    # another, and the exit status would be gone.
+    popen = Popen(process)
+    popen.close()
+    return int(popen.pid)

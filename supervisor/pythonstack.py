@@ -83,6 +83,13 @@ class _Code(NamedTuple):
     end: int
 
 
+class _Call(NamedTuple):
+    """A frame as it was read, before its line is looked up."""
+
+    code: _Code
+    instruction: int
+
+
 class _Senseless(Exception):
     """What was read is not what must stand there, or could not be read."""
 
@@ -101,7 +108,8 @@ class StackWalk:
         self._slide = anchor - layout.main_interpreter
         self._frames_left = FRAMES_TOTAL_MAX
         self._codes: dict[int, _Code] = {}
-        self._lines: dict[tuple[int, int], int | None] = {}
+        self._lines: dict[_Call, int | None] = {}
+        self._tops: dict[int, int] = {}
         self._is_sound = True
 
     def stacks(self) -> Stacks:
@@ -115,7 +123,12 @@ class StackWalk:
         # New threads are put in at the head, so the last one is the main thread. It comes first
         # here, because an action runs in it: where there is no room for all, it must be there.
         wanted = [states[-1], *states[:-1]][:THREADS_MAX]
-        threads = tuple(self._thread(state) for state in wanted)
+        # Lines last: looking them up in a long function takes longer than all reading, and the
+        # process runs on meanwhile. Where time ends before them, the names at least are there.
+        read = [self._thread(state) for state in wanted]
+        threads = tuple(
+            ThreadStack(ident, self._with_lines(calls), is_cut) for ident, calls, is_cut in read
+        )
         return Stacks(threads, self._is_sound)
 
     def thread_states(self) -> list[int]:
@@ -136,42 +149,55 @@ class StackWalk:
             self._is_sound = False
         return found
 
-    def frames_from(self, frame: int) -> tuple[list[Frame], bool]:
+    def frames_from(self, frame: int) -> tuple[tuple[Frame, ...], bool]:
         """The frame at ``frame`` and those that called it, and whether there may be more."""
-        found: list[Frame] = []
+        calls, is_cut = self._calls_from(frame)
+        return self._with_lines(calls), is_cut
+
+    def _calls_from(self, frame: int) -> tuple[list[_Call], bool]:
+        found: list[_Call] = []
         try:
             return found, self._walk(frame, found)
         except _Senseless:
             self._is_sound = False
             return found, True
 
-    def _thread(self, state: int) -> ThreadStack:
-        inside = self._layout.inside
+    def _thread(self, state: int) -> tuple[int, list[_Call], bool]:
         ident = 0
         try:
-            ident = self._word(state + inside.thread_ident)
-            top = self._word(state + inside.thread_frame)
-            if inside.cframe_frame is not None:
-                top = self._word(top + inside.cframe_frame)
+            ident = self._word(state + self._layout.inside.thread_ident)
+            top = self._tops[state] = self._top(state)
         except _Senseless:
             self._is_sound = False
-            return ThreadStack(ident, (), True)
-        frames, is_cut = self.frames_from(top)
-        return ThreadStack(ident, tuple(frames), is_cut)
+            return ident, [], True
+        return (ident, *self._calls_from(top))
 
-    def _walk(self, frame: int, frames: list[Frame]) -> bool:
-        """Add to ``frames`` until the first call or a limit; True for a limit."""
+    def still_stands(self) -> bool:
+        """Whether each thread is still in the call in which `stacks` found it. To be asked of
+        memory that is read anew: where it is not, the stack may be of two moments."""
+        try:
+            return all(self._top(state) == top for state, top in self._tops.items())
+        except _Senseless:
+            return False
+
+    def _top(self, state: int) -> int:
+        inside = self._layout.inside
+        top = self._word(state + inside.thread_frame)
+        return top if inside.cframe_frame is None else self._word(top + inside.cframe_frame)
+
+    def _walk(self, frame: int, calls: list[_Call]) -> bool:
+        """Add to ``calls`` until the first call or a limit; True for a limit."""
         inside = self._layout.inside
         seen: set[int] = set()
         while frame:
-            if len(frames) >= FRAMES_MAX or self._frames_left <= 0:
+            if len(calls) >= FRAMES_MAX or self._frames_left <= 0:
                 return True
             # At most one marker of a call from C comes with each frame.
             if frame in seen or len(seen) > 2 * FRAMES_MAX:
                 raise _Senseless
             seen.add(frame)
             if not self._is_marker(frame):
-                frames.append(self._frame(frame))
+                calls.append(self._call(frame))
                 self._frames_left -= 1
             frame = self._word(frame + inside.frame_previous)
         return False
@@ -181,17 +207,19 @@ class StackWalk:
         at = self._layout.inside.frame_owner
         return at is not None and self._bytes(frame + at, 1)[0] == OWNED_BY_C_STACK
 
-    def _frame(self, frame: int) -> Frame:
+    def _call(self, frame: int) -> _Call:
         inside = self._layout.inside
         address = self._word(frame + inside.frame_code)
         code = self._codes.get(address)
         if code is None:
             code = self._codes[address] = self._code(address)
-        instruction = self._word(frame + inside.frame_instruction)
-        key = (address, instruction)
-        if key not in self._lines:
-            self._lines[key] = self._line(code, instruction)
-        return Frame(code.filename, self._lines[key], code.name)
+        return _Call(code, self._word(frame + inside.frame_instruction))
+
+    def _with_lines(self, calls: list[_Call]) -> tuple[Frame, ...]:
+        for call in calls:
+            if call not in self._lines:
+                self._lines[call] = self._line(call.code, call.instruction)
+        return tuple(Frame(c.code.filename, self._lines[c], c.code.name) for c in calls)
 
     def _line(self, code: _Code, instruction: int) -> int | None:
         # Before its first instruction a frame points to the unit in front of its code.

@@ -23,6 +23,8 @@ import msgspec
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor import logs, spill
+from fsmv2.supervisor.access import digest_of
+from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.errors import StartError
@@ -130,8 +132,14 @@ class Supervisor:
             self._poller.watch(self._pool.fileno(), lambda _mask: self._pool.step())
             if server is not None:
                 self._ops = OpsProcess(
-                    server, self._metrics_folder, self.settings.name, self._telemetry, self._poller
+                    server,
+                    self._metrics_folder,
+                    self.settings.name,
+                    self._telemetry,
+                    self._poller,
+                    digest_of(self.settings.http.token),
                 )
+                self._ops.on_command = Commands(self._pool, self._telemetry).carry_out
                 undo.callback(self._ops.close)
                 self._ops.start(time.monotonic)
                 self._telemetry.publish = self._ops.publish

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from fsmv2.supervisor.access import misfit
 from fsmv2.supervisor.core.location import GapPolicy, Location
+from fsmv2.supervisor.core.secret import Secret
 
 Procs = Annotated[int, Meta(ge=1, le=256)]
 
@@ -60,9 +62,16 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the ops process listens, ``HOST:PORT``; port 0 picks a free one; "off" for none."""
+    """Where the ops process listens, ``HOST:PORT``; port 0 picks a free one; "off" for none.
+    ``token`` is what a command over HTTP must show; None: that of the environment, if any."""
 
     listen: str = "127.0.0.1:8642"
+    token: Secret | None = None
+
+    def __post_init__(self) -> None:
+        fault = misfit(self.token.reveal()) if self.token is not None else ""
+        if fault:
+            raise ValueError(f"cannot use the token: {fault}")
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

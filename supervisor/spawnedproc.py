@@ -1,6 +1,6 @@
 """Starts a proc in a fresh interpreter: for when there is no template to fork it from.
 
-Knows: what a new process must be given.
+Knows: what a new process must be given, and the leash that ends it with the root.
 Does not know: why there is no template.
 Invariants: the new process speaks like a forked one, over the same descriptors; the caller's
 ends are the only ones left here. Takes some milliseconds here, and some 100 until it is ready.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import threading
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.codec import encode
@@ -23,10 +22,15 @@ if TYPE_CHECKING:
 SPAWNED_MAIN = "fsmv2.workerproc.spawned:spawned_main"
 
 
-def run_spawned(*args: object) -> None:
-    """The new process's first function. Imports workerproc there, never in the root."""
-    module, _, name = SPAWNED_MAIN.partition(":")
-    getattr(import_module(module), name)(*args)
+class _Leash:
+    """A pipe that nobody writes to, for all procs of this process: its end is the root's."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
+
+
+_leash: _Leash | None = None
 
 
 def spawn_proc(
@@ -37,11 +41,15 @@ def spawn_proc(
     metrics_folder: str | None,
 ) -> int:
     """Start ``proc``; returns its pid. Raises OSError when the machine cannot."""
+    global _leash
+    if _leash is None or _leash.pid != os.getpid():  # a fork of ours must have its own
+        _leash = _Leash()
     pid = processes.start_unwatched(
         order.name,
-        run_spawned,
+        processes.Named(SPAWNED_MAIN),
         encode(order),
-        [processes.SentFd(fd) for fd in proc.theirs],
+        [processes.PlainFd(fd) for fd in proc.theirs],
+        processes.PlainFd(_leash.read_fd),
         search,
         run_folder,
         metrics_folder,

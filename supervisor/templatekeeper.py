@@ -12,6 +12,7 @@ messages as one that is forked; nothing here waits.
 from __future__ import annotations
 
 import select
+import signal
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -27,7 +28,7 @@ from fsmv2.supervisor.core.events import (
 )
 from fsmv2.supervisor.output import OutputLines
 from fsmv2.supervisor.spawnedproc import spawn_proc
-from fsmv2.supervisor.templateprocess import TemplateProcess
+from fsmv2.supervisor.templateprocess import MAIN, TemplateProcess
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.nursery import Nursery
@@ -35,7 +36,13 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 IMPORT_S_MAX = 10.0
+# For the start of an interpreter and the program that uses the pool.
+MAIN_S_MAX = 30.0
+STACK_BUDGET_S = 0.05
 FAILURES_MAX = 3
+# A SIGKILL may have come from outside, so the module is tried once more.
+SIGKILLS_MAX = 2
+LAST_READS = 16
 SLOT = "template"
 
 
@@ -55,6 +62,10 @@ class TemplateKeeper:
         self._forks = options.start_method != "spawn"
         self._output = OutputLines()
         self._excluded_before = 0
+        # Whether there is nothing to tend; asked at every step.
+        self.is_calm = not self._forks
+        self._last_line = self._frame = ""
+        self._sigkills: dict[str, int] = {}
 
     @property
     def pid(self) -> int:
@@ -69,17 +80,18 @@ class TemplateKeeper:
     @property
     def is_missing(self) -> bool:
         """Whether a template should be there and is not."""
-        return self._forks and self.template.child is None
+        return not self.is_calm
 
     def next_moment(self) -> float | None:
         """When `tend` has something to do."""
-        return self.template.retry_at if self.is_missing else None
+        return None if self.is_calm else self.template.retry_at
 
     def start(self, now: float) -> None:
         """Start the template, if one is wanted. Raises OSError when the machine cannot."""
         if not self._forks:
             return
         self.template.start(now)
+        self.is_calm = True
         self._output = OutputLines()
         self._excluded_before = len(self.template.excluded)
         child, control = self.template.child, self.template.control
@@ -88,6 +100,8 @@ class TemplateKeeper:
             poller.watch(control.fileno(), self._spoke)
             poller.watch(child.pidfd, self._ended)
             poller.watch(self.template.output_fd, self._printed)
+            self._last_line = self._frame = ""
+            self._watch_import(MAIN, now + MAIN_S_MAX)
 
     def tend(self, now: float) -> None:
         """Start a new template when its wait is over."""
@@ -117,9 +131,7 @@ class TemplateKeeper:
         now = time.monotonic()
         match reply:
             case Importing(module=module):
-                self._pool.deadlines.call(
-                    now + IMPORT_S_MAX, partial(self._import_is_overdue, self.template.pid, module)
-                )
+                self._watch_import(module, now + IMPORT_S_MAX)
             case Preloaded(unsafe=unsafe) if unsafe:
                 self._leave_out(unsafe, now)
                 self.template.kill()
@@ -137,15 +149,40 @@ class TemplateKeeper:
 
     def _printed(self, mask: int) -> None:
         """What modules print while they are imported is told, and nobody's result."""
-        data = self.template.read_output()
-        for line in self._output.feed(data, (), time.monotonic(), flush=not data):
-            self._pool.on_event(ProcOutput(slot=SLOT, line=line))
-        if not data and mask & ~select.EPOLLIN:
+        if not self._read_output() and mask & ~select.EPOLLIN:
             self._pool.poller.unwatch(self.template.output_fd)
 
+    def _read_output(self) -> bool:
+        data = self.template.read_output()
+        for line in self._output.feed(data, (), time.monotonic(), flush=not data):
+            # The main thread's innermost frame: its stack is the one faulthandler writes last.
+            if self._last_line.endswith("(most recent call first):"):
+                self._frame = f"; {line.strip()}"
+            self._last_line = line
+            self._pool.on_event(ProcOutput(slot=SLOT, line=line))
+        return bool(data)
+
+    def _watch_import(self, module: str, until: float) -> None:
+        self._pool.deadlines.call(
+            until, partial(self._import_is_overdue, self.template.pid, module)
+        )
+
     def _import_is_overdue(self, pid: int, module: str) -> None:
+        template = self.template
+        if template.pid != pid or template.importing != module or template.is_readable():
+            return  # it got on, though it may be the root that comes to read it late
+        now = time.monotonic()
+        if module == MAIN:
+            self._leave_out({MAIN: f"its import did not end within {MAIN_S_MAX:g} s"}, now)
+            template.kill()
+            return
+        template.ask_for_stack()
+        self._pool.deadlines.call(now + STACK_BUDGET_S, partial(self._end_import, pid, module))
+
+    def _end_import(self, pid: int, module: str) -> None:
         if self.template.pid == pid and self.template.importing == module:
-            self._exclude(module, f"its import did not end within {IMPORT_S_MAX:g} s")
+            self._read_output()
+            self._exclude(module, f"its import did not end within {IMPORT_S_MAX:g} s{self._frame}")
             self.template.kill()
 
     # --- what harms it ----------------------------------------------------------------------
@@ -157,11 +194,12 @@ class TemplateKeeper:
             else:
                 # The program itself, which every new process imports first.
                 self._forks = self._pool.options.start_method == "template"
+                self.is_calm = not self._forks or self.template.child is not None
                 self._failed(f"{module} cannot be forked: {why}", now, at_once=True)
 
     def _exclude(self, module: str, why: str) -> None:
-        self.template.exclude(module, why)
-        self._pool.on_event(PreloadExcluded(module=module, reason=why))
+        for name, reason in self.template.exclude(module, why).items():
+            self._pool.on_event(PreloadExcluded(module=name, reason=reason))
 
     def _ended(self, _mask: int) -> None:
         template, poller = self.template, self._pool.poller
@@ -174,7 +212,9 @@ class TemplateKeeper:
         while (reply := template.read_reply()) is not None:
             if isinstance(reply, Forked):
                 self._nursery.forked(reply, now)
-        self._printed(0)
+        for _ in range(LAST_READS):
+            if not self._read_output():
+                break
         poller.unwatch(pidfd)
         poller.unwatch(template.output_fd)
         if control is not None:
@@ -184,9 +224,10 @@ class TemplateKeeper:
         if code is None:
             poller.watch(pidfd, self._ended)
             return
+        self.is_calm = not self._forks
         verdict = "killed" if template.is_killed else death_verdict(code)
-        if importing is not None and importing not in template.excluded:
-            self._exclude(importing, f"its import ended the process: {verdict}")
+        if self._is_guilty(importing, code):
+            self._exclude(importing, f"its import ended the process: {verdict}{self._frame}")
         if len(template.excluded) > self._excluded_before:
             # The next one has a module less to fall over, so there is nothing to wait for.
             template.failures = 0
@@ -196,8 +237,17 @@ class TemplateKeeper:
             self._pool.on_event(TemplateEnded(pid=pid, verdict=verdict, retry_in_s=wait_s))
             if template.failures:
                 self._failed(f"the template process keeps dying, the last time: {verdict}", now)
-        self._nursery.orphans.bury(pid, ())  # an import may have started processes
+        self._nursery.orphans.bury(pid, template.below)  # an import may have started processes
         self._nursery.sweep()
+
+    def _is_guilty(self, module: str, code: int) -> bool:
+        """Whether what it imported when it ended by itself is to be left out."""
+        if not module or module == MAIN or module in self.template.excluded:
+            return False
+        if code != -signal.SIGKILL:
+            return True
+        self._sigkills[module] = self._sigkills.get(module, 0) + 1
+        return self._sigkills[module] >= SIGKILLS_MAX
 
     def _failed(self, reason: str, now: float, at_once: bool = False) -> None:
         if self._pool.options.start_method == "template":
@@ -221,4 +271,4 @@ class TemplateKeeper:
             poller.unwatch(template.output_fd)
         pid = template.pid
         template.close()
-        self._nursery.orphans.bury(pid, ())
+        self._nursery.orphans.bury(pid, template.below)

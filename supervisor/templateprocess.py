@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import threading
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.linux import descendants_of
 from fsmv2.ipc.messages import Fork, Forked, FromTemplate, Importing, Preloaded
 from fsmv2.supervisor import processes
 from fsmv2.supervisor.core.backoff import delay_s
+from fsmv2.supervisor.procs import DUMP_SIGNAL
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 REPLY_BYTES_MAX = 64 * 1024
 OUTPUT_BYTES_MAX = 64 * 1024
 END_S = 1.0
+# Of one pool; each costs a start.
+EXCLUDED_MAX = 8
+# What the template imports before the modules it is told to: the program that uses the pool.
+MAIN = "__main__"
 TEMPLATE_MAIN = "fsmv2.workerproc.template:template_main"
 
 
@@ -59,9 +66,12 @@ class TemplateProcess:
         self.failures = 0
         self.retry_at: float | None = None
         self.import_failures: dict[str, str] = {}
-        # The module it imports right now; those it must not import, and why.
-        self.importing: str | None = None
+        # The module it imports right now (empty: none); those it must not import, and why.
+        self.importing = ""
         self.excluded: dict[str, str] = {}
+        # What imports started, as seen when it was killed while at it.
+        self.below: list[int] = []
+        self._passed: set[str] = set()
         self.is_killed = False
         self.output_fd = -1
         self.threads = 1
@@ -98,8 +108,10 @@ class TemplateProcess:
                 os.close(write_fd)
         self._close_output()
         self.output_fd = read_fd
-        self.importing = None
+        self.importing = MAIN
         self.is_killed = False
+        self.below = []
+        self._passed = set()
         ours.setblocking(False)
         self.control = ours
         self.ready = False
@@ -117,10 +129,27 @@ class TemplateProcess:
         proc.close_theirs()
         return True
 
-    def exclude(self, module: str, why: str) -> None:
-        """Leave ``module`` out from the next start on."""
-        self.excluded[module] = why
+    def exclude(self, module: str, why: str) -> dict[str, str]:
+        """Leave ``module`` out from the next start on, and with the last that may be tried all
+        that come after it; returns which, and why."""
+        excluded = {module: why}
+        if len(self.excluded) + 1 >= EXCLUDED_MAX:
+            late = f"not tried: {EXCLUDED_MAX} modules before it had to be left out"
+            known = self._passed | self.excluded.keys() | {module}
+            excluded |= {name: late for name in self.preload if name not in known}
+        self.excluded |= excluded
         self.import_failures.pop(module, None)
+        return excluded
+
+    def is_readable(self) -> bool:
+        """Whether it has said something that was not read yet."""
+        return self.control is not None and _is_ready(self.control.fileno(), 0.0)
+
+    def ask_for_stack(self) -> None:
+        """Have it print its stacks."""
+        if self.child is not None:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.child.pidfd, DUMP_SIGNAL)
 
     def read_output(self) -> bytes:
         """What it printed, at most 64 KiB at once; nothing when there is nothing now."""
@@ -150,11 +179,14 @@ class TemplateProcess:
             self.kill()
             return None
         if isinstance(reply, Importing):
+            self._passed.add(self.importing)
             self.importing = reply.module
+        if isinstance(reply, Forked) and reply.pid:
+            # Not before: one that gets ready and then hangs in a fork hook is of no use.
+            self.failures = 0
         if isinstance(reply, Preloaded):
-            self.importing = None
+            self.importing = ""
             self.ready = not reply.unsafe
-            self.failures = 0 if self.ready else self.failures
             self.import_failures = reply.failed
             self.threads = reply.threads
         return reply
@@ -178,6 +210,8 @@ class TemplateProcess:
         """SIGKILL it."""
         self.is_killed = True
         if self.child is not None:
+            if not self.ready:
+                self.below = descendants_of(self.child.pid)
             self.child.kill()
 
     def _drop(self) -> None:
@@ -194,9 +228,17 @@ class TemplateProcess:
             with contextlib.suppress(OSError):
                 self.control.shutdown(socket.SHUT_WR)
         if self.child is not None:
-            select.select([self.child.pidfd], [], [], END_S)
+            if self.ready:
+                _is_ready(self.child.pidfd, END_S)
             with contextlib.suppress(OSError):
-                self.child.kill()
+                self.kill()
             self.child.wait()
         self._drop()
         self._close_output()
+
+
+def _is_ready(fd: int, timeout_s: float) -> bool:
+    # Not `select.select`: that takes no descriptor above 1023.
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))

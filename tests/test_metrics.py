@@ -15,7 +15,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
-from fsmv2.supervisor.metrics import OTHER, PATHS_MAX, SERIES_MAX, TABLE, Metrics, table_markdown
+from fsmv2.supervisor.metrics import OTHER, PATHS_MAX, SERIES_MAX, Metrics
+from fsmv2.supervisor.metrictable import TABLE, table_markdown
 
 POOL = {
     "procs": [
@@ -24,6 +25,11 @@ POOL = {
         {"slot": "w3", "pid": 3, "state": "busy", "lane": "observation", "action": "Y"},
     ],
     "queued": 5,
+    "quarantined": {"X": {"verdict": "timed_out"}, "Y": {"verdict": "crashed:SIGSEGV"}},
+    "starts_waiting": 4,
+    "excluded": {"module": "starts a thread"},
+    "start_method": "spawn",
+    "late_results_dropped": 3,
 }
 
 
@@ -83,6 +89,10 @@ def _ended(status: str, verdict: str, ran_s: float) -> ev.ActionEnded:
     )
 
 
+def _proc_ended(verdict: str) -> ev.ProcEnded:
+    return ev.ProcEnded(slot="p1", pid=1, verdict=verdict, expected=True)
+
+
 def test_every_metric_of_the_table_is_really_updated(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +102,7 @@ def test_every_metric_of_the_table_is_really_updated(
     for event in _one_of_each():
         metrics.observe(event)
     metrics.observe(_ended("timed_out", "timed_out", 1.0))
+    metrics.observe(_proc_ended("recycled"))
     metrics.tick(0.002)
     metrics.tree({"running": 2}, {"site": 3}, 1)
     metrics.pool(POOL)
@@ -185,6 +196,37 @@ def test_pool_readings_become_shares_and_counts(folder: str) -> None:
     samples = _samples(folder)
     assert samples["fsmv2_worker_pool_utilization"] == {("action",): 0, ("observation",): 0}
     assert samples["fsmv2_action_queue_size"] == {(): 3}
+
+
+def test_a_recycled_proc_is_told_apart_from_one_that_died(folder: str) -> None:
+    """It ended in health: no verdict of a crash is counted for it."""
+    metrics = Metrics()
+    for verdict in ("recycled", "recycled", "crashed:SIGSEGV"):
+        metrics.observe(_proc_ended(verdict))
+    samples = _samples(folder)
+    assert samples["fsmv2_proc_recycles_total"] == {(): 2}
+    assert samples["fsmv2_proc_deaths_total"] == {("recycled",): 2, ("crashed:SIGSEGV",): 1}
+
+
+def test_readings_say_how_the_pool_takes_care_of_itself(folder: str) -> None:
+    """Gauges follow the newest reading, the total of late results is counted once."""
+    metrics = Metrics()
+    metrics.pool(POOL)
+    metrics.pool(POOL)
+    samples = _samples(folder)
+    assert samples["fsmv2_action_types_quarantined"] == {(): 2}
+    assert samples["fsmv2_proc_starts_waiting"] == {(): 4}
+    assert samples["fsmv2_preloads_excluded"] == {(): 1}
+    assert samples["fsmv2_proc_start_method"] == {("spawn",): 1}
+    assert samples["fsmv2_late_results_total"] == {(): 3}
+    calm = {"quarantined": {}, "starts_waiting": 0, "start_method": "template"}
+    metrics.pool({**POOL, **calm, "late_results_dropped": 5})
+    samples = _samples(folder)
+    assert samples["fsmv2_action_types_quarantined"] == {(): 0}
+    assert samples["fsmv2_proc_starts_waiting"] == {(): 0}
+    assert samples["fsmv2_proc_start_method"] == {("spawn",): 0, ("template",): 1}
+    assert samples["fsmv2_late_results_total"] == {(): 5}
+    assert metrics.faults == 0
 
 
 def test_drops_are_counted_once(folder: str) -> None:

@@ -11,11 +11,13 @@ the dump is whole, also while C code holds the GIL. An action that replaces the 
 descriptor only costs the root its evidence budget.
 
 Later, if the main thread gets back to Python code or sits in a call that signals interrupt, the
-handler's Python half runs and marks the page: no such mark means that it hangs in C code.
+handler's Python half runs, marks the page and writes a byte of its own to the same descriptor, so
+that the root need not look for the mark: no such mark means that it hangs in C code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -25,6 +27,8 @@ from fsmv2.ipc.page import Page, clear_dump
 
 # Far from the signals that programs use among themselves.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
+# No signal has this number (64 is the highest).
+HEARD_BYTE = b"h"
 
 
 def install(page_fd: int, woken_fd: int) -> None:
@@ -33,9 +37,14 @@ def install(page_fd: int, woken_fd: int) -> None:
 
     def heard(_signal: int, _frame: FrameType | None) -> None:
         page.hear()
+        with contextlib.suppress(OSError):  # full, or closed by the action: the mark is there
+            os.write(woken_fd, HEARD_BYTE)
 
     clear_dump(page_fd)
     os.set_blocking(woken_fd, False)
+    # Registered already (by the template, for imports that hang), faulthandler would only change
+    # the file, and Python's handler, set next, would stay in its place.
+    faulthandler.unregister(DUMP_SIGNAL)
     signal.signal(DUMP_SIGNAL, heard)
     signal.set_wakeup_fd(woken_fd, warn_on_full_buffer=False)
     faulthandler.register(DUMP_SIGNAL, file=page_fd, all_threads=True, chain=True)

@@ -1,7 +1,7 @@
 """Imports modules into the template one at a time, and tells which of them make forking unsafe.
 
-Knows: what a fork does not copy or must not share: threads, sockets, child processes, timers;
-and what procs must not inherit: signal handlers and masks.
+Knows: what a fork does not copy or must not share: threads, sockets, pipes, epolls and the like,
+child processes, timers; and what procs must not inherit: signal handlers and masks.
 Does not know: who imports the module instead, or when.
 Invariants: each module is named before it is imported, so that a hang or a crash has a name;
 nothing is imported after an unsafe module, whose threads could act at any time: what is blamed
@@ -26,13 +26,15 @@ from fsmv2.ipc.linux import children_of, flush_c_streams
 # A thread that was joined is in /proc for a moment longer.
 SETTLE_S = 0.1
 TEXT_CHARS_MAX = 300
+# 32 and 33: the C library catches them from the first thread on (signal(7)), joined or not.
+_SIGNALS_OF_LIBC = 1 << 31 | 1 << 32
 
 
 class Traces(NamedTuple):
     """What an import can leave in a process beside modules."""
 
     threads: int
-    sockets: frozenset[str]
+    fds: frozenset[str]
     children: frozenset[int]
     handlers: dict[int, object]
     dispositions: tuple[str, ...]
@@ -43,7 +45,7 @@ def look() -> Traces:
     """Read this process's traces now."""
     return Traces(
         threads=len(os.listdir("/proc/self/task")),
-        sockets=_sockets(),
+        fds=_shared_fds(),
         children=frozenset(children_of(os.getpid())),
         handlers={number: signal.getsignal(number) for number in signal.valid_signals()},
         dispositions=_dispositions(),
@@ -59,9 +61,14 @@ def misfits(before: Traces, after: Traces) -> str:
     found = []
     if after.threads > before.threads:
         found.append(f"{after.threads} OS threads, {before.threads} before")
-    sockets = after.sockets - before.sockets
+    fds = sorted(after.fds - before.fds)
+    sockets = sum(fd.startswith("socket:") for fd in fds)
     if sockets:
-        found.append(f"{len(sockets)} more open sockets, {len(before.sockets)} before")
+        had = sum(fd.startswith("socket:") for fd in before.fds)
+        found.append(f"{sockets} more open sockets, {had} before")
+    others = [fd for fd in fds if not fd.startswith("socket:")]
+    if others:
+        found.append(f"{len(others)} more that a fork would share: {', '.join(others)}")
     children = after.children - before.children
     if children:
         found.append(f"{len(children)} more child processes, {len(before.children)} before")
@@ -127,13 +134,15 @@ def _settled(before: Traces) -> Traces:
     return after
 
 
-def _sockets() -> frozenset[str]:
+def _shared_fds() -> frozenset[str]:
+    """What two processes cannot use at a time without harm. An open file of the disk or a device
+    is not among them: libraries keep such ones, and read them at a position of their own."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{name}")
-            if target.startswith("socket:"):
-                found.append(target)
+            if target.startswith(("socket:", "pipe:", "anon_inode:")):
+                found.append(f"{target} as {name}")
     return frozenset(found)
 
 
@@ -141,7 +150,7 @@ def _dispositions() -> tuple[str, ...]:
     """Masks of blocked, ignored and caught signals: C code changes them behind Python's back."""
     with open("/proc/self/status", "rb") as file:
         return tuple(
-            line.split()[1].decode()
+            f"{int(line.split()[1], 16) & ~_SIGNALS_OF_LIBC:016x}"
             for line in file
             if line.startswith((b"SigBlk:", b"SigIgn:", b"SigCgt:"))
         )

@@ -3,8 +3,9 @@
 Knows: fork orders and their descriptors.
 Does not know: actions, results, who runs where.
 Invariants: it never runs an action; it forks only if no import left a thread or another trace
-that a fork copies badly; it keeps no descriptor it passed on; it dies with the root and exits when
-its control socket ends; procs are the root's children, not its own, so its death costs no proc.
+that a fork copies badly; it keeps no descriptor it passed on; it dies with the root and exits
+when its control socket ends; procs are the root's children, not its own, so its death costs no
+proc.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.linux import children_of, die_with_parent, set_name, set_subreaper
 from fsmv2.ipc.messages import PROC_FDS, Fork, Forked, Importing, Message, Preloaded
+from fsmv2.workerproc.evidence import DUMP_SIGNAL
 from fsmv2.workerproc.preload import import_all
 from fsmv2.workerproc.proc import proc_main
 
 ORDER_BYTES_MAX = 4096
-FAILURES_MAX = 100
+FAILURES_MAX = 40
 
 
 def template_main(
@@ -78,8 +80,10 @@ def _print_to(output_fd: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    # A crash at import leaves its stack there; each proc has a place of its own later on.
+    # A crash at import leaves its stack there, and so does a hang once the root asks; each proc
+    # has a place of its own later on.
     faulthandler.enable(file=2, all_threads=True)
+    faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
 
 
 def _preload(control: socket.socket, names: tuple[str, ...]) -> bool:

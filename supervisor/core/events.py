@@ -349,6 +349,18 @@ class ActionTypeReleased(Event, frozen=True, kw_only=True):
     quarantined_s: float
 
 
+class OperatorCommanded(Event, frozen=True, kw_only=True):
+    """Somebody with the token gave a command over HTTP from ``client``; ``outcome`` is what
+    became of it. A killed attempt's end is told by itself."""
+
+    command: str
+    target: str
+    outcome: str
+    client: str
+    action_type: str = ""
+    path: str = ""
+
+
 class ResultDropped(Event, frozen=True, kw_only=True):
     """A result came for an attempt that is over, or for an older incarnation."""
 

@@ -2,8 +2,8 @@
 
 Knows: starlette, paths, status codes, who may ask.
 Does not know: sockets, signals, where documents come from.
-Invariants: nothing here changes anything: GET and HEAD only; an answer is never cached, never
-framed, and a page from another name (DNS rebinding) gets none; errors are JSON.
+Invariants: nothing changes but by a POST with the token (`commands`); an answer is never cached,
+never framed, and a page from another name (DNS rebinding) gets none; errors are JSON.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -23,13 +21,16 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fsmv2.supervisor.web.commands import CommandRoutes, Desk
 from fsmv2.supervisor.web.exposition import Exposition
+from fsmv2.supervisor.web.replies import error_reply, json_reply
 from fsmv2.supervisor.web.state import (
     ALIVE_S_MAX,
     Listener,
     PublishedState,
     actions_in_flight,
     find_worker,
+    quarantined_types,
 )
 
 PING_S = 15.0
@@ -58,10 +59,13 @@ def make_app(
     host: str,
     clock: Callable[[], float],
     ping_s: float = PING_S,
+    desk: Desk | None = None,
 ) -> ASGIApp:
     """The whole application. ``host`` is the address it is bound to, ``clock`` gives
-    monotonic seconds, ``ping_s`` is the time between two comments on a silent event stream."""
+    monotonic seconds, ``ping_s`` is the time between two comments on a silent event stream,
+    ``desk`` takes the commands (None: there are none)."""
     routes = _Routes(state, exposition, clock, ping_s)
+    commands = CommandRoutes(desk or Desk())
     files = {
         "/": _file("page.html", "text/html; charset=utf-8"),
         "/page.css": _file("page.css", "text/css; charset=utf-8"),
@@ -78,6 +82,8 @@ def make_app(
             Route("/api/v1/status", routes.status),
             Route("/api/v1/workers/{path:path}", routes.worker),
             Route("/api/v1/actions", routes.actions),
+            Route("/api/v1/actions/{attempt_id}/kill", commands.kill, methods=["POST"]),
+            Route("/api/v1/action-types/{name}/release", commands.release, methods=["POST"]),
             Route("/api/v1/events", routes.events),
         ],
         exception_handlers={HTTPException: _on_http_error, Exception: _on_error},
@@ -121,7 +127,9 @@ class Guard:
         host = next((value for name, value in scope["headers"] if name == b"host"), b"")
         if self._hosts and _without_port(host.decode("latin-1")) not in self._hosts:
             wanted = ", ".join(sorted(self._hosts))
-            refusal = _error(421, f"cannot answer for host {host[:80]!r}: want one of {wanted}")
+            refusal = error_reply(
+                421, f"cannot answer for host {host[:80]!r}: want one of {wanted}"
+            )
             await refusal(scope, receive, send_guarded)
             return
         await self._app(scope, receive, send_guarded)
@@ -154,18 +162,20 @@ class _Routes:
     async def livez(self, _: Request) -> Response:
         age_s = self._state.age_s(self._clock())
         if self._state.is_alive(self._clock()):
-            return _json({"status": "alive", "last_word_s": round(age_s or 0.0, 3)})
-        return _json({"status": "dead", "reason": _silence(age_s), "last_word_s": age_s}, 503)
+            return json_reply({"status": "alive", "last_word_s": round(age_s or 0.0, 3)})
+        return json_reply({"status": "dead", "reason": _silence(age_s), "last_word_s": age_s}, 503)
 
     async def readyz(self, _: Request) -> Response:
         now = self._clock()
         status = self._state.status_document()
         if not self._state.is_alive(now):
-            return _json({"ready": False, "reason": _silence(self._state.age_s(now))}, 503)
+            return json_reply({"ready": False, "reason": _silence(self._state.age_s(now))}, 503)
         if status is None:
-            return _json({"ready": False, "reason": "no status came yet"}, 503)
+            return json_reply({"ready": False, "reason": "no status came yet"}, 503)
         ready = status.get("ready") is True
-        return _json({"ready": ready, "reason": status.get("reason", "")}, 200 if ready else 503)
+        return json_reply(
+            {"ready": ready, "reason": status.get("reason", "")}, 200 if ready else 503
+        )
 
     async def tree(self, _: Request) -> Response:
         return _document(self._state.tree)
@@ -180,18 +190,23 @@ class _Routes:
             return _document(None)
         found, nearest = find_worker(tree, path)
         if found is not None:
-            return _json(found)
+            return json_reply(found)
         names = [child["name"] for child in nearest.get("children") or ()]
         below = f"want one of {', '.join(names[:20])} below it" if names else "it has no children"
         text = f"cannot find worker {path!r}: the nearest is {nearest['path']!r}, {below}"
-        return _json({"error": text, "nearest": nearest["path"], "children": names}, 404)
+        return json_reply({"error": text, "nearest": nearest["path"], "children": names}, 404)
 
     async def actions(self, _: Request) -> Response:
         tree, status = self._state.tree_document(), self._state.status_document()
         if tree is None:
             return _document(None)
-        recent = (status or {}).get("recent", [])
-        return _json({"in_flight": actions_in_flight(tree), "recent": recent})
+        return json_reply(
+            {
+                "in_flight": actions_in_flight(tree),
+                "recent": (status or {}).get("recent", []),
+                "quarantined": quarantined_types(status or {}),
+            }
+        )
 
     async def events(self, request: Request) -> Response:
         headers = {"content-type": "text/event-stream; charset=utf-8"}
@@ -200,7 +215,7 @@ class _Routes:
         asked = request.headers.get("last-event-id", "")
         listener = self._state.listen(int(asked) if asked.isdecimal() else None)
         if listener is None:
-            return _error(503, "cannot open an event stream: too many are open")
+            return error_reply(503, "cannot open an event stream: too many are open")
         return StreamingResponse(self._stream(listener), headers=headers)
 
     async def _stream(self, listener: Listener) -> AsyncIterator[bytes]:
@@ -232,29 +247,23 @@ def _silence(age_s: float | None) -> str:
 
 def _document(body: bytes | None) -> Response:
     if body is None:
-        return _error(503, "no document from the root yet")
+        return error_reply(503, "no document from the root yet")
     return Response(body, media_type="application/json")
-
-
-def _json(value: Any, status_code: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status_code, media_type="application/json")
-
-
-def _error(status_code: int, text: str) -> Response:
-    return _json({"error": text}, status_code)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     code = error.status_code if isinstance(error, HTTPException) else 500
+    headers = dict(getattr(error, "headers", None) or {})
+    wanted = " or ".join(sorted(name.strip() for name in headers.get("Allow", "").split(",")))
     texts = {
         404: f"nothing at {request.url.path}, want /, /metrics, /livez, /readyz or /api/v1/…",
-        405: f"cannot {request.method} {request.url.path}: want GET or HEAD",
+        405: f"cannot {request.method} {request.url.path}: want {wanted}",
     }
-    return _error(code, texts.get(code, str(error)))
+    return error_reply(code, texts.get(code, str(error)), headers)
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
-    return _error(500, f"cannot answer: {type(error).__name__}")
+    return error_reply(500, f"cannot answer: {type(error).__name__}")
 
 
 def _file(name: str, content_type: str) -> Handler:

@@ -2,8 +2,8 @@
 
 Knows: its descriptors, signals, uvicorn.
 Does not know: the tree's meaning, the routes (`app`), what is remembered (`state`).
-Invariants: it ends with its root, by the channel's end or by the kernel; it never writes to
-the root but one `OpsReady`; SIGINT is the root's business.
+Invariants: it ends with its root, by the channel's end or by the kernel; it writes to the root
+one `OpsReady` and the commands of those who have the token; SIGINT is the root's business.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import uvicorn
 
 from fsmv2.ipc import FrameBuffer, FrameError, decode, encode, pack_frame
 from fsmv2.ipc.linux import die_with_parent
-from fsmv2.ipc.messages import OpsReady, Published
+from fsmv2.ipc.messages import FromOps, OpsReady, Published, ToOps
 from fsmv2.supervisor.loglines import json_line, timestamp
 from fsmv2.supervisor.web.app import make_app
+from fsmv2.supervisor.web.commands import Desk
 from fsmv2.supervisor.web.exposition import Exposition
 from fsmv2.supervisor.web.state import PublishedState
 
@@ -34,27 +35,37 @@ STOP_S_MAX = 1
 
 
 def serve(
-    channel_fd: int, ready_fd: int, listen_fd: int, metrics_folder: str, root_pid: int, name: str
+    channel_fd: int,
+    say_fd: int,
+    listen_fd: int,
+    metrics_folder: str,
+    root_pid: int,
+    name: str,
+    token_digest: bytes = b"",
 ) -> None:
     """Serve HTTP on the listening socket ``listen_fd`` until ``channel_fd`` ends or SIGTERM.
 
-    Takes all three descriptors over. ``ready_fd`` gets one `OpsReady` frame when connections
-    are answered, and is closed. Bytes that are no frames of ours end it with exit code 1: the
-    root starts a new ops process then.
+    Takes all three descriptors over. ``say_fd`` gets one `OpsReady` frame when connections
+    are answered, then commands, of those who show the token of ``token_digest`` (empty: of
+    nobody). Bytes that are no frames of ours end it with exit code 1: the root starts a new ops
+    process then.
     """
     die_with_parent(root_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _log_to_stderr(name)
     try:
-        asyncio.run(_serve(channel_fd, ready_fd, listen_fd, metrics_folder, root_pid))
+        root = _Root(say_fd)
+        desk = Desk(root.send, token_digest)
+        asyncio.run(_serve(channel_fd, root, listen_fd, (metrics_folder, root_pid), desk))
     except FrameError as error:
         logging.getLogger("fsmv2.ops").error("cannot read the root's channel: %s", error)
         raise SystemExit(1) from None
 
 
 async def _serve(
-    channel_fd: int, ready_fd: int, listen_fd: int, metrics_folder: str, root_pid: int
+    channel_fd: int, root: _Root, listen_fd: int, measured: tuple[str, int], desk: Desk
 ) -> None:
+    metrics_folder, root_pid = measured
     loop = asyncio.get_running_loop()
     state = PublishedState()
     listening = socket.socket(fileno=listen_fd)
@@ -64,7 +75,7 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            make_app(state, exposition, host, time.monotonic),
+            make_app(state, exposition, host, time.monotonic, desk=desk),
             http="h11",
             loop="asyncio",
             ws="none",
@@ -76,7 +87,7 @@ async def _serve(
             limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=STOP_S_MAX,
         ),
-        lambda: _say_ready(ready_fd),
+        lambda: root.send(OpsReady(os.getpid())),
     )
 
     def stop() -> None:
@@ -84,7 +95,7 @@ async def _serve(
         state.close()
         server.should_exit = True
 
-    reader = _ChannelReader(channel_fd, state, stop)
+    reader = _ChannelReader(channel_fd, state, desk, stop)
     loop.add_reader(channel_fd, reader.read)
     loop.add_signal_handler(signal.SIGTERM, stop)
     await server.serve(sockets=[listening])
@@ -93,12 +104,15 @@ async def _serve(
 
 
 class _ChannelReader:
-    """Takes frames off the channel into the state, a bounded portion at a time."""
+    """Takes frames off the channel to where they belong, a bounded portion at a time."""
 
-    def __init__(self, fd: int, state: PublishedState, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, fd: int, state: PublishedState, desk: Desk, stop: Callable[[], None]
+    ) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
         self._state = state
+        self._desk = desk
         self._stop = stop
         self._buffer = FrameBuffer()
         self.fault: FrameError | None = None
@@ -123,8 +137,11 @@ class _ChannelReader:
     def _take(self, data: bytes) -> None:
         now = time.monotonic()
         for body in self._buffer.feed(data):
-            message: Published = decode(body, Published)
-            self._state.take(message.topic, message.body, now)
+            message: ToOps = decode(body, ToOps)
+            if isinstance(message, Published):
+                self._state.take(message.topic, message.body, now)
+            else:
+                self._desk.take(message)
         if self._buffer.fault is not None:
             raise self._buffer.fault
 
@@ -132,7 +149,7 @@ class _ChannelReader:
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers, and with word of its start."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], object]) -> None:
         super().__init__(config)
         self._on_started = on_started
 
@@ -147,11 +164,21 @@ class _Server(uvicorn.Server):
             self._on_started()
 
 
-def _say_ready(ready_fd: int) -> None:
-    # The root may have gone on without us; the channel's end will tell.
-    with contextlib.suppress(OSError):
-        os.write(ready_fd, pack_frame(encode(OpsReady(os.getpid()))))
-    os.close(ready_fd)
+class _Root:
+    """The way to the root: never waited for."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+
+    def send(self, message: FromOps) -> bool:
+        """Send ``message``; False when the root is gone or does not read."""
+        try:
+            # A frame of less than PIPE_BUF bytes is written whole or not at all, pipe(7).
+            os.write(self._fd, pack_frame(encode(message)))
+        except OSError:
+            return False  # when it is gone, the other pipe's end tells
+        return True
 
 
 def _version(state: PublishedState) -> str:

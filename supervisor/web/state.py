@@ -206,3 +206,10 @@ def actions_in_flight(tree: dict[str, Any]) -> list[dict[str, Any]]:
             found.append({"path": node["path"], "worker_type": node.get("worker_type"), **action})
         todo += reversed(node.get("children") or ())
     return found
+
+
+def quarantined_types(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each action type that is kept apart: ``name``, ``verdict`` of the deaths in a row, their
+    number ``deaths``, ``held`` attempts that wait, ``retry_in_s`` seconds to the next one."""
+    found = (status.get("pool") or {}).get("quarantined") or {}
+    return [{"name": name, **record} for name, record in found.items()]

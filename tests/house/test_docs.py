@@ -26,7 +26,7 @@ from fsmv2.examples.demo import demo
 from fsmv2.supervisor.cli import EXIT_CODES, cli
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.procfsm import diagram
-from fsmv2.supervisor.metrics import table_markdown
+from fsmv2.supervisor.metrictable import table_markdown
 from fsmv2.supervisor.settings import Settings, default_procs
 from fsmv2.supervisor.web.app import make_app
 from fsmv2.supervisor.web.state import PublishedState
@@ -196,6 +196,7 @@ def allowed(kind: inspect.Type) -> str:
         inspect.DictType: "a mapping",
         inspect.NoneType: "`null`",
         inspect.StrType: "a text",
+        inspect.CustomType: "a text",  # the one we have is Secret
     }
     return words[type(kind)]
 

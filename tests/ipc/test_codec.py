@@ -30,7 +30,8 @@ KINDS: list[Any] = [
     messages.FromProc,
     messages.ToProc,
     messages.FromTemplate,
-    messages.Published,
+    messages.ToOps,
+    messages.FromOps,
     Reading,
     Secret,
     datetime.datetime,
@@ -61,6 +62,7 @@ EXAMPLES: dict[Any, Any] = {
     msgspec.Raw: msgspec.Raw(encode({"x": 1})),
     dict[str, str]: {"mod": "why"},
     dict[str, Any]: {"n": 1},
+    messages.Outcome: "done",
 }
 
 

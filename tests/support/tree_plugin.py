@@ -123,6 +123,30 @@ class Hanger(Worker):
     initial = stopping = HangStopped
 
 
+class Abort(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        os.abort()
+
+
+class AbortStopped(State):
+    phase = Phase.STOPPED
+
+    def next(self, snap: Snapshot) -> Go:
+        return Go(Aborting, reason="asked to run")
+
+
+class Aborting(State):
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Act:
+        return Act(Abort(), reason="abort for ever")
+
+
+class Aborter(Worker):
+    type_name = "aborter"
+    initial = stopping = AbortStopped
+
+
 class NeverStopping(State):
     phase = Phase.STOPPING
 
@@ -206,4 +230,4 @@ class Keeper(Worker):
     initial = stopping = SecretStopped
 
 
-WORKERS = [Beater, Labeller, Hanger, Stubborn, Parent, Keeper]
+WORKERS = [Beater, Labeller, Hanger, Aborter, Stubborn, Parent, Keeper]
