@@ -131,6 +131,14 @@ def test_an_oversized_frame_is_refused_from_its_header_alone() -> None:
     assert "0 bytes pending" in repr(buffer)
 
 
+def test_an_oversized_frame_is_refused_although_it_is_there_as_a_whole() -> None:
+    """In one portion with those before and behind it."""
+    buffer = FrameBuffer(limit=100)
+    stream = pack_frame(b"a") + header(101) + b"x" * 101 + pack_frame(b"b")
+    assert buffer.feed(stream) == [b"a"]
+    assert "got length 101 bytes" in str(buffer.fault)
+
+
 def test_a_wrong_version_is_refused_from_its_first_byte() -> None:
     """One byte is enough to know that the peer speaks something else."""
     buffer = FrameBuffer()
