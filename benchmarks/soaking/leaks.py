@@ -95,7 +95,8 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _cgroups() -> int | None:
-    """Folders named for fsmv2 below this process's own cgroup; None without cgroup v2."""
+    """Kernel groups that this process has made: fsmv2's carry the pid of their root. Those of
+    other programs come and go. None without cgroup v2."""
     try:
         with open("/proc/self/mounts", encoding="utf-8") as file:
             mounts = [line.split() for line in file]
@@ -107,4 +108,5 @@ def _cgroups() -> int | None:
     if not tops or not own:
         return None
     top = Path(tops[0] + own[0])
-    return sum(1 for path in top.rglob("*fsmv2*") if path.is_dir())
+    mine = [path for path in top.glob(f"fsmv2-*-{os.getpid()}-*") if path.is_dir()]
+    return len(mine) + sum(1 for one in mine for path in one.rglob("*") if path.is_dir())
