@@ -99,6 +99,9 @@ class Accounts:
                 most = sum(strikes.get(number, 0) for number in CAUSES.get(verdict, ()))
                 if count > most:
                     self._fault(f"{count} actions {verdict}, of {most} strikes that cause it")
+            untold = self._told.count(0) - 1
+            if untold > missing:
+                self._fault(f"{untold} actions called nobody back, {missing} have no result")
             hidden = self.fault_count - len(self.faults)
             return self.faults + ([f"and {hidden} more faults"] if hidden else [])
 
