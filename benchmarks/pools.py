@@ -1,12 +1,13 @@
 """fsmv2's pool beside other process pools, two procs each, in one run.
 
     python benchmarks/pools.py [--quick] [--only NAME,…] [--figures GROUP,…] [--rounds N]
-                               [--json FILE]
+                               [--json FILE] [--from FILE] [--markdown FILE]
 
 Pools that are not installed are named; `pip install -e '.[bench]'` has them all. Groups of
 figures: speed, start, hangs, deaths, kills. Each pool runs in a process of its own, for a limited
 time, and is killed with all it started. Rounds are interleaved; ratios compare within a round.
-All raw figures go to a JSON file (default: benchmarks/results/pools-TIME.json).
+All raw figures go to a JSON file (default: benchmarks/results/pools-TIME.json); ``--from`` makes
+the tables of such a file anew, ``--markdown README.md`` also puts them into a document.
 
 Exit status: 0 when all pools were measured, 1 when one of ours could not be, 2 for wrong options.
 """
@@ -22,23 +23,26 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from documents import markdown_table, plain_table, put
 from peers.fence import run_fenced
 from peers.measure import QUICK, Size
 from peers.raw import FLOORS
 from peers.subject import CLASSES, GROUPS, peer_class
-from peers.tables import FIGURES, table
-from peers.targets import OURS, verdict_lines, verdicts
+from peers.tables import FIGURES, TITLES, rows_of
+from peers.targets import OURS, verdict_rows, verdicts
 
 HERE = Path(__file__).resolve().parent
 LIMIT_S = {"speed": 60.0, "start": 40.0, "hangs": 60.0, "deaths": 60.0, "kills": 75.0}
 QUICK_LIMIT_S = 20.0
 ONCE = ("kills",)  # in the first round only: counts, not times
 INSTALL = "pip install -e '.[bench]'"
+Rows = Sequence[Sequence[str]]
 
 
 def say(text: str) -> None:
@@ -71,6 +75,7 @@ def measure(peer: str, group: str, quick: bool) -> dict[str, Any]:
         "group": group,
         "figures": figures,
         "error": error,
+        "wedged": ended.code is None,
         "seconds": ended.seconds,
         "left_behind": ended.left,
         "load": os.getloadavg()[0],
@@ -127,6 +132,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--figures", metavar="GROUP,…", help="groups of figures to measure")
     parser.add_argument("--rounds", type=int, metavar="N", help="default 3")
     parser.add_argument("--json", metavar="FILE", help="where the raw figures go")
+    parser.add_argument(
+        "--from", dest="old", metavar="FILE", help="measure nothing, take this run's figures"
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="a document to put the tables into")
     options = parser.parse_args()
     options.only = options.only.split(",") if options.only else names
     options.figures = options.figures.split(",") if options.figures else list(GROUPS)
@@ -141,48 +150,63 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def report(document: dict[str, Any], peers: list[str], skipped: list[str]) -> None:
-    """Tables on standard output."""
-    rounds = document["rounds"]
+def report(document: dict[str, Any], render: Callable[[Rows], list[str]]) -> list[str]:
+    """Everything there is to say, as lines; tables as ``render`` makes them."""
+    rounds, peers = document["rounds"], document["peers"]
     count = max(each["round"] for each in rounds)
-    print(
-        f"Python {document['python']}, Linux {document['kernel']}, {document['cores']} cores, "
-        f"load {document['load']:.1f} before and {document['load_after']:.1f} after, "
-        f"{count} interleaved round{'s' * (count > 1)}, two procs each.\n"
-        "Cells: median [lowest-highest] ×times better than ProcessPoolExecutor in the same round."
-    )
+    lines = [
+        (
+            f"Python {document['python']}, Linux {document['kernel']}, {document['cores']} cores, "
+            f"load {document['load']:.1f} before and {document['load_after']:.1f} after, "
+            f"{count} interleaved round{'s' * (count > 1)}, two procs each."
+        ),
+        "Cells: median [lowest-highest] ×times better than ProcessPoolExecutor in the same round.",
+    ]
     for group in GROUPS:
-        lines = table(rounds, peers, group)
-        if lines:
-            print("\n" + "\n".join(lines))
-    for name in skipped:
-        print(f"\n{name}: skipped, not installed ({INSTALL})")
+        rows = rows_of(rounds, peers, group)
+        if rows:
+            lines += ["", TITLES[group], "", *render(rows)]
+    for name in document["skipped"]:
+        lines += ["", f"{name}: skipped, not installed ({INSTALL})"]
     for each in rounds:
         if each["error"]:
-            print(f"\n{each['peer']}, {each['group']}, round {each['round']}: {each['error']}")
+            what = "wedged" if each["wedged"] else "failed"
+            where = f"{each['peer']}, {each['group']}, round {each['round']}"
+            lines += ["", f"{where}: {what}: {each['error']}"]
     if OURS in peers:
         kills = (QUICK if document["options"]["quick"] else Size()).kills
-        print("\n" + "\n".join(verdict_lines(verdicts(rounds, kills))))
+        lines += ["", "Targets", "", *render(verdict_rows(verdicts(rounds, kills)))]
+    return lines
+
+
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Measure; gives the document, None when none of the pools is installed."""
+    skipped = [name for name in options.only if name in CLASSES and missing(name)]
+    peers = [name for name in [*CLASSES, *FLOORS] if name in options.only and name not in skipped]
+    if not peers:
+        return None
+    document = surroundings()
+    document["options"] = vars(options)
+    document["units"] = {figure.name: figure.unit for figure in FIGURES}
+    document |= {"peers": peers, "skipped": skipped, "rounds": run_rounds(peers, options)}
+    document["load_after"] = os.getloadavg()[0]
+    path = Path(options.json or HERE / "results" / time.strftime("pools-%Y%m%d-%H%M%S.json"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    say(f"raw figures: {path}")
+    return document
 
 
 def main() -> int:
     """Measure and print."""
     options = arguments()
-    skipped = [name for name in options.only if name in CLASSES and missing(name)]
-    peers = [name for name in [*CLASSES, *FLOORS] if name in options.only and name not in skipped]
-    if not peers:
+    document = json.loads(Path(options.old).read_text()) if options.old else run(options)
+    if document is None:
         say(f"nothing to measure: not installed ({INSTALL})")
         return 2
-    document = surroundings()
-    document["options"] = vars(options)
-    document["units"] = {figure.name: figure.unit for figure in FIGURES}
-    document["rounds"] = run_rounds(peers, options)
-    document["load_after"] = os.getloadavg()[0]
-    path = Path(options.json or HERE / "results" / time.strftime("pools-%Y%m%d-%H%M%S.json"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    report(document, peers, skipped)
-    print(f"\nraw figures: {path}")
+    print("\n".join(report(document, plain_table)))
+    if options.markdown:
+        put(Path(options.markdown), "pools", report(document, markdown_table))
     return int(any(each["error"] for each in document["rounds"] if each["peer"] == OURS))
 
 

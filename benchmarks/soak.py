@@ -3,11 +3,12 @@
     python benchmarks/soak.py [--kills 10000] [--seed N] [--seconds LIMIT]
 
 Four clients submit from threads of their own, with keys and without, small results and large
-ones. Meanwhile random procs, idle ones and spares too, get SIGKILL, SIGSEGV or SIGSTOP at random
-moments; a part of the strikes is aimed at procs that are in the middle of writing a result. Then
-it is checked that each action has one result and the right one, that no more of them failed than
-procs were struck, that the actions of each key ran in order and never two at a time, and that
-nothing grew. The seed decides what is struck with what and when, not how the machine schedules.
+ones, some with a child process. Meanwhile random procs, idle ones and spares too, get SIGKILL,
+SIGSEGV or SIGSTOP at random moments; a part of the strikes is aimed at procs that are in the
+middle of writing a result. Then it is checked that each action has one result and the right one,
+that no more of them failed than procs were struck, that the actions of each key ran in order and
+never two at a time, and that nothing grew. The seed decides what is struck with what and when, not
+how the machine schedules.
 
 Exit status: 0 when everything is accounted for and nothing grew, 1 when not (each fault has a
 line that begins with "FAULT"), 2 for wrong options.
@@ -80,10 +81,11 @@ class Client(threading.Thread):
         elif kind < 0.65:
             expected = None  # made when it is needed, so that open ones cost no memory
             handle = self._pool.submit(actions.Large(token), timeout_s=TIMEOUT_S)
+        elif kind < 0.69:
+            handle = self._pool.submit(actions.Parent(token, seconds), timeout_s=TIMEOUT_S)
         else:
             handle = self._pool.submit(actions.Stamp(token, seconds), timeout_s=TIMEOUT_S)
-        if hasattr(handle, "add_done_callback"):
-            handle.add_done_callback(lambda _: self._accounts.told(token))
+        handle.add_done_callback(lambda _: self._accounts.told(token))
         self._open.append((token, handle, expected, turn))
 
     def _read(self) -> None:

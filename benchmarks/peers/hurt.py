@@ -28,6 +28,7 @@ from peers.measure import Record, Size
 from peers.ours import Ours
 
 LIMIT_S = 0.05
+START_S = 8.0  # until a fresh pool runs its first task; nothing is measured meanwhile
 LARGE_BYTES = 900_000
 SHAPES: dict[str, Callable[[str], None]] = {
     "loop": tasks.guilty_loop,
@@ -42,7 +43,10 @@ class Scene:
     def __init__(self, peer: Peer, patience_s: float) -> None:
         self._peer = peer
         self._patience_s = patience_s
-        self._folder = tempfile.TemporaryDirectory(prefix="fsmv2-bench-")
+        # A task that hung may begin, and say so, at any time.
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="fsmv2-bench-", ignore_cleanup_errors=True
+        )
         self._fifo = self.path("fifo")
         os.mkfifo(self._fifo)
         # Read and write: opening for writing alone would wait for the reader. Source: fifo(7).
@@ -51,7 +55,7 @@ class Scene:
 
     def __enter__(self) -> Scene:
         self.holder = self._peer.submit(tasks.hold, self.path("holder"), self._fifo)
-        self.began("holder")
+        self.began("holder", START_S)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,9 +67,9 @@ class Scene:
         """A file of this scene."""
         return str(Path(self._folder.name) / name)
 
-    def began(self, name: str) -> tasks.Mark:
+    def began(self, name: str, patience_s: float | None = None) -> tasks.Mark:
         """The mark ``name``, once it is there. Raises TimeoutError."""
-        give_up = time.monotonic() + self._patience_s
+        give_up = time.monotonic() + (patience_s or self._patience_s)
         while (mark := tasks.read_mark(self.path(name))) is None:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"no task has begun as {name!r}")
@@ -211,6 +215,7 @@ def kills(peer: Peer, size: Size, record: Record) -> None:
                 break
             survived += 1
             record("kills_lost", counts["lost"])
+            record("kills_untold", counts["untold"])
         record("kills_survived", survived)
     time.sleep(0.5)
     record("kills_fds_more", len(os.listdir("/proc/self/fd")) - fds)
@@ -221,7 +226,7 @@ def kills(peer: Peer, size: Size, record: Record) -> None:
 def _traffic(peer: Peer, clients: int = 4) -> Iterator[dict[str, int]]:
     """Threads that submit and wait, one task each at a time. Nobody waits longer than a second:
     some pools never tell that a task is lost, and that must not look like a pool that stands."""
-    counts = {"submitted": 0, "fine": 0, "newest_fine": 0, "lost": 0}
+    counts = {"submitted": 0, "fine": 0, "newest_fine": 0, "lost": 0, "untold": 0}
     lock, ended = threading.Lock(), threading.Event()
 
     def client(number: int) -> None:
@@ -236,6 +241,9 @@ def _traffic(peer: Peer, clients: int = 4) -> Iterator[dict[str, int]]:
                 with lock:
                     counts["fine"] += 1
                     counts["newest_fine"] = max(counts["newest_fine"], ticket)
+            except TimeoutError:
+                with lock:
+                    counts["untold"] += 1
             except Exception:
                 with lock:
                     counts["lost"] += 1

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from peers import tasks
 from peers.face import Peer
 from peers.figures import percentile
-from peers.ours import Ours, can_pipeline
+from peers.ours import Ours
 
 Record = Callable[[str, Any], None]
 
@@ -62,14 +62,10 @@ def speed(peer: Peer, size: Size, record: Record) -> None:
     record("submit_p99_us", percentile(costs_ns, 0.99) / 1000)
     record("throughput_per_s", throughput(peer, size.submissions))
     if isinstance(peer, Ours):
-        _with_and_without_pipeline(peer, size, record)
+        _without_pipeline(peer, size, record)
 
 
-def _with_and_without_pipeline(peer: Ours, size: Size, record: Record) -> None:
-    if not can_pipeline():
-        record("one_in_flight_per_s", throughput(peer, size.submissions))
-        return
-    record("pipelined_per_s", throughput(peer, size.submissions))
+def _without_pipeline(peer: Ours, size: Size, record: Record) -> None:
     peer.close()
     plain = Ours(pipeline=1)
     plain.open()

@@ -2,14 +2,12 @@
 
 Knows: its public API.
 Does not know: its inside, what is measured.
-Invariants: those of `peers.face`; an option that the installed version does not have is not asked
-for.
+Invariants: those of `peers.face`.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -36,11 +34,6 @@ class Task(Action, frozen=True):
         return getattr(importlib.import_module("peers.tasks"), self.name)(*self.arguments)
 
 
-def can_pipeline() -> bool:
-    """Whether this version can have more than one action in flight for each proc."""
-    return "pipeline" in inspect.signature(ActionPool).parameters
-
-
 class Ours(Peer):
     """``spares`` and ``pipeline`` as in `ActionPool`; None: as it comes."""
 
@@ -51,7 +44,7 @@ class Ours(Peer):
         self._options: dict[str, Any] = {"queue": 50_000, "preload": ("peers.ours", "peers.tasks")}
         if spares is not None:
             self._options["spares"] = spares
-        if pipeline is not None and can_pipeline():
+        if pipeline is not None:
             self._options["pipeline"] = pipeline
         self._pool: Any = None
 

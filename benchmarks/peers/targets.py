@@ -87,17 +87,6 @@ def _exactly(rounds: Measured, what: str, name: str, wanted: int) -> Verdict:
     return Verdict(what, f"{worst:g}", f"{wanted}", worst == wanted)
 
 
-def _pipelined(rounds: Measured) -> list[Verdict]:
-    """Only a pool that can pipeline has recorded this: its ordinary figure is without."""
-    can = any("pipelined_per_s" in r["figures"] for r in rounds if r["peer"] == OURS)
-    value = _median(rounds, "throughput_per_s") if can else None
-    ratio = _ratio(rounds, "throughput_per_s", "throughput_per_s") if can else None
-    return [
-        _limited("throughput, pipelined", value, "/s", 100_000, most=False),
-        _limited("  against ProcessPoolExecutor", ratio, "times", 12, most=False),
-    ]
-
-
 def _kills(rounds: Measured, planned: int) -> list[Verdict]:
     lost, survived = _values(rounds, "kills_lost"), _values(rounds, "kills_survived")
     rows = [_exactly(rounds, f"random SIGKILLs survived, of {planned}", "kills_survived", planned)]
@@ -110,6 +99,7 @@ def _kills(rounds: Measured, planned: int) -> list[Verdict]:
 def verdicts(rounds: Measured, kills: int) -> list[Verdict]:
     """All rows, in the order of the table of targets. ``kills`` is how many were planned."""
     one_in_flight, trip = "one_in_flight_per_s", "round_trip_p50_us"
+    pipelined = "throughput_per_s"
     limited: Callable[..., Verdict] = _limited
     return [
         limited("no-op round trip p50", _median(rounds, trip), "µs", 50, most=True),
@@ -126,7 +116,14 @@ def verdicts(rounds: Measured, kills: int) -> list[Verdict]:
             3,
             most=False,
         ),
-        *_pipelined(rounds),
+        limited("throughput, pipelined", _median(rounds, pipelined), "/s", 100_000, most=False),
+        limited(
+            "  against ProcessPoolExecutor",
+            _ratio(rounds, pipelined, pipelined),
+            "times",
+            12,
+            most=False,
+        ),
         limited("submit cost p50", _median(rounds, "submit_p50_us"), "µs", 2, most=True),
         *_p50_and_p99(rounds, "deadline to next action, loop", "slot_loop_ms"),
         _all_true(rounds, "  stack names the guilty", "stack_loop_named"),
@@ -140,14 +137,8 @@ def verdicts(rounds: Measured, kills: int) -> list[Verdict]:
     ]
 
 
-def verdict_lines(rows: list[Verdict]) -> list[str]:
-    """As a table."""
-    words = {True: "holds", False: "MISSED", None: "-"}
-    cells = [["target", "measured", "wanted", ""]]
-    cells += [[r.what, r.figure, r.target, words[r.holds]] for r in rows]
-    widths = [max(len(row[n]) for row in cells) for n in range(4)]
-    cells.insert(1, ["-" * width for width in widths])
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+def verdict_rows(verdicts: list[Verdict]) -> list[list[str]]:
+    """As a table with a head."""
+    words = {True: "met", False: "NOT MET", None: "-"}
+    rows = [[each.what, each.figure, each.target, words[each.holds]] for each in verdicts]
+    return [["target", "measured", "wanted", "verdict"], *rows]

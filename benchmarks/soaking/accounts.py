@@ -15,6 +15,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _NEVER, _OPEN, _SETTLED = 0, 1, 2
+# What a strike may be told as. A stopped proc may be killed before its deadline.
+CAUSES = {
+    "killed_from_outside": (signal.SIGKILL,),
+    "crashed:SIGSEGV": (signal.SIGSEGV,),
+    "stopped_process": (signal.SIGSTOP,),
+    "timed_out": (signal.SIGSTOP,),
+    # Half a frame was read before the death was seen. Not the cause, but what was seen first.
+    "lost_channel": (signal.SIGKILL, signal.SIGSEGV),
+}
 FAULTS_MAX = 20
 
 
@@ -86,6 +95,13 @@ class Accounts:
             ):
                 if self.statuses[status] > most:
                     self._fault(f"{self.statuses[status]} actions {status}, but {most} {what}")
+            for verdict, count in self.verdicts.items():
+                most = sum(strikes.get(number, 0) for number in CAUSES.get(verdict, ()))
+                if count > most:
+                    self._fault(f"{count} actions {verdict}, of {most} strikes that cause it")
+            untold = self._told.count(0) - 1
+            if untold > missing:
+                self._fault(f"{untold} actions called nobody back, {missing} have no result")
             hidden = self.fault_count - len(self.faults)
             return self.faults + ([f"and {hidden} more faults"] if hidden else [])
 

@@ -9,6 +9,7 @@ outside.
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from fsmv2.supervisor import Action, ActionContext
@@ -34,6 +35,26 @@ class Stamp(Action, frozen=True):
 
     def execute(self, ctx: ActionContext) -> int:
         time.sleep(self.seconds)
+        return stamp_of(self.token)
+
+
+class Parent(Action, frozen=True):
+    """Has a child in a session of its own, with this proc's descriptors, and leaves a file behind.
+    Ends the child itself, unless it is killed before: then somebody else has to."""
+
+    token: int
+    seconds: float
+
+    def execute(self, ctx: ActionContext) -> int:
+        (ctx.scratch / "left").write_bytes(b"behind")
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            time.sleep(3600)
+            os._exit(0)
+        time.sleep(self.seconds)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         return stamp_of(self.token)
 
 
