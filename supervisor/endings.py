@@ -49,7 +49,8 @@ class Endings:
             lanes[had.lane.name] = None
             self._settle(proc, code, cpu_s, now)
         expected = proc.cause in EXPECTED
-        pool.nursery.bury(proc, failed_start=proc.ready_at is None and not expected)
+        by_others = code == -signal.SIGKILL and proc.killed_at is None
+        pool.nursery.bury(proc, proc.ready_at is None and not expected, by_others)
         pool.on_event(
             ProcEnded(
                 slot=proc.slot,
