@@ -7,8 +7,8 @@ ones, some with a child process. Meanwhile random procs, idle ones and spares to
 SIGSEGV or SIGSTOP at random moments; a part of the strikes is aimed at procs that are in the
 middle of writing a result. Then it is checked that each action has one result and the right one,
 that no more of them failed than procs were struck, that the actions of each key ran in order and
-never two at a time, and that nothing grew. The seed decides what is struck with what and when, not
-how the machine schedules.
+never two at a time, and that nothing grew. The seed decides what is struck with what and when,
+not how the machine schedules.
 
 Exit status: 0 when everything is accounted for and nothing grew, 1 when not (each fault has a
 line that begins with "FAULT"), 2 for wrong options.

@@ -1,0 +1,140 @@
+"""Each benchmark in its quick form: it runs, tells what it promises, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from killing.shapes import SHAPES
+
+pytestmark = [pytest.mark.proc, pytest.mark.timeout(400)]
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+DOCUMENT = "<!-- {0}: figures -->\n<!-- {0}: end -->\n"
+
+
+def run(name: str, *options: str, code: int = 0) -> str:
+    """Standard output of a benchmark that has to end with ``code``."""
+    command = [sys.executable, "-P", str(BENCHMARKS / name), *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=390, check=False)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout + (ended.stderr if code else "")
+
+
+def test_pools_tells_figures_ratios_and_targets(tmp_path: Path) -> None:
+    raw, document = tmp_path / "pools.json", tmp_path / "README.md"
+    document.write_text(DOCUMENT.format("pools"))
+    names = "fsmv2,ProcessPoolExecutor,raw socketpair"
+    told = run(
+        *("pools.py", "--quick", "--only", names, "--figures", "speed,start"),
+        *("--json", str(raw), "--markdown", str(document)),
+    )
+
+    assert "Speed: no-op tasks from one thread" in told
+    assert "raw socketpair" in told
+    assert "no-op round trip p50" in told
+    rounds = json.loads(raw.read_text())["rounds"]
+    assert [(each["peer"], each["group"]) for each in rounds] == [
+        ("fsmv2", "speed"),
+        ("ProcessPoolExecutor", "speed"),
+        ("raw socketpair", "speed"),
+        ("fsmv2", "start"),
+        ("ProcessPoolExecutor", "start"),
+    ]
+    ours, executor = rounds[0]["figures"], rounds[1]["figures"]
+    assert set(executor) < set(ours)
+    assert all(value > 0 for value in ours.values())
+    assert all(each["error"] is None for each in rounds)
+    assert "| fsmv2 |" in document.read_text()
+    assert run("pools.py", "--from", str(raw)) == told
+
+
+def test_pools_hangs_deaths_and_kills_cost_ours_no_bystander(tmp_path: Path) -> None:
+    raw = tmp_path / "pools.json"
+    run(
+        *("pools.py", "--quick", "--only", "fsmv2", "--figures", "hangs,deaths,kills"),
+        *("--json", str(raw)),
+    )
+
+    hangs, deaths, kills = (each["figures"] for each in json.loads(raw.read_text())["rounds"])
+    for shape in ("loop", "noterm", "gil"):
+        assert None not in hangs[f"slot_{shape}_ms"]
+        assert hangs[f"stack_{shape}_named"]
+    assert deaths["lost_bystanders"] == deaths["lost_queued"] == 0
+    assert deaths["midwrite_lost_bystanders"] == 0
+    assert deaths["midwrite_new_tasks_run"] == 4
+    assert None not in deaths["midwrite_told_ms"]
+    assert kills["kills_survived"] == 5
+    assert kills["kills_lost"] <= 5
+    assert kills["kills_zombies"] == 0
+
+
+def test_wrong_options_are_refused_with_what_is_known() -> None:
+    told = run("pools.py", "--only", "fsmv3", code=2)
+    assert "got fsmv3" in told
+    assert "ProcessPoolExecutor" in told
+    assert "got nap" in run("kill.py", "--only", "nap", code=2)
+
+
+def test_kill_ends_every_shape_and_names_the_guilty(tmp_path: Path) -> None:
+    raw, document = tmp_path / "kill.json", tmp_path / "README.md"
+    document.write_text(DOCUMENT.format("kill"))
+    told = run(
+        *("kill.py", "--kills", "2", "--memory-mib", "64"),
+        *("--json", str(raw), "--markdown", str(document)),
+    )
+
+    kills = json.loads(raw.read_text())["kills"]
+    assert list(kills) == list(SHAPES)
+    for name, shape in SHAPES.items():
+        assert name in told
+        assert f"| {name} |" in document.read_text()
+        assert all(kill["faults"] == [] for kill in kills[name])
+        assert all("next_runs_ms" in kill for kill in kills[name])
+        if shape.can_answer:
+            # Both only if the machine had no time for either stack: evidence has a budget.
+            assert any(kill["named"] for kill in kills[name]), name
+    # Its other processes were there, and were killed with it.
+    assert all(kill["descendants_killed"] > 0 for kill in kills["fork bomb"])
+
+
+WEDGED = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+with open(PATH, "a") as file:
+    print(os.getpid(), file=file, flush=True)
+time.sleep(3600)
+"""
+FENCE = """
+import sys, json
+sys.path.insert(0, BENCHMARKS)
+from peers.fence import run_fenced
+print(json.dumps(run_fenced([sys.executable, "-c", sys.argv[1]], float(sys.argv[2]))))
+"""
+
+
+def test_a_wedged_peer_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    source = FENCE.replace("BENCHMARKS", repr(str(BENCHMARKS)))
+    wedged = WEDGED.replace("PATH", repr(str(pids)))
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", source, wedged, "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+    code, _, left, _ = json.loads(ended.stdout)
+    assert code is None
+    assert left == 1
+    started = pids.read_text().split()
+    assert len(started) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
