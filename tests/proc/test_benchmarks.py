@@ -55,3 +55,14 @@ def test_benchmark_of_kills_prints_its_three_figures() -> None:
         "next begins",
         "next is told",
     ]
+
+
+def test_benchmark_of_ticks_runs_actions_and_prints_its_three_rows(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = run("tick.py", "--seconds", "2", "--json", str(file))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(file.read_text())
+    assert figures["nodes"] == 101
+    assert figures["succeeded"] > 0
+    assert all(figures[row]["count"] > 0 for row in ("bring_up_ms", "tick_ms", "enqueue_ms"))
