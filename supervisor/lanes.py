@@ -155,7 +155,7 @@ class Dispatcher:
     def _send(self, proc: ProcHandle, frames: bytes) -> None:
         channel = proc.channel
         # False: it has just died. The kernel will say so, and the attempt goes to another proc.
-        if channel.send_frames(frames) and channel.wants_write:
+        if channel.send_frames(frames) and channel.unsent:
             self._pool.poller.watch(channel.write_fd, partial(self._writable, proc), WRITABLE)
 
     def _writable(self, proc: ProcHandle, _mask: int) -> None:

@@ -138,3 +138,13 @@ def test_a_wedged_peer_is_ended_with_all_it_started(tmp_path: Path) -> None:
     started = pids.read_text().split()
     assert len(started) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+def test_ticks_runs_actions_and_tells_its_three_rows(tmp_path: Path) -> None:
+    raw = tmp_path / "tick.json"
+    run("tick.py", "--seconds", "2", "--json", str(raw))
+
+    figures = json.loads(raw.read_text())
+    assert figures["nodes"] == 101
+    assert figures["succeeded"] > 0
+    assert all(figures[row]["count"] > 0 for row in ("bring_up_ms", "tick_ms", "enqueue_ms"))
