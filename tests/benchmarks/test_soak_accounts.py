@@ -165,3 +165,19 @@ def test_the_leak_table_has_a_line_for_each_thing() -> None:
 
     assert [line.split()[0] for line in lines[1:]] == list(leaks.Reading._fields)
     assert lines[leaks.Reading._fields.index("cgroups") + 1].split()[1:] == ["-", "-"]
+
+
+def test_an_action_lost_in_a_process_that_nobody_struck_is_a_fault() -> None:
+    """Or a second one in a process that was struck once: one attempt for each kill."""
+    accounts = Accounts()
+    tokens = [settled(accounts, "crashed") for _ in range(4)]
+    strikes = {(11, signal.SIGKILL): 1, (12, signal.SIGSEGV): 2, (13, signal.SIGSTOP): 1}
+    for pids, fault in (
+        ([0, 11, 12, 12, 0], None),
+        ([0, 11, 11, 12, 12], "2 actions crashed in process 11, struck 1×"),
+        ([0, 11, 12, 12, 13], "1 actions crashed in process 13, struck 0×"),
+    ):
+        accounts.faults.clear()
+        accounts.check_pids(pids, strikes)
+
+        assert accounts.faults == ([fault] if fault else []), tokens
