@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -200,6 +201,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
 def main() -> int:
     """Measure and print."""
     options = arguments()
+    # As an exception, so that the fence ends what it holds.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     document = json.loads(Path(options.old).read_text()) if options.old else run(options)
     if document is None:
         say(f"nothing to measure: not installed ({INSTALL})")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from killing.shapes import SHAPES
+from running import until
+
+from fsmv2.ipc.linux import descendants_of, is_alive
 
 pytestmark = [pytest.mark.proc, pytest.mark.timeout(400)]
 
@@ -138,3 +142,23 @@ def test_a_wedged_peer_is_ended_with_all_it_started(tmp_path: Path) -> None:
     started = pids.read_text().split()
     assert len(started) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+def test_pools_that_is_told_to_end_ends_the_pool_it_measures(tmp_path: Path) -> None:
+    raw = tmp_path / "pools.json"
+    command = [sys.executable, "-P", str(BENCHMARKS / "pools.py"), "--only", "multiprocessing.Pool"]
+    measuring = subprocess.Popen(
+        [*command, "--figures", "hangs", "--json", str(raw)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        started = until(
+            lambda: len(below := descendants_of(measuring.pid)) >= 3 and below, "a pool to measure"
+        )
+    finally:
+        measuring.terminate()
+        assert measuring.wait(120) == 128 + signal.SIGTERM
+
+    # The measured process, and the two of its pool.
+    assert not any(is_alive(pid) for pid in started)
