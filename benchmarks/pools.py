@@ -155,13 +155,17 @@ def report(document: dict[str, Any], render: Callable[[Rows], list[str]]) -> lis
     """Everything there is to say, as lines; tables as ``render`` makes them."""
     rounds, peers = document["rounds"], document["peers"]
     count = max(each["round"] for each in rounds)
+    size = QUICK if document["options"]["quick"] else Size()
     lines = [
         (
             f"Python {document['python']}, Linux {document['kernel']}, {document['cores']} cores, "
             f"load {document['load']:.1f} before and {document['load_after']:.1f} after, "
             f"{count} interleaved round{'s' * (count > 1)}, two procs each."
         ),
-        "Cells: median [lowest-highest] ×times better than ProcessPoolExecutor in the same round.",
+        (
+            "Cells: median [lowest-highest] ×times better than ProcessPoolExecutor in the same "
+            f"round; never: not within {size.watch_s:g} s."
+        ),
     ]
     for group in GROUPS:
         rows = rows_of(rounds, peers, group)
@@ -175,8 +179,7 @@ def report(document: dict[str, Any], render: Callable[[Rows], list[str]]) -> lis
             where = f"{each['peer']}, {each['group']}, round {each['round']}"
             lines += ["", f"{where}: {what}: {each['error']}"]
     if OURS in peers:
-        kills = (QUICK if document["options"]["quick"] else Size()).kills
-        lines += ["", "Targets", "", *render(verdict_rows(verdicts(rounds, kills)))]
+        lines += ["", "Targets", "", *render(verdict_rows(verdicts(rounds, size.kills)))]
     return lines
 
 
