@@ -65,6 +65,10 @@ class Billiard(_Pool):
     name = module = distribution = "billiard"
     own_limits = True
 
+    def open(self) -> None:
+        # Without this it takes limits and does not watch them.
+        self._pool = importlib.import_module(self.module).Pool(PROCS, enable_timeouts=True)
+
     def submit(
         self, task: Callable[..., Any], *arguments: Any, limit_s: float | None = None
     ) -> Any:

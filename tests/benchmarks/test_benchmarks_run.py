@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from killing.shapes import SHAPES
+from running import until
+
+from fsmv2.ipc.linux import descendants_of, is_alive
 
 pytestmark = [pytest.mark.proc, pytest.mark.timeout(400)]
 
@@ -148,3 +152,23 @@ def test_ticks_runs_actions_and_tells_its_three_rows(tmp_path: Path) -> None:
     assert figures["nodes"] == 101
     assert figures["succeeded"] > 0
     assert all(figures[row]["count"] > 0 for row in ("bring_up_ms", "tick_ms", "enqueue_ms"))
+
+
+def test_pools_that_is_told_to_end_ends_the_pool_it_measures(tmp_path: Path) -> None:
+    raw = tmp_path / "pools.json"
+    command = [sys.executable, "-P", str(BENCHMARKS / "pools.py"), "--only", "multiprocessing.Pool"]
+    measuring = subprocess.Popen(
+        [*command, "--figures", "hangs", "--json", str(raw)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        started = until(
+            lambda: len(below := descendants_of(measuring.pid)) >= 3 and below, "a pool to measure"
+        )
+    finally:
+        measuring.terminate()
+        assert measuring.wait(120) == 128 + signal.SIGTERM
+
+    # The measured process, and the two of its pool.
+    assert not any(is_alive(pid) for pid in started)
