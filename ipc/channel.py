@@ -34,7 +34,15 @@ class Channel:
     A pair of pipes, not a socketpair: measured 12.6 against 18.2 µs a round trip.
     """
 
-    __slots__ = ("_buffer", "_queue_bytes_max", "is_over", "read_fd", "unsent", "write_fd")
+    __slots__ = (
+        "_buffer",
+        "_queue_bytes_max",
+        "is_cut",
+        "is_over",
+        "read_fd",
+        "unsent",
+        "write_fd",
+    )
 
     def __init__(
         self, read_fd: int, write_fd: int, queue_bytes_max: int = 2 * FRAME_BYTES_MAX
@@ -48,6 +56,8 @@ class Channel:
         self._queue_bytes_max = queue_bytes_max
         # Whether nothing more can come.
         self.is_over = False
+        # Whether it ended in the middle of a frame: the peer has died while it wrote.
+        self.is_cut = False
 
     def __repr__(self) -> str:
         return f"<Channel read={self.read_fd} write={self.write_fd} unsent={len(self.unsent)} B>"
@@ -119,6 +129,7 @@ class Channel:
             if not data:
                 buffer.close()
                 self.is_over = True
+                self.is_cut = self.fault is not None
                 break
             frames = frames + buffer.feed(data) if frames else buffer.feed(data)
             if self.fault is not None:

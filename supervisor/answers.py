@@ -73,7 +73,9 @@ class Answers:
                 has_room |= self._pool.dispatcher.skipped(proc, message.attempt_id, message.place)
             else:
                 self._say(proc, message)
-        if channel.is_over and channel.fault is not None:
+        # One that ends in the middle of a frame has nothing wrong about it: its proc is dead or
+        # dying, and how it died is for the kernel to say.
+        if channel.is_over and channel.fault is not None and not channel.is_cut:
             return self._lost(proc, str(channel.fault))
         # Once for all of them: it must not be noted as idle twice.
         if has_room:
