@@ -27,7 +27,7 @@ F_ADD_SEALS = 1033
 F_SEAL_SHRINK = 0x0002
 
 # In words of 8 bytes. What the root writes, and what is written often, has cache lines of its own.
-_BEGUN_ID, _BEGUN_AT, _BEGUN_CPU = 0, 1, 2
+_BEGUN_ID, _BEGUN_AT, _BEGUN_CPU, _BEGUN_PLACE = 0, 1, 2, 3
 _CANCELLED, _REVOKED = 8, 9
 _BEAT_AT = 16
 _EXTENSION = 24
@@ -62,12 +62,20 @@ class Page:
         self._words = whole.cast("Q")
         self._moments = whole.cast("d")
 
-    def begin(self, attempt_id: int, now: float, cpu_s: float) -> None:
-        """The proc: this attempt begins now; ``cpu_s`` is the CPU time the proc has used."""
+    def begin(self, attempt_id: int, now: float, cpu_s: float, place: int = 0) -> None:
+        """The proc: this attempt, its ``place``th order, begins now, unless it finds it revoked;
+        ``cpu_s`` is the CPU time the proc has used."""
         # The number last: who sees it must not pair it with the attempt before's moment.
         self._moments[_BEGUN_AT] = now
         self._moments[_BEGUN_CPU] = cpu_s
+        self._words[_BEGUN_PLACE] = place
         self._words[_BEGUN_ID] = attempt_id
+
+    def begun_place(self) -> int:
+        """The root: the last order begun; those before it are over. Not to be told from the
+        attempt's number: that may be one that was revoked here and is elsewhere by now, or that
+        came back."""
+        return self._words[_BEGUN_PLACE]
 
     def begun(self) -> tuple[int, float, float]:
         """The root: the last attempt begun, when, and the proc's CPU seconds at that moment."""

@@ -13,6 +13,8 @@ import resource
 import shutil
 import signal
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -31,6 +33,7 @@ from fsmv2.supervisor.outsidereader import reader_capability
 
 ROOM_BYTES_WANTED = 64 << 20
 FDS_WANTED = 1024
+WAIT_S_MAX = 1.0
 
 
 class Capability(msgspec.Struct, frozen=True):
@@ -44,10 +47,10 @@ class Capability(msgspec.Struct, frozen=True):
 
 def capabilities() -> list[Capability]:
     """All of them, in the order in which a kill needs them. Never raises."""
-    groups = ProcGroups.open("doctor")
+    groups = ProcGroups.open("doctor", clears=False)
     try:
         return [
-            *(_tried(name, tries, instead) for name, tries, instead in _TRIES),
+            *(tried(name, tries, instead) for name, tries, instead in _TRIES),
             Capability(
                 "kernel groups",
                 groups.can_kill,
@@ -57,7 +60,7 @@ def capabilities() -> list[Capability]:
             Capability(
                 "process limits",
                 groups.can_limit,
-                groups.path if groups.can_limit else groups.why_not,
+                groups.limit_path if groups.can_limit else groups.why_not,
                 "processes are counted 20 times a second and the action is killed over its limit",
             ),
         ]
@@ -65,11 +68,12 @@ def capabilities() -> list[Capability]:
         groups.close()
 
 
-def _tried(name: str, tries: Callable[[], tuple[bool, str]], instead: str) -> Capability:
+def tried(name: str, tries: Callable[[], tuple[bool, str]], instead: str) -> Capability:
+    """The answer of a probe, which gives yes or no and what it has read; no if it raises."""
     try:
         there, read = tries()
-    except (OSError, ValueError) as error:
-        there, read = False, str(error)
+    except Exception as error:  # a probe meets what nobody has thought of
+        there, read = False, f"{type(error).__name__}: {error}"
     return Capability(name, there, read, instead)
 
 
@@ -130,8 +134,26 @@ def _descriptors() -> tuple[bool, str]:
 
 
 def _wait_channels() -> tuple[bool, str]:
-    channel = read_text("/proc/self/wchan")
-    return channel != "", f"/proc/PID/wchan says {channel!r} of this process"
+    # Of one that waits: a kernel that hides them says 0, as of one that runs.
+    gate = threading.Event()
+    waits = threading.Thread(target=gate.wait, daemon=True)
+    waits.start()
+    give_up = time.monotonic() + WAIT_S_MAX
+    file = f"/proc/self/task/{waits.native_id}/wchan"
+    while (channel := read_text(file)) in ("", "0") and time.monotonic() < give_up:
+        time.sleep(0.001)
+    gate.set()
+    waits.join()
+    return channel not in ("", "0"), f"/proc/PID/wchan says {channel!r} of a thread that waits"
+
+
+def _quick_crashes() -> tuple[bool, str]:
+    # A pattern that begins with | is a program, which no limit keeps from being fed: core(5).
+    pattern = read_text("/proc/sys/kernel/core_pattern").strip()
+    soft, _ = resource.getrlimit(resource.RLIMIT_CORE)
+    told = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+    there = soft == 0 and not pattern.startswith("|")
+    return there, f"RLIMIT_CORE {told}, core_pattern {pattern!r}"
 
 
 _TRIES: tuple[tuple[str, Callable[[], tuple[bool, str]], str], ...] = (
@@ -144,6 +166,11 @@ _TRIES: tuple[tuple[str, Callable[[], tuple[bool, str]], str], ...] = (
     ("out-of-memory counters", _oom, "a kill by the kernel looks like one by somebody else"),
     ("memory barriers", _barriers, "one action at a time is with a proc, none waits in its pipe"),
     ("room for results", _room, "a result over 1 MiB is a failure when there is no room for it"),
+    (
+        "quick crashes",
+        _quick_crashes,
+        "a crashed proc counts as dead when the kernel has written its core dump",
+    ),
     ("open files", _descriptors, "a pool takes about 10 descriptors a proc"),
 )
 

@@ -35,8 +35,8 @@ class ProcGroups:
 
     ``available``: groups know their processes. ``can_kill``: they die with one write, too
     (cgroup v2, Linux 5.14). ``can_limit``: their processes can be limited in number. ``path``:
-    this root's folder, empty without one. ``why_not``: what is missing and why; empty if
-    nothing is.
+    this root's folder, ``limit_path``: that of its limits; empty without one. ``why_not``: what
+    is missing and why; empty if nothing is.
     """
 
     def __init__(self, shared: SharedGroups, why_not: str) -> None:
@@ -48,12 +48,21 @@ class ProcGroups:
         self.path = home.path if home else ""
         self.can_kill = shared.can_kill
         self.can_limit = shared.limit_in is not None
+        self.limit_path = shared.limit_in.path if shared.limit_in else ""
 
     @classmethod
-    def open(cls, name: str, *, proc: str = "/proc", folders: Folders | None = None) -> ProcGroups:
+    def open(
+        cls,
+        name: str,
+        *,
+        proc: str = "/proc",
+        folders: Folders | None = None,
+        clears: bool = True,
+    ) -> ProcGroups:
         """Find our place and make a folder there for this root, called after ``name``.
 
-        Empty folders of dead roots found there are removed. Takes about 1 ms; never raises.
+        Folders of dead roots found there are removed, what their actions have left running is
+        killed; not with ``clears`` off, for one who only looks. Takes some ms; never raises.
         """
         folders = folders or Folders()
         places = Places(proc)
@@ -63,7 +72,8 @@ class ProcGroups:
         if isinstance(home, str):
             reasons.append(f"no cgroup v2 group: {home}")
         else:
-            remove_leftovers(home.folder, proc, folders)
+            if clears:
+                remove_leftovers(home.folder, proc, folders)
             made = make_root_folder(home.folder, name, proc, folders)
             if isinstance(made, str):
                 reasons.append(f"no cgroup v2 group: {made}")
@@ -74,7 +84,7 @@ class ProcGroups:
                 kill_in = made
                 if not os.path.exists(f"{made.path}/cgroup.kill"):
                     reasons.append("no cgroup.kill: it came with Linux 5.14")
-        limit_in, why = _limits(places, kill_in, name, folders)
+        limit_in, why = _limits(places, kill_in, name, folders, clears)
         if limit_in is None:
             reasons.append(f"no process limit: {why}")
         return cls(SharedGroups(kill_in, limit_in, folders), "; ".join(reasons))
@@ -94,12 +104,14 @@ class ProcGroups:
 
     def sweep(self, tries: int = 16) -> int:
         """Try again to remove groups whose processes had not ended yet, at most ``tries`` of
-        them; how many are left. `make` does a little of it."""
+        them; how many are left. `make` does a little of it. Who is still in one of them got
+        away from its proc's kill, and is killed now."""
         leaving = self._shared.leaving
         for group in list(leaving)[:tries]:
             # To the end of the queue, or one that never empties would keep the others waiting.
             del leaving[group]
-            group.remove()
+            if not group.remove():
+                group.kill_or_signal()
         return len(leaving)
 
     def close(self, patience_s: float = CLOSE_S_MAX) -> bool:
@@ -172,13 +184,14 @@ def _fault_of(made: RootFolder) -> str:
 
 
 def _limits(
-    places: Places, kill_in: RootFolder | None, name: str, folders: Folders
+    places: Places, kill_in: RootFolder | None, name: str, folders: Folders, clears: bool
 ) -> tuple[RootFolder | None, str]:
     place = places.controller("pids")
     if isinstance(place, str):
         return None, place
     if place.version == 1:
-        remove_leftovers(place.folder, places.proc, folders)
+        if clears:
+            remove_leftovers(place.folder, places.proc, folders)
         made = make_root_folder(place.folder, name, places.proc, folders)
         return (None, made) if isinstance(made, str) else (made, "")
     if kill_in is None:

@@ -49,7 +49,8 @@ class Endings:
             lanes[had.lane.name] = None
             self._settle(proc, code, cpu_s, now)
         expected = proc.cause in EXPECTED
-        pool.nursery.bury(proc, failed_start=proc.ready_at is None and not expected)
+        by_others = code == -signal.SIGKILL and proc.killed_at is None
+        pool.nursery.bury(proc, proc.ready_at is None and not expected, by_others)
         pool.on_event(
             ProcEnded(
                 slot=proc.slot,
@@ -77,15 +78,14 @@ class Endings:
         proc.behind.clear()
         # A proc works in order: what stands before the one begun last was begun too, and its
         # answer is late, or was lost with the channel.
-        begun_id = proc.page.begun()[0]
-        begun = next((n for n, one in enumerate(order, 1) if one.id == begun_id), 0)
+        begun_place = proc.page.begun_place()
         again = []
-        for number, attempt in enumerate(order):
+        for attempt in order:
             late = proc.late_answers.get(attempt.id)
             if late is not None and proc.cause != "stop":
                 result = pool.answers.result_of(proc, attempt, late)
                 self.survived(attempt, result)
-            elif number < begun or not self._may_begin_again(attempt):
+            elif attempt.place <= begun_place or not self._may_begin_again(attempt):
                 result = self._death_of(proc, attempt, code, cpu_s, now)
                 self._died(attempt, result)
             else:

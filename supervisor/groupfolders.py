@@ -3,8 +3,9 @@
 Knows: the folder's name and lock, when its root is gone, how to remove a tree of groups.
 Does not know: procs, what is written into a group.
 Invariants: only folders that carry our naming scheme are touched; one is removed only if no
-living process holds its lock, its root is gone, and the kernel finds no process in it; nothing
-here waits, and nothing raises for what the machine lacks.
+living process holds its lock, its root is gone, and the kernel finds no process in it; only in
+such a folder are processes killed; nothing here waits, and nothing raises for what the machine
+lacks.
 
 A folder is called ``fsmv2-NAME-PID-START`` with the root's pid and its start in clock ticks
 since boot (proc(5), field 22 of stat). The lock decides: pids of another PID namespace say
@@ -15,17 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
+import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
 from fsmv2.supervisor.cgroupplaces import read_text
 
 LEFTOVERS_MAX = 64
+GROUPS_MAX = 1_000
 DEPTH_MAX = 8
 NAME_CHARS_MAX = 32
 _NAMES_TRIED = 4
+_MEMBERS_BYTES_MAX = 4096
 _SCHEME = re.compile(r"fsmv2-[a-z0-9.]+-(\d+)-(\d+)(?:-\d+)?")
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9.]+")
 
@@ -102,31 +107,74 @@ def is_locked_by_us(fd: int) -> bool:
 
 
 def remove_leftovers(parent: str, proc: str, folders: Folders) -> int:
-    """Remove empty folders of dead roots in ``parent``, at most 64 a call; how many went."""
+    """Remove folders of dead roots in ``parent``, at most 64 a call; how many went.
+
+    Processes in them were started by an action of a root that could not end them, as it was
+    killed itself: they get SIGKILL now, and their folder goes with a later call.
+    """
     removed = 0
     with contextlib.suppress(OSError):
         above = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            named = [name for name in sorted(os.listdir(above)) if _SCHEME.fullmatch(name)]
+            named = [name for name in sorted(os.listdir(above)) if _is_of_a_dead_root(name, proc)]
             for name in named[:LEFTOVERS_MAX]:
-                removed += _remove_if_dead(name, above, proc, folders)
+                removed += _remove_if_unlocked(name, above, folders)
         finally:
             os.close(above)
     return removed
 
 
-def _remove_if_dead(name: str, above: int, proc: str, folders: Folders) -> bool:
+def _is_of_a_dead_root(name: str, proc: str) -> bool:
     match = _SCHEME.fullmatch(name)
-    if match is None or stat_of(proc, int(match[1])) == (int(match[1]), int(match[2])):
+    if match is None:
         return False
+    pid, start = int(match[1]), int(match[2])
+    return stat_of(proc, pid) != (pid, start)
+
+
+def _remove_if_unlocked(name: str, above: int, folders: Folders) -> bool:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above)
     except OSError:
         return False
     try:
-        return is_locked_by_us(fd) and remove_tree(name, above, folders)
+        if not is_locked_by_us(fd):
+            return False
+        if remove_tree(name, above, folders):
+            return True
+        kill_in_tree(fd)
+        return remove_tree(name, above, folders)
     finally:
         os.close(fd)
+
+
+def kill_in_tree(fd: int) -> None:
+    """SIGKILL to all processes in the group ``fd`` and in groups below it: with one write where
+    the kernel can, else one by one in at most 1,000 groups."""
+    with contextlib.suppress(OSError):
+        kill = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            os.write(kill, b"1")
+            return
+        finally:
+            os.close(kill)
+    with contextlib.suppress(OSError):
+        for _, _, _, folder in itertools.islice(os.fwalk(dir_fd=fd), GROUPS_MAX):
+            _signal_members(folder)
+
+
+def _signal_members(folder: int) -> None:
+    with contextlib.suppress(OSError):
+        members = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            pids = os.read(members, _MEMBERS_BYTES_MAX).split()
+        finally:
+            os.close(members)
+        for pid in map(int, pids):
+            # 0 is a process of a PID namespace that we do not see into, and ourselves to kill(2).
+            if pid not in (0, os.getpid()):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def remove_tree(name: str, above: int, folders: Folders, depth: int = DEPTH_MAX) -> bool:

@@ -155,7 +155,7 @@ class Dispatcher:
     def _send(self, proc: ProcHandle, frames: bytes) -> None:
         channel = proc.channel
         # False: it has just died. The kernel will say so, and the attempt goes to another proc.
-        if channel.send_frames(frames) and channel.wants_write:
+        if channel.send_frames(frames) and channel.unsent:
             self._pool.poller.watch(channel.write_fd, partial(self._writable, proc), WRITABLE)
 
     def _writable(self, proc: ProcHandle, _mask: int) -> None:
@@ -250,10 +250,9 @@ class Dispatcher:
         proc.revoked_end = proc.orders + 1
         proc.page.revoke(proc.revoked_from, proc.revoked_end)
         memory_barrier()
-        begun_id = proc.page.begun()[0]
-        stay = next((n for n, one in enumerate(behind, 1) if one.id == begun_id), 0)
+        begun_place = proc.page.begun_place()
         lane = None
-        while len(behind) > stay:
+        while behind and behind[-1].place > begun_place:
             attempt = behind.pop()
             attempt.begins -= 1
             attempt.lane.waiting_in_pipes -= 1

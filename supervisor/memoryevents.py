@@ -3,8 +3,9 @@
 Knows: memory control groups v1 and v2, /proc/vmstat, /dev/kmsg.
 Does not know: procs' ends, verdicts.
 Invariants: never waits, never raises for what the machine lacks; a counter of our own group is
-proof, one of the whole machine is proof only together with a line of the kernel log that names
-the process. Sources: Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst
+proof unless the kernel log names others for all it has counted, one of the whole machine is proof
+only together with a line of the log that names the process; one kill explains one death.
+Sources: Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst
 (memory.oom_control), proc(5), dev-kmsg.
 """
 
@@ -18,6 +19,7 @@ from fsmv2.supervisor.cgroupplaces import Places, read_text
 
 KMSG_RECORDS_MAX = 500
 LOG_CHARS_MAX = 200
+LINES_MAX = 100
 _KMSG_BYTES = 8192
 _UNLIMITED = 1 << 60
 
@@ -35,8 +37,11 @@ class OomCounters:
         with contextlib.suppress(OSError):
             self._kmsg = os.open(kmsg, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.lseek(self._kmsg, 0, os.SEEK_END)  # what is older is not about us
-        self._seen = self._before = self._read()
+        self._seen = self._read()
+        self._before = dict(self._seen)
+        # The log's lines about kills, of the time since the last look and of that before it.
         self._lines: list[str] = []
+        self._old_lines: list[str] = []
 
     @property
     def is_sure(self) -> bool:
@@ -56,35 +61,45 @@ class OomCounters:
     def look(self) -> None:
         """What was counted up to the look before this one is not about a later death. (Up to
         that one: a large process takes a while from the kill that is counted to its end.)"""
-        self._before, self._seen = self._seen, self._read()
+        self._read_kmsg()
+        self._old_lines, self._lines = self._lines, []
+        # A kill that has explained a death already must not be found again.
+        self._before = {
+            file: max(count, self._before.get(file, 0)) for file, count in self._seen.items()
+        }
+        self._seen = self._read()
 
     def risen(self, pid: int, name: str) -> str | None:
         """What says that the OOM killer has ended the process ``pid`` called ``name`` since the
-        last look, and where it was read; None: nothing does."""
-        before, now = self._before, self._read()
+        last look, and where it was read; None: nothing does. One kill explains one death."""
+        now = self._read()
         self._read_kmsg()
-        # "Killed process 17 (fsmv2.1.p3)"; in another PID namespace the number is another one.
-        named = next(
-            (
-                line
-                for line in self._lines
-                if f"illed process {pid} (" in line or f"({name})" in line
-            ),
-            None,
-        )
-        self._lines.clear()
+        named = next((line for line in self._all_lines() if _names(line, pid, name)), None)
         for file, count in now.items():
-            old = before.get(file)
+            old = self._before.get(file)
             if old is None or count <= old:
                 continue
             told = f"oom_kill of {file} rose from {old} to {count}"
-            if file == self._vmstat:
-                if named is None:
-                    continue
+            if named is not None:
                 told += f", and the kernel log says: {named[:LOG_CHARS_MAX]}"
-            self._before = self._seen = now
+            elif file == self._vmstat or len(self._all_lines()) >= count - old:
+                # Somebody on this machine; or each that was counted, and the log names others.
+                continue
+            self._spend(now, named)
             return told
         return None
+
+    def _all_lines(self) -> list[str]:
+        return [*self._old_lines, *self._lines]
+
+    def _spend(self, now: dict[str, int], named: str | None) -> None:
+        for file, count in now.items():
+            if count > self._before.get(file, count):
+                self._before[file] += 1
+        for lines in (self._old_lines, self._lines):
+            if named in lines:
+                lines.remove(named)
+                break
 
     def _read(self) -> dict[str, int]:
         found = {}
@@ -108,12 +123,19 @@ class OomCounters:
             text = record.partition(b";")[2].partition(b"\n")[0].decode("utf-8", "replace")
             if "illed process" in text:
                 self._lines.append(text)
+                del self._lines[:-LINES_MAX]
 
     def close(self) -> None:
         """Close the kernel log. Safe to call twice."""
         if self._kmsg >= 0:
             os.close(self._kmsg)
             self._kmsg = -1
+
+
+def _names(line: str, pid: int, name: str) -> bool:
+    # "Killed process 17 (fsmv2.1.p3)"; in another PID namespace the number is another one, and
+    # a process may have given itself another name.
+    return f"illed process {pid} (" in line or f"({name})" in line
 
 
 def _counter_files(proc: str) -> list[str]:

@@ -62,7 +62,11 @@ class Nursery:
         self._slots_made = 0
         self._serial = 0
         self._alive = 0
-        self._failed_starts = 0
+        self._failed_starts = self._failed_by_themselves = 0
+        # Whether procs cannot be started, not one ever was, and nobody else kills them: then it is
+        # a mistake in the program or the machine, not something that passes, and whoever waits
+        # for a result must learn of it.
+        self.is_hopeless = False
         self._fork_after = 0.0
         self.count_wanted()
         self._rate = startrate.full(
@@ -86,11 +90,6 @@ class Nursery:
     def starts_waiting(self) -> int:
         """How many procs are missing and not ordered yet."""
         return max(0, self.wanted - self._alive)
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether procs cannot be started and not one ever was."""
-        return self._stuck_since is not None and not self.starts
 
     @property
     def stuck_since(self) -> float | None:
@@ -220,7 +219,8 @@ class Nursery:
         """The proc said hello: it fills a gap in a lane, or waits as a spare."""
         proc.ready_at = now
         self.starts += 1
-        self._failed_starts = 0
+        self.is_hopeless = False
+        self._failed_starts = self._failed_by_themselves = 0
         self._fork_after = 0.0
         if self._stuck_since is not None:
             self._pool.on_event(PoolRecovered(downtime_s=now - self._stuck_since))
@@ -269,11 +269,12 @@ class Nursery:
         """Exit code and CPU seconds of a reaped proc."""
         return self._exits.pop(proc.serial, (None, 0.0))
 
-    def bury(self, proc: ProcHandle, failed_start: bool) -> None:
-        """Forget a dead proc: its descriptors, its folder, its orphans, its slot."""
+    def bury(self, proc: ProcHandle, failed_start: bool, by_others: bool) -> None:
+        """Forget a dead proc: its descriptors, its folder, its orphans, its slot. ``by_others``:
+        somebody else has sent it a SIGKILL."""
         self.deaths += 1
         if failed_start:
-            self._fail_start(time.monotonic())
+            self._fail_start(time.monotonic(), by_others)
         self.orphans.bury(proc.pid, proc.below)
         proc.descendants_killed += self.sweep()
         # What escaped the kill in the moment of a fork, or came back into the group.
@@ -299,11 +300,16 @@ class Nursery:
         if os.path.isdir(scratch):
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _fail_start(self, now: float) -> None:
+    def _fail_start(self, now: float, by_others: bool = False) -> None:
         self._failed_starts += 1
+        self._failed_by_themselves += not by_others
         wait = delay_s(self._failed_starts, self._pool.random.random(), base_s=0.05, max_s=5.0)
         self._fork_after = now + wait
         self.note_stuck(self._failed_starts, "procs die before they say hello", now)
+
+    def cannot_fork(self, ever: bool) -> None:
+        """There is no template again, or (``ever``) there can be none."""
+        self._failed_by_themselves += STUCK_AFTER_FAILURES if ever else 1
 
     def note_stuck(self, failures: int, reason: str, now: float) -> None:
         """Something has kept procs from being started ``failures`` times in a row."""
@@ -311,10 +317,10 @@ class Nursery:
             self._stuck_since = now
             told = f"{reason} ({failures} failures in a row)"
             self._pool.on_event(PoolStuck(reason=told))
-            if not self.starts:
-                # Not one proc was ever there: a mistake in the program or the machine, not a
-                # crash that passes. Whoever waits for a result must learn of it.
-                self._pool.refuse_waiting("PoolStuck", f"no proc can be started: {told}")
+        self.is_hopeless = not self.starts and self._failed_by_themselves >= STUCK_AFTER_FAILURES
+        if self.is_hopeless:
+            text = f"no proc can be started: {reason} ({failures} failures in a row)"
+            self._pool.refuse_waiting("PoolStuck", text)
 
     def name_of(self, proc: ProcHandle) -> str:
         """The name by which the kernel knows the proc."""
@@ -326,6 +332,7 @@ class Nursery:
 
     def sweep(self) -> int:
         """Kill and reap what dead procs left behind; how many were killed now."""
+        self.groups.sweep()
         known = self.known_pids()
         living = {proc.pid for proc in self.procs if proc.state in ALIVE}
         return self.orphans.sweep(known, living)

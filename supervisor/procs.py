@@ -241,10 +241,14 @@ class ProcHandle:
 
     def kill_more(self, known: Collection[int]) -> bool:
         """Go on with a kill that was not complete; whether it is now."""
-        killed = kill_tree(self.pid, known=known)
+        # A group without cgroup.kill still knows its members, daemons among them.
+        killed = kill_tree(self.pid, known=known, look=self._below if self.group.is_made else None)
         self.below += [pid for pid in killed.pids if pid != self.pid]
         self.descendants_killed += len(killed.pids) - (self.pid in killed.pids)
         return killed.is_complete
+
+    def _below(self, pid: int, limit: int) -> list[int]:
+        return [*dict.fromkeys((*descendants_of(pid, limit), *self.group.pids())).keys() - {pid}]
 
     def kill_alone(self) -> None:
         """SIGKILL the proc itself; what it started is left to the sweeps after its death."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 STACK_BUDGET_S = 0.020
-READER_BUDGET_S = 0.005
+READER_BUDGET_S = 0.010
 # When the root looks whether Python code has run since the dump. The second look comes after a
 # thread that waits for the GIL would have got it (sys.getswitchinterval: 5 ms).
 ECHO_LOOKS_S = (0.001, 0.006)

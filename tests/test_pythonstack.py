@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 import types
+import typing
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -285,6 +286,41 @@ def test_a_thread_that_has_moved_on_is_noticed() -> None:
         assert look.still_stands()
         moved = 1
         assert not look.still_stands()
+
+
+class Moving:
+    """A memory whose threads are in another call each of the first few times it is read anew."""
+
+    def __init__(self, memory: ProcessMemory, moves: int) -> None:
+        self._still = endless(0, memory)
+        self._moves = moves
+        self.looks = 0
+
+    def read(self, address: int, size: int) -> bytes:
+        self.looks += address == LAYOUT.main_interpreter + LAYOUT.inside.threads_head
+        data = self._still(address, size)
+        is_top = data == struct.pack("<Q", FRAMES_AT)
+        return struct.pack("<Q", FRAMES_AT + self._moves * PAGE_BYTES) if is_top else data
+
+    def forget(self) -> None:
+        self._moves = max(0, self._moves - 1)
+
+
+@pytest.mark.parametrize(("moves", "looks"), [(0, 1), (1, 2), (9, outsidereader.LOOKS_MAX)])
+def test_a_look_is_taken_anew_while_threads_move_on(
+    moves: int, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not for ever: then what was found is given."""
+    # The endless stack is cut and has no lines, which alone would be a reason to look again.
+    monkeypatch.setattr(Stacks, "is_sound", True)
+    with ProcessMemory(os.getpid(), FOREVER) as memory:
+        moving = Moving(memory, moves)
+        look = outsidereader._look
+        stacks = look(
+            typing.cast("ProcessMemory", moving), LAYOUT, LAYOUT.main_interpreter, FOREVER
+        )
+    assert moving.looks == looks
+    assert stacks.threads
 
 
 @pytest.mark.parametrize("field", ["code_type", "str_type", "bytes_type"])

@@ -42,6 +42,9 @@ def install(page_fd: int, woken_fd: int) -> None:
 
     clear_dump(page_fd)
     os.set_blocking(woken_fd, False)
+    # Registered already (by the template, for imports that hang), faulthandler would only change
+    # the file, and Python's handler, set next, would stay in its place.
+    faulthandler.unregister(DUMP_SIGNAL)
     signal.signal(DUMP_SIGNAL, heard)
     signal.set_wakeup_fd(woken_fd, warn_on_full_buffer=False)
     faulthandler.register(DUMP_SIGNAL, file=page_fd, all_threads=True, chain=True)

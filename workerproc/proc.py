@@ -137,7 +137,7 @@ class Proc:
         if began_at - self._cpu_at > CPU_AGE_S:
             self._cpu_s = time.process_time()
             self._cpu_at = began_at
-        page.begin(attempt_id, began_at, self._cpu_s)
+        page.begin(attempt_id, began_at, self._cpu_s, order.place)
         if page.is_revoked(order.place):
             return Skipped(attempt_id, order.place)
         action: Any = None

@@ -156,6 +156,16 @@ def test_a_wedged_peer_is_ended_with_all_it_started(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
+def test_ticks_runs_actions_and_tells_its_three_rows(tmp_path: Path) -> None:
+    raw = tmp_path / "tick.json"
+    run("tick.py", "--seconds", "2", "--json", str(raw))
+
+    figures = json.loads(raw.read_text())
+    assert figures["nodes"] == 101
+    assert figures["succeeded"] > 0
+    assert all(figures[row]["count"] > 0 for row in ("bring_up_ms", "tick_ms", "enqueue_ms"))
+
+
 def test_pools_that_is_told_to_end_ends_the_pool_it_measures(tmp_path: Path) -> None:
     raw = tmp_path / "pools.json"
     command = [sys.executable, "-P", str(BENCHMARKS / "pools.py"), "--only", "multiprocessing.Pool"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import NamedTuple
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,79 +14,157 @@ from fsmv2.supervisor.core.errors import BugError
 from fsmv2.supervisor.core.queue import KeyedQueue
 
 CAPACITY = 6
-KEYS = st.sampled_from("abcd")
+NO_KEY = ""
+KEYS = st.sampled_from(["a", "b", "c", "d", NO_KEY, NO_KEY])
+URGENCY = st.sampled_from([False, False, False, True])
+
+
+class Entry(NamedTuple):
+    """An item as the model knows it. Without a key, an item is a turn of its own."""
+
+    item: int
+    key: str
+    urgent: bool
+
+    @property
+    def turn(self) -> str | int:
+        return self.key or self.item
 
 
 class QueueModel(RuleBasedStateMachine):
-    """The model is one list of (item, key) in the order of their turns per key."""
+    """The model is what waits, in the order of its turns per key, and what is out."""
 
     def __init__(self) -> None:
         super().__init__()
         self.queue: KeyedQueue[int] = KeyedQueue(CAPACITY)
-        self.waiting: list[tuple[int, str]] = []
-        self.out: dict[str, int] = {}
-        self.since: dict[str, int] = {}  # how often a ready key has been passed over
-        self.returned: set[str] = set()
+        self.waiting: list[Entry] = []
+        self.out: list[Entry] = []
+        self.held: list[Entry] = []
+        self.returned: set[str | int] = set()
+        # Turns that go before others: urgent items, or a key that had one when it became ready.
+        self.hurried: set[str | int] = set()
+        # How often a ready turn was passed over by each other.
+        self.passed: Counter[tuple[str | int, str | int]] = Counter()
         self.last = 0
 
-    def ready(self) -> set[str]:
-        return {key for _item, key in self.waiting if key not in self.out}
+    def ready(self) -> dict[str | int, Entry]:
+        busy = {entry.key for entry in (*self.out, *self.held) if entry.key}
+        found: dict[str | int, Entry] = {}
+        for entry in self.waiting:
+            if entry.key not in busy:
+                found.setdefault(entry.turn, entry)
+        return found
+
+    def must_go_first(self) -> set[str | int]:
+        ready = self.ready()
+        return {entry.turn for entry in self.waiting if entry.urgent and entry.turn in ready}
+
+    def forget(self, turn: str | int) -> None:
+        """A turn is over: what is said of it begins anew."""
+        self.returned.discard(turn)
+        self.hurried.discard(turn)
+        for pair in [pair for pair in self.passed if pair[0] == turn]:
+            del self.passed[pair]
+
+    @rule(key=KEYS, urgent=URGENCY)
+    def offer(self, key: str, urgent: bool) -> None:
+        self.last += 1
+        fits = urgent or len(self.waiting) + len(self.held) < CAPACITY
+        assert self.queue.offer(self.last, key, urgent) is fits
+        if fits:
+            self.waiting.append(Entry(self.last, key, urgent))
 
     @rule(key=KEYS)
-    def offer(self, key: str) -> None:
+    def take_at_once(self, key: str) -> None:
         self.last += 1
-        full = len(self.waiting) >= CAPACITY
-        assert self.queue.offer(self.last, key) is not full
-        if not full:
-            self.waiting.append((self.last, key))
+        busy = key and key in {entry.key for entry in (*self.out, *self.held)}
+        may = not self.waiting and not busy
+        assert self.queue.take_at_once(key) is may
+        if may:
+            self.out.append(Entry(self.last, key, False))
 
     @rule()
     def take(self) -> None:
         ready = self.ready()
+        first = self.must_go_first()
+        seen = self.queue.peek()
         got = self.queue.take()
         if not ready:
+            assert seen is None
             assert got is None
             return
         assert got is not None
-        item, key = got
-        assert key in ready
-        assert item == next(one for one, its in self.waiting if its == key)
-        if self.returned & ready:
-            assert key in self.returned
-        # Fair: a ready key is passed over at most once by each of the other keys, those not
-        # counted that had an item put back.
-        turn = 0 if key in self.returned else 1
-        self.since = {other: self.since.get(other, 0) + turn for other in ready if other != key}
-        assert all(turns <= 3 for turns in self.since.values())
-        self.returned.discard(key)
-        self.waiting.remove((item, key))
-        self.out[key] = item
+        assert got[0] == seen, "what `peek` shows is what `take` gives"
+        entry = ready[got[1] or got[0]]
+        assert got == (entry.item, entry.key), "the first of its key"
+        if first:
+            assert entry.turn in first | self.hurried
+        elif entry.turn not in self.hurried:
+            if self.returned & ready.keys():
+                assert entry.turn in self.returned
+            else:
+                self.pass_over(entry, ready)
+        self.forget(entry.turn)
+        self.waiting.remove(entry)
+        self.out.append(entry)
+
+    def pass_over(self, entry: Entry, ready: dict[str | int, Entry]) -> None:
+        """Fair: among the calm ones, a ready turn is passed over at most once by each other, and
+        those without a key are first in, first out."""
+        for other in ready.values():
+            if other.turn == entry.turn:
+                continue
+            self.passed[other.turn, entry.turn] += 1
+            assert self.passed[other.turn, entry.turn] <= 1
+            assert entry.key or other.key or entry.item < other.item
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.out)))
-        self.queue.release(key)
-        del self.out[key]
+        entry = data.draw(st.sampled_from(self.out))
+        self.queue.release(entry.key)
+        self.out.remove(entry)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
     def put_back(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.out)))
-        item = self.out.pop(key)
-        self.queue.put_back(item, key)
-        self.waiting.insert(0, (item, key))
-        self.returned.add(key)
+        entry = data.draw(st.sampled_from(self.out))
+        self.out.remove(entry)
+        self.return_it(entry)
+
+    def return_it(self, entry: Entry) -> None:
+        self.queue.put_back(entry.item, entry.key, entry.urgent)
+        self.waiting.insert(0, entry)
+        self.returned.add(entry.turn)
+        assert self.queue.peek() == entry.item or self.must_go_first() | self.hurried
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        """What was taken waits elsewhere: it counts, and its key stays busy."""
+        entry = data.draw(st.sampled_from(self.out))
+        self.out.remove(entry)
+        self.held.append(entry)
+        self.queue.held += 1
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def take_its_turn_again(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.held))
+        self.held.remove(entry)
+        self.queue.held -= 1
+        self.return_it(entry)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:
-        item, key = data.draw(st.sampled_from(self.waiting))
-        assert self.queue.discard(item, key)
-        self.waiting.remove((item, key))
-        if not any(its == key for _item, its in self.waiting):
-            self.returned.discard(key)
-            self.since.pop(key, None)
+        entry = data.draw(st.sampled_from(self.waiting))
+        if entry.turn in self.must_go_first():
+            self.hurried.add(entry.turn)  # it keeps its place
+        assert self.queue.discard(entry.item, entry.key)
+        self.waiting.remove(entry)
+        if entry.turn not in {other.turn for other in self.waiting}:
+            self.forget(entry.turn)
 
     @rule(key=KEYS)
     def discard_what_is_not_there(self, key: str) -> None:
@@ -92,11 +173,24 @@ class QueueModel(RuleBasedStateMachine):
     @invariant()
     def sizes_agree(self) -> None:
         assert len(self.queue) == len(self.waiting)
-        assert all(self.queue.is_busy(key) is (key in self.out) for key in "abcd")
+        busy = {entry.key for entry in (*self.out, *self.held)}
+        assert all(self.queue.is_busy(key) is (key in busy) for key in "abcd")
+        assert not self.queue.is_busy(NO_KEY)
+
+    def teardown(self) -> None:
+        """Nothing is lost: all that waits comes out once all keys are free."""
+        for entry in (*self.out, *self.held):
+            self.queue.release(entry.key)
+        left = []
+        while (got := self.queue.take()) is not None:
+            left.append(got[0])
+            self.queue.release(got[1])
+        assert sorted(left) == sorted(entry.item for entry in self.waiting)
+        assert len(self.queue) == 0
 
 
 QueueModel.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    max_examples=100, stateful_step_count=50, deadline=None, derandomize=True, database=None
 )
 TestQueueAgainstAModel = QueueModel.TestCase
 
@@ -165,6 +259,65 @@ def test_a_discarded_item_leaves_no_trace() -> None:
     assert queue.take() is None
     assert queue.offer("a2", "a")
     assert drain(queue) == ["a2"]
+
+
+def test_items_without_a_key_are_unrelated() -> None:
+    """Any number of them is out at a time, and each has a turn of its own."""
+    queue: KeyedQueue[str] = KeyedQueue(10)
+    for item, key in [("1", ""), ("a1", "a"), ("2", ""), ("a2", "a"), ("3", "")]:
+        queue.offer(item, key)
+    taken = [queue.take() for _ in range(5)]
+    assert taken == [("1", ""), ("a1", "a"), ("2", ""), ("3", ""), None]
+    queue.release("")
+    assert queue.take() is None, "only its own release frees a key"
+
+
+def test_an_urgent_item_without_a_key_goes_first_and_hurries_nobody_else() -> None:
+    """It has no key that others could be of."""
+    queue: KeyedQueue[str] = KeyedQueue(10)
+    for item in ("1", "2"):
+        queue.offer(item, "")
+    queue.offer("3", "", urgent=True)
+    queue.offer("4", "", urgent=True)
+    assert drain(queue) == ["3", "4", "1", "2"]
+
+
+def test_items_put_back_in_reverse_come_in_the_order_they_were_taken() -> None:
+    """As a pipe is taken back from its end; before all that is calm, after what is urgent."""
+    queue: KeyedQueue[str] = KeyedQueue(10)
+    for item in "12345":
+        queue.offer(item, "")
+    for item in reversed([queue.take() for _ in range(3)]):
+        assert item is not None
+        queue.put_back(*item)
+    queue.offer("urgent", "", urgent=True)
+    assert queue.peek() == "urgent"
+    assert drain(queue) == ["urgent", "1", "2", "3", "4", "5"]
+
+
+def test_what_is_held_back_counts_against_the_capacity() -> None:
+    """It waits, only elsewhere."""
+    queue: KeyedQueue[str] = KeyedQueue(2)
+    queue.offer("1", "")
+    queue.take()
+    queue.held += 1
+    assert queue.offer("2", "")
+    assert not queue.offer("3", "")
+    assert "1/2 waiting, 1 held back" in repr(queue)
+
+
+def test_nothing_is_taken_at_once_past_what_waits_or_from_a_busy_key() -> None:
+    """The short way must not overtake."""
+    queue: KeyedQueue[str] = KeyedQueue(5)
+    assert queue.take_at_once("a")
+    assert not queue.take_at_once("a")
+    assert queue.take_at_once("b")
+    assert queue.take_at_once("")
+    assert queue.take_at_once("")
+    queue.release("a")
+    queue.offer("1", "")
+    assert not queue.take_at_once("a")
+    assert not queue.take_at_once("")
 
 
 def test_releasing_or_returning_what_is_not_out_is_a_bug() -> None:

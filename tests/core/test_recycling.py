@@ -72,6 +72,8 @@ def test_a_proc_runs_at_least_one_action(limit: int, share: float, spread: float
     """A full share taken off must not recycle procs that have done nothing, for ever."""
     rules = Recycling(actions=limit, spread=share)
     assert due(rules, spread, actions=0, seconds=0.0, memory_bytes=None) is None
+    everything = Recycling(actions=limit, spread=1.0)
+    assert due(everything, 1.0, actions=0, seconds=0.0, memory_bytes=None) is None
 
 
 @given(st.floats(0.1, 1e6), SHARE, SPREAD)

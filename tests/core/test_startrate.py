@@ -58,6 +58,14 @@ def test_the_next_moment_is_when_a_start_is_granted_and_not_before(
         assert not take(rate, rate.at + wait_s * 0.99)[1]
 
 
+def test_a_start_that_is_asked_for_late_with_an_earlier_moment_loses_nothing() -> None:
+    """What is left is left, whatever the clock of the one who asks says."""
+    rate, _ = take(full(1.0, 5.0, 100.0), 100.0)
+    for _ in range(4):
+        rate, granted = take(rate, 50.0)
+        assert granted
+
+
 def test_a_refused_start_costs_nothing() -> None:
     """Asking often does not put the next one off."""
     rate, granted = take(full(1.0, 1.0, 0.0), 0.0)

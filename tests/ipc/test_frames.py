@@ -61,7 +61,15 @@ def test_any_bytes_give_frames_or_a_fault_and_nothing_else(
 
 
 FAULTS = st.sampled_from(
-    [b"", b"\x00", b"\xff\x01", header(513), header(0, PROTOCOL + 1), header(9)[:3], header(9) + b"x"]
+    [
+        b"",
+        b"\x00",
+        b"\xff\x01",
+        header(513),
+        header(0, PROTOCOL + 1),
+        header(9)[:3],
+        header(9) + b"x",
+    ]
 )
 
 
@@ -121,6 +129,14 @@ def test_an_oversized_frame_is_refused_from_its_header_alone() -> None:
     assert buffer.feed(header(101)) == []
     assert "got length 101 bytes, want at most 100 bytes" in str(buffer.fault)
     assert "0 bytes pending" in repr(buffer)
+
+
+def test_an_oversized_frame_is_refused_although_it_is_there_as_a_whole() -> None:
+    """In one portion with those before and behind it."""
+    buffer = FrameBuffer(limit=100)
+    stream = pack_frame(b"a") + header(101) + b"x" * 101 + pack_frame(b"b")
+    assert buffer.feed(stream) == [b"a"]
+    assert "got length 101 bytes" in str(buffer.fault)
 
 
 def test_a_wrong_version_is_refused_from_its_first_byte() -> None:

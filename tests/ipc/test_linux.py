@@ -29,9 +29,7 @@ def test_a_barrier_needs_no_registration_of_the_one_who_asks() -> None:
 
 
 @pytest.mark.parametrize("call", [linux.register_for_barriers, linux.memory_barrier])
-def test_a_machine_without_the_call_says_no(
-    monkeypatch: pytest.MonkeyPatch, call: object
-) -> None:
+def test_a_machine_without_the_call_says_no(monkeypatch: pytest.MonkeyPatch, call: object) -> None:
     """Neither an unknown architecture nor an old kernel is an error."""
     assert callable(call)
     monkeypatch.setattr(linux, "_MEMBARRIER", None)

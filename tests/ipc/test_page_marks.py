@@ -35,7 +35,7 @@ def test_a_new_page_has_no_marks(pages: tuple[Page, Page]) -> None:
 def test_each_mark_is_seen_by_the_root_and_touches_no_other(pages: tuple[Page, Page]) -> None:
     """One field, one place."""
     root, proc = pages
-    proc.begin(7, 1.5, 0.5)
+    proc.begin(7, 1.5, 0.5, 12)
     proc.beat(2.5)
     proc.extend(7, 30.25)
     proc.hear()
@@ -43,6 +43,7 @@ def test_each_mark_is_seen_by_the_root_and_touches_no_other(pages: tuple[Page, P
     root.cancel(7)
     proc.wear_out()
     assert root.begun() == (7, 1.5, 0.5)
+    assert root.begun_place() == 12
     assert proc.is_begun(7)
     assert not proc.is_begun(6)
     assert root.heartbeat_at() == 2.5

@@ -90,9 +90,9 @@ def wrapped(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         inner.map(lambda kind: tuple[kind, ...]),  # type: ignore[valid-type]
         inner.map(lambda kind: frozenset[kind]),  # type: ignore[valid-type]
         inner.map(lambda kind: dict[str, kind]),  # type: ignore[valid-type]
-        inner.map(lambda kind: Optional[kind]),
+        inner.map(lambda kind: Optional[kind]),  # noqa: UP045 (both spellings are met with)
         st.tuples(inner, CLEAN).map(lambda two: tuple[two[0], two[1]]),  # type: ignore[misc]
-        st.tuples(inner, CLEAN).map(lambda two: Union[two[0], two[1]]),
+        st.tuples(inner, CLEAN).map(lambda two: Union[two[0], two[1]]),  # noqa: UP007
     )
 
 

@@ -101,9 +101,7 @@ def test_any_bytes_are_text_and_empty_lines_say_nothing() -> None:
     assert output.feed(b"\n\n\xff\xfe\n\n", (), 1.0) == ["\ufffd\ufffd"]
 
 
-@given(
-    st.integers(0, 3 * LINE_CHARS_MAX), st.lists(st.integers(0, 4 * LINE_CHARS_MAX), max_size=6)
-)
+@given(st.integers(0, 3 * LINE_CHARS_MAX), st.lists(st.integers(0, 4 * LINE_CHARS_MAX), max_size=6))
 def test_no_piece_of_a_secret_is_told_wherever_it_stands_and_however_it_is_cut(
     before: int, cuts: list[int]
 ) -> None:

@@ -7,6 +7,7 @@ side can be stopped between any two of its steps, as the kernel may stop it.
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,9 +16,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameBuffer, pack_frame
@@ -29,6 +27,7 @@ from fsmv2.supervisor.pool import Pool, PoolOptions
 from fsmv2.supervisor.procs import ProcHandle
 
 QUEUE = 12
+SEEDS = 150
 
 
 class Short(Action, frozen=True):
@@ -90,7 +89,7 @@ class PlayedProc:
 
     def _begin(self) -> None:
         self._order = order = self._orders.pop(0)
-        self.handle.page.begin(order.attempt_id, 1.0, 0.0)
+        self.handle.page.begin(order.attempt_id, 1.0, 0.0, order.place)
         self._next = self._look
 
     def _look(self) -> None:
@@ -136,7 +135,7 @@ class World:
                 is_hopeless=False,
                 procs=[],
                 left=self._left,
-                bury=lambda proc, failed_start: proc.close(),
+                bury=lambda proc, failed_start, by_others: proc.close(),
                 exit_of=lambda proc: (-9, 0.0),
                 name_of=lambda proc: proc.slot,
                 oom=SimpleNamespace(risen=lambda pid, name: None, look=lambda: None),
@@ -200,13 +199,16 @@ class World:
 
     def finish(self) -> None:
         """Let everybody do what there is to do."""
-        rounds, busy = 0, True
-        while busy:
-            busy, rounds = False, rounds + 1
-            assert rounds < 2_000, f"no end: {self.pool!r}"
+        quiet = 0
+        for _ in range(5_000):
+            busy = False
             for proc in self.living():
                 busy |= proc.step()
                 self.read(proc)
+            quiet = 0 if busy else quiet + 1
+            if quiet == 2:  # the first may be the one in which the root has read an answer
+                return
+        raise AssertionError(f"no end: {self.pool!r}")
 
     def close(self) -> None:
         for proc in self.living():
@@ -215,78 +217,66 @@ class World:
         self._folder.cleanup()
 
 
-class Pipelining(RuleBasedStateMachine):
-    """Hypothesis looks for an order of steps that breaks a promise."""
+class History:
+    """A random order of steps, the same for a seed, with all books checked after each."""
 
-    world: World
+    def __init__(self, seed: int) -> None:
+        self.chance = chance = random.Random(seed)
+        self.world = World(chance.choice([1, 2, 2, 3]), chance.choice([1, 2, 4, 16]))
+        deaths = chance.choice([0.0, 0.0, 0.6])
+        self.weights = [3.0, 6.0, 4.0, 2.0, 1.0, deaths]
+        self.steps = [
+            self.submit,
+            self.proc_works,
+            self.root_reads,
+            self.root_finds_a_stall,
+            self.cancel,
+            self.proc_dies,
+        ]
 
-    @initialize(procs=st.integers(1, 3), pipeline=st.sampled_from([1, 2, 4, 16]))
-    def begin(self, procs: int, pipeline: int) -> None:
-        self.world = World(procs, pipeline)
-        self.first = {key: 0 for key in "ab"}
-
-    def teardown(self) -> None:
-        if not hasattr(self, "world"):
-            return
-        world = self.world
+    def play(self) -> None:
         try:
-            world.finish()
-            assert set(world.results) == set(world.keys), "each has exactly one result"
-            for attempt_id, result in world.results.items():
-                expected = {"succeeded": 1, "crashed": 1, "refused": 0}.get(result.status)
-                if result.status == "crashed":
-                    assert world.runs[attempt_id] <= 1
-                elif expected is not None:
-                    assert world.runs[attempt_id] == expected, (attempt_id, result.status)
-            for key, ran in world.ran_by_key.items():
-                assert ran == sorted(ran), f"{key!r} out of order"
-            assert world.lane.waiting_in_pipes == 0
-            assert len(world.lane.queue) == world.lane.queue.held == 0
-            assert all(kind.running == 0 for kind in world.pool.kinds.values())
+            for _ in range(self.chance.choice([15, 25, 40, 80])):
+                self.chance.choices(self.steps, self.weights)[0]()
+                self.check_books()
+            self.world.finish()
+            self.check_books()
+            self.check_end()
         finally:
-            world.close()
+            self.world.close()
 
-    def pick(self, data: st.DataObject) -> PlayedProc:
-        return data.draw(st.sampled_from(self.world.living()))
+    def any_proc(self) -> PlayedProc:
+        return self.chance.choice(self.world.living())
 
-    @rule(
-        kind=st.sampled_from([Short, Short, Short, Long, Single]),
-        key=st.sampled_from(["", "", "a", "b"]),
-        urgent=st.sampled_from([False, False, True]),
-        times=st.integers(1, 6),
-    )
-    def submit(self, kind: type[Action], key: str, urgent: bool, times: int) -> None:
-        for _ in range(times):
+    def submit(self) -> None:
+        kind: type[Action] = self.chance.choice([Short, Short, Short, Long, Single])
+        key, urgent = self.chance.choice(["", "", "a", "b"]), self.chance.random() < 0.2
+        for _ in range(self.chance.randint(1, 6)):
             self.world.submit(kind(), key, urgent)
 
-    @rule(data=st.data(), steps=st.integers(1, 8))
-    def proc_works(self, data: st.DataObject, steps: int) -> None:
-        proc = self.pick(data)
-        for _ in range(steps):
+    def proc_works(self) -> None:
+        proc = self.any_proc()
+        for _ in range(self.chance.randint(1, 6)):
             if not proc.step():
                 break
 
-    @rule(data=st.data())
-    def root_reads(self, data: st.DataObject) -> None:
-        self.world.read(self.pick(data))
+    def root_reads(self) -> None:
+        self.world.read(self.any_proc())
 
-    @rule(data=st.data())
-    def root_finds_a_stall(self, data: st.DataObject) -> None:
-        self.world.find_stalled(self.pick(data))
+    def root_finds_a_stall(self) -> None:
+        self.world.find_stalled(self.any_proc())
 
-    @precondition(lambda self: self.world.pool.ledger)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        waiting = [attempt.id for attempt in self.world.pool.ledger]
-        assert self.world.pool.cancel(data.draw(st.sampled_from(waiting)))
+    def cancel(self) -> None:
+        ids = [attempt.id for attempt in self.world.pool.ledger]
+        if ids:
+            assert self.world.pool.cancel(self.chance.choice(ids))
 
-    @rule(data=st.data())
-    def a_proc_dies(self, data: st.DataObject) -> None:
-        self.world.kill(self.pick(data))
+    def proc_dies(self) -> None:
+        self.world.kill(self.any_proc())
         self.world.add()
 
-    @invariant()
-    def books_agree(self) -> None:
+    def check_books(self) -> None:
+        """What the pool notes of its procs and attempts agrees."""
         world = self.world
         handles = [proc.handle for proc in world.living()]
         assert len(world.lane.idle) == len(set(world.lane.idle)), "idle twice"
@@ -300,13 +290,32 @@ class Pipelining(RuleBasedStateMachine):
         assert len(placed) == len({one.id for one in placed}), "one attempt in two places"
         held = sum(len(kind.held) for kind in world.pool.kinds.values())
         assert len(placed) + held + len(world.lane.queue) == len(world.pool.ledger)
+        for kind in world.pool.kinds.values():
+            assert kind.running == sum(one.kind is kind for one in placed)
         assert world.pool.kinds[Single].running <= 1
 
+    def check_end(self) -> None:
+        """Each has its one result, which says what has really happened."""
+        world = self.world
+        assert set(world.results) == set(world.keys), "each has exactly one result"
+        for attempt_id, result in world.results.items():
+            if result.status in ("succeeded", "refused"):
+                assert world.runs[attempt_id] == (result.status == "succeeded"), attempt_id
+        for key, ran in world.ran_by_key.items():
+            assert ran == sorted(ran), f"{key!r} out of order"
+        assert world.lane.waiting_in_pipes == 0
+        assert len(world.lane.queue) == world.lane.queue.held == 0
+        assert all(kind.running == 0 for kind in world.pool.kinds.values())
 
-Pipelining.TestCase.settings = settings(
-    max_examples=int(os.environ.get("PIPELINING", "40")), stateful_step_count=50, deadline=None, derandomize=True, database=None
-)
-TestPipelining = Pipelining.TestCase
+
+@pytest.mark.parametrize("block", range(4))
+def test_in_no_order_of_steps_does_an_attempt_run_twice_or_get_lost(block: int) -> None:
+    """A failure names its seed: ``History(seed).play()``."""
+    for seed in range(block * SEEDS, (block + 1) * SEEDS):
+        try:
+            History(seed).play()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
 
 
 # --- histories, one by one ------------------------------------------------------------------
@@ -395,3 +404,42 @@ def test_what_waits_behind_a_dead_proc_runs_elsewhere_once(world: World) -> None
     assert [one for one in ids if world.results[one].status != "succeeded"] == [head.id]
     assert world.results[head.id].status == "crashed"
     assert set(world.runs.values()) == {1}
+
+
+def test_what_has_run_is_not_given_out_again_because_its_answer_was_not_read(
+    world: World,
+) -> None:
+    """The proc has marked an order as begun that was revoked, after one that was not."""
+    slow = world.procs[0]
+    for _ in range(6):
+        world.submit(Short())
+    [_head, ran, *_others] = [slow.handle.attempt, *slow.handle.behind]
+    assert ran is not None
+    steps(slow, 3 + 2)  # the second is at work
+    world.find_stalled(slow)
+    assert list(slow.handle.behind) == [ran]
+    steps(slow, 1 + 1)  # it has ended; the third is marked as begun, and revoked
+    world.pool.dispatcher.take_back(slow.handle)
+    assert list(slow.handle.behind) == [ran]
+    world.finish()
+    assert set(world.runs.values()) == {1}
+    assert len(world.results) == 6
+
+
+def test_a_place_left_free_by_a_cancelled_attempt_is_given_to_one_that_was_held_back(
+    world: World,
+) -> None:
+    """It had come back from a dead proc, so nothing of its type was at work to end."""
+    ids = [world.submit(Single()) for _ in range(2)]
+    assert len(world.pool.kinds[Single].held) == 1
+    [proc] = [one for one in world.procs if one.handle.attempt is not None]
+    [other] = [one for one in world.procs if one is not proc]
+    busy = world.submit(Long())
+    assert other.handle.attempt is not None
+    world.kill(proc)
+    assert len(world.lane.queue) == 1
+    assert world.pool.cancel(ids[0])
+    world.add()
+    world.finish()
+    assert world.results[ids[1]].succeeded
+    assert world.results[busy].succeeded

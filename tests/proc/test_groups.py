@@ -1,4 +1,4 @@
-"""Kernel groups, what the OOM killer leaves behind, and what the doctor says of a machine."""
+"""Kernel groups, kills by hand, and what the doctor says of a machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,11 @@ import pytest
 from running import fsmv2, until
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor.capabilities import as_text, capabilities
+from fsmv2.supervisor.capabilities import as_text, capabilities, tried
 from fsmv2.supervisor.cgroupplaces import Hierarchy, Places, folder_of, groups_of, hierarchies
 from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
 from fsmv2.supervisor.descendants import kill_tree
 from fsmv2.supervisor.groupfolders import Folders, make_root_folder, remove_leftovers
-from fsmv2.supervisor.memoryevents import OomCounters, memory_limit
 
 pytestmark = pytest.mark.proc
 
@@ -255,81 +255,6 @@ def test_a_kill_by_hand_has_a_bound_and_goes_on_when_asked_again() -> None:
     assert len(set(killed)) == 21
 
 
-# --- the OOM killer -------------------------------------------------------------------------
-
-
-def make_proc(folder: Path, version: int, kills: int, vmstat: int = 0) -> None:
-    group = folder / "group"
-    group.mkdir(exist_ok=True)
-    (folder / "self").mkdir(exist_ok=True)
-    kind = "cgroup2 cgroup2 rw" if version == 2 else "cgroup cgroup rw,memory"
-    (folder / "self/mountinfo").write_text(f"1 1 0:1 / {group} rw - {kind}\n")
-    (folder / "self/cgroup").write_text("0::/\n" if version == 2 else "3:memory:/\n")
-    name = "memory.events" if version == 2 else "memory.oom_control"
-    (group / name).write_text(f"oom 5\noom_kill {kills}\n")
-    (folder / "vmstat").write_text(f"nr_free_pages 7\noom_kill {vmstat}\n")
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_risen_counter_of_our_group_is_told_with_where_it_was_read(
-    tmp_path: Path, version: int
-) -> None:
-    make_proc(tmp_path, version, 2)
-    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
-    assert counters.is_sure
-    assert counters.risen(1, "x") is None
-
-    make_proc(tmp_path, version, 3)
-    told = counters.risen(1, "x")
-
-    assert told is not None
-    assert "rose from 2 to 3" in told
-    assert str(tmp_path / "group") in told
-    assert counters.risen(1, "x") is None, "one rise explains one death"
-    make_proc(tmp_path, version, 4)
-    counters.look()
-    assert counters.risen(1, "x") is not None, "a large process takes a while to die"
-    counters.close()
-
-
-def test_a_rise_two_looks_ago_explains_nothing(tmp_path: Path) -> None:
-    make_proc(tmp_path, 2, 2)
-    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
-    make_proc(tmp_path, 2, 3)
-    counters.look()
-    counters.look()
-    assert counters.risen(1, "x") is None
-    counters.close()
-
-
-def test_counter_of_the_whole_machine_counts_only_if_the_kernel_log_names_the_process(
-    tmp_path: Path,
-) -> None:
-    make_proc(tmp_path, 2, 0)
-    (tmp_path / "group/memory.events").unlink()
-    log = tmp_path / "kmsg"
-    log.write_text("")
-    counters = OomCounters(str(tmp_path), kmsg=str(log))
-    make_proc(tmp_path, 2, 0, vmstat=1)
-    (tmp_path / "group/memory.events").unlink()
-    assert counters.risen(17, "fsmv2.1.p3") is None
-
-    with log.open("a") as file:
-        file.write("3,1,1,-;Out of memory: Killed process 17 (fsmv2.1.p3) total-vm:1kB\n")
-    told = counters.risen(17, "fsmv2.1.p3")
-    assert told is not None
-    assert "Killed process 17 (fsmv2.1.p3)" in told
-    counters.close()
-
-
-def test_no_limit_is_told_as_none(tmp_path: Path) -> None:
-    make_proc(tmp_path, 2, 0)
-    limit = tmp_path / "group/memory.max"
-    for text, want in (("max\n", None), ("1048576\n", 1 << 20)):
-        limit.write_text(text)
-        assert memory_limit(str(tmp_path)) == want
-
-
 # --- the doctor -----------------------------------------------------------------------------
 
 
@@ -342,6 +267,34 @@ def test_doctor_names_each_facility_and_leaves_nothing_behind() -> None:
     home = Places().unified()
     if not isinstance(home, str):
         assert not [name for name in os.listdir(home.folder) if "-doctor-" in name]
+
+
+def test_doctor_ends_what_it_tries_and_kills_nobody() -> None:
+    """It looks at a machine on which others work: their leftovers are theirs."""
+    threads, fds = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    home = Places().unified()
+    theirs = None
+    if not isinstance(home, str) and os.access(home.folder, os.W_OK):
+        theirs = Path(home.folder) / "fsmv2-theirs-999999999-1"
+        theirs.mkdir()
+    try:
+        capabilities()
+
+        assert threading.active_count() == threads
+        assert len(os.listdir("/proc/self/fd")) == fds
+        assert theirs is None or theirs.exists()
+    finally:
+        if theirs is not None and theirs.exists():
+            theirs.rmdir()
+
+
+def test_a_probe_that_fails_in_a_way_nobody_thought_of_is_a_no() -> None:
+    def fails() -> tuple[bool, str]:
+        raise IndexError("no such field")
+
+    found = tried("x", fails, "y")
+
+    assert (found.there, found.read) == (False, "IndexError: no such field")
 
 
 def test_doctor_says_what_is_done_instead_of_what_is_missing() -> None:

@@ -77,7 +77,7 @@ def test_child_that_an_import_started_does_not_outlive_its_template() -> None:
                 command = Path(f"/proc/{name}/cmdline").read_bytes()
             except OSError:
                 continue
-            if command == b"sleep\x001000\x00":
+            if command == f"sleep\x00{harmful_imports.SLEEP_S}\x00".encode():
                 sleepers.append(int(name))
     assert sleepers == []
 

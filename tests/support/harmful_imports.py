@@ -1,5 +1,6 @@
 """Writes modules whose import does harm: ``write(folder)`` makes one file each."""
 
+import os
 from pathlib import Path
 
 ACTION = """
@@ -12,12 +13,14 @@ class Threads(Action, frozen=True):
         return threading.active_count()
 """
 
+# Nobody else's: other runs of these tests may be at work on the machine.
+SLEEP_S = f"1000.{os.getpid()}"
 SOURCES = {
     "harm_raises": "raise ValueError('no such broker')\n",
     "harm_thread": ACTION
     + "threading.Thread(target=threading.Event().wait, daemon=True).start()\n",
     "harm_socket": "import socket\nheld = socket.create_server(('127.0.0.1', 0))\n",
-    "harm_child": "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\n",
+    "harm_child": f"import subprocess\nchild = subprocess.Popen(['sleep', {SLEEP_S!r}])\n",
     "harm_handler": "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)\n",
     "harm_exits": "import os\nos._exit(3)\n",
     "harm_crashes": "import ctypes\nprint('last words', flush=True)\nctypes.string_at(0)\n",
