@@ -59,12 +59,11 @@ def missing(name: str) -> bool:
 
 def measure(peer: str, group: str, quick: bool) -> dict[str, Any]:
     """Have one group of figures of one pool measured; gives an entry of the JSON's rounds."""
-    with tempfile.TemporaryDirectory(prefix="fsmv2-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fsmv2-bench-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "figures.json"
         command = [sys.executable, "-P", str(HERE / "peers" / "subject.py"), peer, group, str(path)]
-        ended = run_fenced(
-            command + ["--quick"] * quick, QUICK_LIMIT_S if quick else LIMIT_S[group]
-        )
+        limit_s = QUICK_LIMIT_S if quick else LIMIT_S[group]
+        ended = run_fenced(command + ["--quick"] * quick, limit_s, folder)
         figures = json.loads(path.read_text()) if path.exists() else {}
     error = None
     if ended.code is None:

@@ -66,8 +66,8 @@ class Billiard(_Pool):
     own_limits = True
 
     def open(self) -> None:
-        # Without this it takes limits and does not watch them.
-        self._pool = importlib.import_module(self.module).Pool(PROCS, enable_timeouts=True)
+        # Without a limit of its own it takes those of tasks and does not watch them.
+        self._pool = importlib.import_module(self.module).Pool(PROCS, timeout=600)
 
     def submit(
         self, task: Callable[..., Any], *arguments: Any, limit_s: float | None = None

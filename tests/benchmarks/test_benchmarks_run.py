@@ -76,6 +76,18 @@ def test_pools_hangs_deaths_and_kills_cost_ours_no_bystander(tmp_path: Path) -> 
     assert kills["kills_zombies"] == 0
 
 
+def test_pools_can_measure_every_pool_that_is_installed(tmp_path: Path) -> None:
+    """Who cannot be started would be told as one that fails."""
+    raw = tmp_path / "pools.json"
+    run("pools.py", "--quick", "--figures", "start", "--json", str(raw))
+
+    document = json.loads(raw.read_text())
+    assert {"fsmv2", "multiprocessing.Pool", "multiprocess.Pool"} <= set(document["peers"])
+    assert [(each["peer"], each["error"]) for each in document["rounds"]] == [
+        (peer, None) for peer in document["peers"] if not peer.startswith("raw ")
+    ]
+
+
 def test_wrong_options_are_refused_with_what_is_known() -> None:
     told = run("pools.py", "--only", "fsmv3", code=2)
     assert "got fsmv3" in told
