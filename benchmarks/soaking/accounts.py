@@ -26,8 +26,6 @@ CAUSES = {
     "crashed:SIGSEGV": (signal.SIGSEGV,),
     "stopped_process": (signal.SIGSTOP,),
     "timed_out": (signal.SIGSTOP,),
-    # Half a frame was read before the death was seen. Not the cause, but what was seen first.
-    "lost_channel": (signal.SIGKILL, signal.SIGSEGV),
 }
 FAULTS_MAX = 20
 
