@@ -196,6 +196,8 @@ class Answers:
             return False
         kind = attempt.kind
         kind.ran(message.ran_s)
+        if not kind.is_proven:
+            pool.dispatcher.proven(kind)
         proc.actions += 1
         if kind.is_limited and proc.page.is_worn_out():
             proc.worn = f"a limit of {kind.name} could not be lifted"

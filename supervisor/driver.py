@@ -191,7 +191,7 @@ class Driver(Deliveries):
 
     def _drive(self, handle: Handle, end: float, shelter: Shelter) -> None:
         """Poll and step until ``handle`` is done, the time is over, or the pool closes."""
-        collect = self._pool.poller.epoll.poll
+        collect = self._pool.poller.collect
         while handle._state is PENDING and self._why_not is None:  # noqa: SLF001
             now = _monotonic()
             wait_s = min(self._looks_at, end) - now

@@ -229,6 +229,7 @@ class Nursery:
             ProcStarted(slot=proc.slot, pid=proc.pid, startup_s=now - proc.fork_sent_at)
         )
         self._pool.guard.watch_age(proc, now)
+        self._pool.dispatcher.warm(proc)
         # Observations first: without them nothing can be decided at all.
         for lane in reversed(self._pool.lanes.values()):
             if len(lane.members) < lane.size:

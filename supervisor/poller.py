@@ -12,6 +12,8 @@ import contextlib
 import select
 from collections.abc import Callable
 
+# epoll counts in whole milliseconds, select in microseconds: a shorter wait is the latter's.
+FINE_S = 0.002
 EVENTS_MAX = 64
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -61,7 +63,16 @@ class Poller:
 
     def collect(self, timeout_s: float) -> list[tuple[int, int]]:
         """Wait up to ``timeout_s`` for the first event; the batch is for `handle`."""
-        return self.epoll.poll(timeout_s, EVENTS_MAX)
+        if timeout_s <= 0:
+            return self.epoll.poll(0, EVENTS_MAX)
+        if timeout_s >= FINE_S:
+            # Rounded down to its milliseconds, so that the rest can be waited for exactly.
+            return self.epoll.poll(int(timeout_s * 1000) / 1000, EVENTS_MAX)
+        try:
+            select.select([self.epoll], [], [], timeout_s)
+        except ValueError:  # its number is over 1,023
+            return self.epoll.poll(timeout_s, EVENTS_MAX)
+        return self.epoll.poll(0, EVENTS_MAX)
 
     def handle(self, ready: list[tuple[int, int]]) -> None:
         """Call the handlers of a batch that `collect` gave, before anything else is unwatched."""
