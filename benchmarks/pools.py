@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -58,12 +59,11 @@ def missing(name: str) -> bool:
 
 def measure(peer: str, group: str, quick: bool) -> dict[str, Any]:
     """Have one group of figures of one pool measured; gives an entry of the JSON's rounds."""
-    with tempfile.TemporaryDirectory(prefix="fsmv2-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fsmv2-bench-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "figures.json"
         command = [sys.executable, "-P", str(HERE / "peers" / "subject.py"), peer, group, str(path)]
-        ended = run_fenced(
-            command + ["--quick"] * quick, QUICK_LIMIT_S if quick else LIMIT_S[group]
-        )
+        limit_s = QUICK_LIMIT_S if quick else LIMIT_S[group]
+        ended = run_fenced(command + ["--quick"] * quick, limit_s, folder)
         figures = json.loads(path.read_text()) if path.exists() else {}
     error = None
     if ended.code is None:
@@ -154,13 +154,17 @@ def report(document: dict[str, Any], render: Callable[[Rows], list[str]]) -> lis
     """Everything there is to say, as lines; tables as ``render`` makes them."""
     rounds, peers = document["rounds"], document["peers"]
     count = max(each["round"] for each in rounds)
+    size = QUICK if document["options"]["quick"] else Size()
     lines = [
         (
             f"Python {document['python']}, Linux {document['kernel']}, {document['cores']} cores, "
             f"load {document['load']:.1f} before and {document['load_after']:.1f} after, "
             f"{count} interleaved round{'s' * (count > 1)}, two procs each."
         ),
-        "Cells: median [lowest-highest] ×times better than ProcessPoolExecutor in the same round.",
+        (
+            "Cells: median [lowest-highest] ×times better than ProcessPoolExecutor in the same "
+            f"round; never: not within {size.watch_s:g} s."
+        ),
     ]
     for group in GROUPS:
         rows = rows_of(rounds, peers, group)
@@ -174,8 +178,7 @@ def report(document: dict[str, Any], render: Callable[[Rows], list[str]]) -> lis
             where = f"{each['peer']}, {each['group']}, round {each['round']}"
             lines += ["", f"{where}: {what}: {each['error']}"]
     if OURS in peers:
-        kills = (QUICK if document["options"]["quick"] else Size()).kills
-        lines += ["", "Targets", "", *render(verdict_rows(verdicts(rounds, kills)))]
+        lines += ["", "Targets", "", *render(verdict_rows(verdicts(rounds, size.kills)))]
     return lines
 
 
@@ -200,6 +203,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
 def main() -> int:
     """Measure and print."""
     options = arguments()
+    # As an exception, so that the fence ends what it holds.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     document = json.loads(Path(options.old).read_text()) if options.old else run(options)
     if document is None:
         say(f"nothing to measure: not installed ({INSTALL})")

@@ -38,7 +38,8 @@ from soaking.accounts import Accounts, order_faults
 from fsmv2.supervisor import ActionPool
 
 CLIENTS, KEYS, WINDOW = 4, 2, 8
-TIMEOUT_S = 1.0  # hundreds of times what an action takes: only a stopped proc is over it
+PIDS = "pids"
+TIMEOUT_S = 4.0  # hundreds of times what an action takes: only a stopped proc is over it
 PAUSE_S_MAX = 0.06  # between two strikes
 PATIENCE_S = 90.0  # a result that takes longer is lost
 WARM_KILLS = 60
@@ -72,19 +73,20 @@ class Client(threading.Thread):
         kind, seconds = self._choice.random(), self._choice.uniform(0, 0.003)
         expected: Any = actions.stamp_of(token)
         turn = None
+        pids = str(self._folder / PIDS)
         if kind < 0.45:
             key = self._choice.choice(list(self.succeeded))
             turn = (key, len(self.succeeded[key]))
             self.succeeded[key].append(0)
-            action = actions.Keyed(token, str(self._folder / key), turn[1], seconds)
+            action = actions.Keyed(token, pids, str(self._folder / key), turn[1], seconds)
             handle = self._pool.submit(action, key=key, timeout_s=TIMEOUT_S)
         elif kind < 0.65:
             expected = None  # made when it is needed, so that open ones cost no memory
-            handle = self._pool.submit(actions.Large(token), timeout_s=TIMEOUT_S)
+            handle = self._pool.submit(actions.Large(token, pids), timeout_s=TIMEOUT_S)
         elif kind < 0.69:
-            handle = self._pool.submit(actions.Parent(token, seconds), timeout_s=TIMEOUT_S)
+            handle = self._pool.submit(actions.Parent(token, pids, seconds), timeout_s=TIMEOUT_S)
         else:
-            handle = self._pool.submit(actions.Stamp(token, seconds), timeout_s=TIMEOUT_S)
+            handle = self._pool.submit(actions.Stamp(token, pids, seconds), timeout_s=TIMEOUT_S)
         handle.add_done_callback(lambda _: self._accounts.told(token))
         self._open.append((token, handle, expected, turn))
 
@@ -113,6 +115,7 @@ class Killer:
         self._struck: set[int] = set()  # dying; the pool may not have seen it yet
         self._stopped: dict[int, float] = {}  # pid to when it is killed, if it is
         self.strikes: Counter[int] = Counter()
+        self.strikes_of: Counter[tuple[int, int]] = Counter()
         self.caught_writing = self.caught_idle = 0
 
     @property
@@ -160,6 +163,7 @@ class Killer:
             self._struck.add(pid)
             return
         self.strikes[number] += 1
+        self.strikes_of[pid, number] += 1
         self.caught_writing += strike.kind == "hit"
         if number == signal.SIGSTOP:
             killed = self._choice.random() < KILLED_AFTER_STOP
@@ -190,6 +194,7 @@ class Soak:
         self.options, self.folder = options, folder
         self.keys = folder / "keys"
         self.keys.mkdir()
+        (self.keys / PIDS).touch()
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         tempfile.tempdir = os.environ["TMPDIR"] = str(self.temporary)
@@ -247,6 +252,7 @@ class Soak:
 
     def check(self) -> list[str]:
         """All faults of the run."""
+        self.accounts.check_pids(actions.pids_of(self.keys / PIDS), self.killer.strikes_of)
         faults = self.faults + self.accounts.check(self.killer.strikes)
         for client in self.clients:
             if client.is_alive():
@@ -276,7 +282,7 @@ def run(options: argparse.Namespace, aim: Aim, folder: Path) -> int:
         settled(pool, procs)
         soak.read("at the end", pool.statistics().get("template_pid"))
         statistics = pool.statistics()
-        last = pool.run(actions.Stamp(1, 0.0))
+        last = pool.run(actions.Stamp(1, os.devnull, 0.0))
         if last.value != actions.stamp_of(1):
             soak.faults.append(f"an action after all kills: {last.status} ({last.verdict})")
     soak.read("after close")

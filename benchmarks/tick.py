@@ -29,7 +29,7 @@ from fsmv2.supervisor import ActionResult
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
-from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pool import Pool, PoolOptions
 
 LINES, STATIONS, IN_FLIGHT = 10, 9, 20
 BRING_UP_TICKS = 3  # they make the nodes, derive and start everything
@@ -61,9 +61,7 @@ def build(folder: str) -> tuple[Engine, Pool, TimedPool]:
 
     pool = Pool(
         {"actions": IN_FLIGHT, "observations": 1},
-        spares=1,
-        preload=("tick_workers",),
-        search=(str(Path(__file__).parent),),
+        PoolOptions(preload=("tick_workers",), search=(str(Path(__file__).parent),)),
         run_folder=folder,
         on_result=deliver,
     )

@@ -34,7 +34,15 @@ class Channel:
     A pair of pipes, not a socketpair: measured 12.6 against 18.2 µs a round trip.
     """
 
-    __slots__ = ("_buffer", "_queue_bytes_max", "_unsent", "read_fd", "write_fd")
+    __slots__ = (
+        "_buffer",
+        "_queue_bytes_max",
+        "is_cut",
+        "is_over",
+        "read_fd",
+        "unsent",
+        "write_fd",
+    )
 
     def __init__(
         self, read_fd: int, write_fd: int, queue_bytes_max: int = 2 * FRAME_BYTES_MAX
@@ -44,16 +52,20 @@ class Channel:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self._buffer = FrameBuffer()
-        self._unsent = bytearray()
+        self.unsent = bytearray()
         self._queue_bytes_max = queue_bytes_max
+        # Whether nothing more can come.
+        self.is_over = False
+        # Whether it ended in the middle of a frame: the peer has died while it wrote.
+        self.is_cut = False
 
     def __repr__(self) -> str:
-        return f"<Channel read={self.read_fd} write={self.write_fd} unsent={len(self._unsent)} B>"
+        return f"<Channel read={self.read_fd} write={self.write_fd} unsent={len(self.unsent)} B>"
 
     @property
     def wants_write(self) -> bool:
         """True while bytes wait for the pipe to have room: poll ``write_fd``, then `flush`."""
-        return bool(self._unsent)
+        return bool(self.unsent)
 
     def send(self, body: bytes) -> bool:
         """Send one frame or queue what the pipe does not take. False: nothing was sent, the
@@ -64,10 +76,10 @@ class Channel:
         """`send` for frames that are packed already, all of them or none."""
         if self.write_fd < 0:
             return False
-        if self._unsent:
-            if len(self._unsent) + len(frame) > self._queue_bytes_max:
+        if self.unsent:
+            if len(self.unsent) + len(frame) > self._queue_bytes_max:
                 return False
-            self._unsent += frame
+            self.unsent += frame
             return True
         try:
             written = os.write(self.write_fd, frame)
@@ -76,22 +88,22 @@ class Channel:
         except BrokenPipeError:
             return False
         if written < len(frame):
-            self._unsent += frame[written:]
+            self.unsent += frame[written:]
         return True
 
     def flush(self) -> bool:
         """Write what is queued as far as the pipe takes it. False: the peer is gone."""
         if self.write_fd < 0:
             return False
-        while self._unsent:
+        while self.unsent:
             try:
-                written = os.write(self.write_fd, self._unsent)
+                written = os.write(self.write_fd, self.unsent)
             except BlockingIOError:
                 return True
             except BrokenPipeError:
-                self._unsent.clear()
+                self.unsent.clear()
                 return False
-            del self._unsent[:written]
+            del self.unsent[:written]
         return True
 
     def receive(self, reads_max: int = READS_MAX) -> Received:
@@ -99,10 +111,16 @@ class Channel:
 
         Reads at most ``reads_max`` × 32 KiB; what is left shows as readable again.
         """
+        frames = self.receive_frames(reads_max)
+        return Received(frames, self.is_over, self._buffer.fault)
+
+    def receive_frames(self, reads_max: int = READS_MAX) -> list[bytes]:
+        """`receive` without the rest: whether it `is_over` is to be asked then."""
         frames: list[bytes] = []
         buffer = self._buffer
         if self.read_fd < 0 or buffer.fault is not None:
-            return Received(frames, True, buffer.fault)
+            self.is_over = True
+            return frames
         for _ in range(reads_max):
             try:
                 data = os.read(self.read_fd, READ_BYTES)
@@ -110,11 +128,21 @@ class Channel:
                 break
             if not data:
                 buffer.close()
-                return Received(frames, True, buffer.fault)
-            frames += buffer.feed(data)
-            if buffer.fault is not None or len(data) < READ_BYTES:
+                self.is_over = True
+                self.is_cut = self.fault is not None
                 break
-        return Received(frames, buffer.fault is not None, buffer.fault)
+            frames = frames + buffer.feed(data) if frames else buffer.feed(data)
+            if self.fault is not None:
+                self.is_over = True
+                break
+            if len(data) < READ_BYTES:
+                break
+        return frames
+
+    @property
+    def fault(self) -> FrameError | None:
+        """What ended the stream, if not a clean end."""
+        return self._buffer.fault
 
     def close(self) -> None:
         """Close both descriptors. Safe to call twice."""
@@ -122,4 +150,4 @@ class Channel:
             if fd >= 0:
                 os.close(fd)
         self.read_fd = self.write_fd = -1
-        self._unsent.clear()
+        self.unsent.clear()

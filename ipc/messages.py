@@ -32,11 +32,18 @@ class Run(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="run")
     timeout_s: float
 
 
+class Warm(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="warm"):
+    """Import the module of ``action``, which another proc has run already: this one may be needed
+    soon, and then without delay."""
+
+    action: str
+
+
 class Exit(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="exit"):
     """Leave the loop and exit 0. Sent only to idle procs."""
 
 
-ToProc = Run | Exit
+ToProc = Run | Warm | Exit
 
 # --- proc to root ---------------------------------------------------------------------------
 

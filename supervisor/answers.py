@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.codec import decoder_of
+from fsmv2.ipc.codec import fault_of, plain_decoder
 from fsmv2.ipc.frames import PROTOCOL, FrameError
 from fsmv2.ipc.messages import (
     Answer,
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
-_decode = decoder_of(FromProc)
+# As it is: a function around it would cost as much again.
+_decode = plain_decoder(FromProc)
 _ANSWERS = (Done, Raised, Spilled)
 
 LAST_READS = 16
@@ -52,29 +53,35 @@ class Answers:
 
     def readable(self, proc: ProcHandle, _mask: int) -> None:
         """The channel of ``proc`` has something, or has ended."""
-        received = proc.channel.receive()
+        channel = proc.channel
+        frames = channel.receive_frames()
         # What was printed by what is answered here has been written by now.
-        if proc.has_output() or not proc.output.is_between_lines:
-            self._hear_output(proc, flush=True)
+        if proc.has_output():
+            self._hear_output(proc)
         has_room = False
-        for body in received.frames:
+        for body in frames:
             try:
                 message: FromProc = _decode(body)
-            except FrameError as error:
-                return self._lost(proc, f"garbled frame: {error}")
+            except Exception as error:
+                return self._lost(proc, f"garbled frame: {fault_of(body, error)}")
             if isinstance(message, _ANSWERS):
+                if proc.output.partial:
+                    # Only now: the two halves of a secret may be printed around a message.
+                    self._hear_output(proc, flush=True)
                 has_room |= self._answer(proc, message)
             elif isinstance(message, Skipped):
                 has_room |= self._pool.dispatcher.skipped(proc, message.attempt_id, message.place)
             else:
                 self._say(proc, message)
-        if received.fault is not None:
-            return self._lost(proc, str(received.fault))
+        # One that ends in the middle of a frame has nothing wrong about it: its proc is dead or
+        # dying, and how it died is for the kernel to say.
+        if channel.is_over and channel.fault is not None and not channel.is_cut:
+            return self._lost(proc, str(channel.fault))
         # Once for all of them: it must not be noted as idle twice.
         if has_room:
             self._pool.has_room(proc)
-        if received.closed:
-            self._pool.poller.unwatch(proc.channel.read_fd)
+        if channel.is_over:
+            self._pool.poller.unwatch(channel.read_fd)
             self._pool.happen(proc, ProcEvent.CHANNEL_ENDED)
         return None
 
@@ -189,6 +196,8 @@ class Answers:
             return False
         kind = attempt.kind
         kind.ran(message.ran_s)
+        if not kind.is_proven:
+            pool.dispatcher.proven(kind)
         proc.actions += 1
         if kind.is_limited and proc.page.is_worn_out():
             proc.worn = f"a limit of {kind.name} could not be lifted"

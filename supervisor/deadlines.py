@@ -28,36 +28,32 @@ ANSWER_S_MAX = 1.0
 class Deadlines:
     """A heap of moments (monotonic seconds)."""
 
-    __slots__ = ("_heap", "_ticket")
+    __slots__ = ("_ticket", "heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, ProcHandle | None, ProcEvent | Handler]] = []
+        self.heap: list[tuple[float, int, ProcHandle | None, ProcEvent | Handler]] = []
         self._ticket = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self.heap)
 
     def next_moment(self) -> float | None:
         """The earliest moment; it may turn out not to matter any more."""
-        return self._heap[0][0] if self._heap else None
-
-    def are_due(self, now: float) -> bool:
-        """Whether `fire` has something to do."""
-        return bool(self._heap) and self._heap[0][0] <= now
+        return self.heap[0][0] if self.heap else None
 
     def set(self, moment: float, proc: ProcHandle, event: ProcEvent) -> None:
         """Have ``event`` happen to ``proc`` at ``moment``."""
-        heapq.heappush(self._heap, (moment, next(self._ticket), proc, event))
+        heapq.heappush(self.heap, (moment, next(self._ticket), proc, event))
 
     def call(self, moment: float, handler: Handler, proc: ProcHandle | None = None) -> None:
         """Call ``handler`` at ``moment``, unless ``proc`` is forgotten by then."""
-        heapq.heappush(self._heap, (moment, next(self._ticket), proc, handler))
+        heapq.heappush(self.heap, (moment, next(self._ticket), proc, handler))
 
     def forget(self, proc: ProcHandle) -> None:
         """Nothing happens to ``proc`` any more. Without this, its remains would be kept up to
         the longest deadline it was ever given."""
-        self._heap = [entry for entry in self._heap if entry[2] is not proc]
-        heapq.heapify(self._heap)
+        self.heap = [entry for entry in self.heap if entry[2] is not proc]
+        heapq.heapify(self.heap)
 
     def watch(self, proc: ProcHandle, attempt: Attempt, now: float) -> None:
         """``attempt`` is at work on ``proc``, or will be at once: keep its deadline."""
@@ -74,8 +70,8 @@ class Deadlines:
 
     def fire(self, now: float, happen: Callable[[ProcHandle, ProcEvent], None]) -> None:
         """Call ``happen`` for everything whose moment has come."""
-        while self._heap and self._heap[0][0] <= now:
-            moment, _ticket, proc, event = heapq.heappop(self._heap)
+        while self.heap and self.heap[0][0] <= now:
+            moment, _ticket, proc, event = heapq.heappop(self.heap)
             if proc is None or not isinstance(event, ProcEvent):
                 assert not isinstance(event, ProcEvent)
                 event()

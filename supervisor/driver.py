@@ -117,9 +117,10 @@ class Driver(Deliveries):
         self._inside = True
         try:
             pool = self._pool
-            self._letterbox.empty()
+            if self._letterbox.left:
+                self._letterbox.empty()
             _ = pool.kinds[type(action)]  # raises for what cannot work
-            attempt_id = pool.submit(action, key=key, timeout_s=timeout_s)
+            attempt_id = pool.intake.submit(action, key, None, timeout_s, False)
             handle.attempt_id = attempt_id
             if self._early is None:
                 self._open[attempt_id] = handle
@@ -168,7 +169,8 @@ class Driver(Deliveries):
         if shelter is None:
             with Shelter() as shelter:
                 return self.wait_for(handle, timeout_s, shelter)
-        self.check_ours()
+        if self._foreign:
+            self.check_ours()
         end = NEVER if timeout_s is None else _monotonic() + timeout_s
         while handle._state is PENDING:  # noqa: SLF001, the fastest look there is
             if self._why_not is None and self._lead.acquire(blocking=False):
@@ -283,14 +285,17 @@ class Driver(Deliveries):
         settled = NOTHING
         try:
             with self._lock:
-                self._enter()
+                if self._inside:
+                    raise broke_in()
+                self._inside = True
                 try:
                     if self._why_not is None:
                         pool = self._pool
                         pool.react(ready)
                         # After it, since `_kicked` is cleared there: what is left from then on
                         # kicks anew.
-                        self._letterbox.empty()
+                        if self._letterbox.left:
+                            self._letterbox.empty()
                         self._looks_at = pool.next_moment() or NEVER
                 except BaseException as error:
                     self._break(error)

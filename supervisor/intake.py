@@ -17,6 +17,7 @@ from fsmv2.ipc.frames import FRAME_BYTES_MAX
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, action_name
 from fsmv2.supervisor.core.errors import FsmError, SpecError
+from fsmv2.supervisor.core.quarantine import CLEAN
 from fsmv2.supervisor.lanes import QUARANTINE
 
 if TYPE_CHECKING:
@@ -85,9 +86,15 @@ class Intake:
             now = time.monotonic()
             attempt = Attempt(attempt_id, kind, payload, key, chosen, timeout_s, now, urgent)
             # The common case, a proc is idle and nobody waits, needs no queue.
-            at_once = chosen.idle and not kind.is_full and chosen.queue.take_at_once(key)
-            if not at_once and not chosen.queue.offer(attempt, key, urgent):
-                queue = chosen.queue
+            queue = chosen.queue
+            at_once = (
+                chosen.idle
+                and not (
+                    (kind.concurrency is not None or kind.record is not CLEAN) and kind.is_full
+                )
+                and (queue.take_at_once(key) if key else not queue.size)
+            )
+            if not at_once and not queue.offer(attempt, key, urgent):
                 got = f"got {queue.size + queue.held} waiting, want at most {queue.capacity}"
                 raise Refused("QueueFull", got)
         except Refused as why:

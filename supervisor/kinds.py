@@ -51,6 +51,7 @@ class ActionKind:
         "held",
         "is_guarded",
         "is_limited",
+        "is_proven",
         "is_quiet",
         "lane",
         "limits",
@@ -91,6 +92,8 @@ class ActionKind:
         # Nothing must be redacted, sampled or lifted for one of several in a pipe.
         self.is_quiet = not (self.may_hide or self.is_guarded or self.is_limited)
         self.may_wait_in_pipe = False
+        # Whether an attempt has ever answered: its module can be imported in a proc.
+        self.is_proven = False
         self.record = quarantine.CLEAN
         self.held: deque[Attempt] = deque()
         # When the next of those that are in quarantine is looked at, if a look is due at all.

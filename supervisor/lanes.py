@@ -19,7 +19,7 @@ import msgspec
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import pack_frame
 from fsmv2.ipc.linux import memory_barrier
-from fsmv2.ipc.messages import Run
+from fsmv2.ipc.messages import Run, Warm
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.procfsm import ProcState
 from fsmv2.supervisor.core.queue import KeyedQueue
@@ -37,6 +37,7 @@ SMALL_BYTES = 512
 # How long an attempt may keep others waiting in its proc's pipe.
 STALLED_S = 0.005
 AFFINITIES_MAX = 10_000
+WARM_MAX = 32
 QUARANTINE = "quarantine"
 
 
@@ -157,7 +158,7 @@ class Dispatcher:
     def _send(self, proc: ProcHandle, frames: bytes) -> None:
         channel = proc.channel
         # False: it has just died. The kernel will say so, and the attempt goes to another proc.
-        if channel.send_frames(frames) and channel.wants_write:
+        if channel.send_frames(frames) and channel.unsent:
             self._pool.poller.watch(channel.write_fd, partial(self._writable, proc), WRITABLE)
 
     def _writable(self, proc: ProcHandle, _mask: int) -> None:
@@ -173,6 +174,19 @@ class Dispatcher:
         patience_s = min(attempt.timeout_s, attempt.kind.heartbeat_s)
         if now + patience_s < proc.deadline_at or attempt.cancel_cause is not None:
             self._pool.deadlines.watch(proc, attempt, now)
+
+    def warm(self, proc: ProcHandle) -> None:
+        """Have a new proc import what others have run: what it is given first is what waited for
+        a killed one's place. Only what was seen to be importable in a proc."""
+        proven = [kind for kind in self._pool.kinds.values() if kind.is_proven]
+        for kind in proven[-WARM_MAX:]:
+            self._send(proc, pack_frame(encode(Warm(kind.reference))))
+
+    def proven(self, kind: ActionKind) -> None:
+        """An attempt of ``kind`` has answered for the first time: the spares import it too."""
+        kind.is_proven = True
+        for proc in self._pool.spares:
+            self._send(proc, pack_frame(encode(Warm(kind.reference))))
 
     # --- in the pipes -----------------------------------------------------------------------
 

@@ -30,12 +30,12 @@ LEFT_MAX = 1_000
 class Letterbox:
     """Of one pool. ``handles`` is where the handle of each attempt is entered."""
 
-    __slots__ = ("_handles", "_left", "_pool")
+    __slots__ = ("_handles", "_pool", "left")
 
     def __init__(self, pool: Pool, handles: dict[int, Handle]) -> None:
         self._pool = pool
         self._handles = handles
-        self._left: deque[tuple[int, ActionKind, bytes, str, float | None]] = deque()
+        self.left: deque[tuple[int, ActionKind, bytes, str, float | None]] = deque()
 
     def leave(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> bool:
         """Leave ``action``. False: it was not, since its lane has an idle proc, or it needs a
@@ -44,9 +44,9 @@ class Letterbox:
         pool = self._pool
         kind = pool.kinds.get(type(action))
         lane = pool.lanes.get(kind.lane) if kind is not None else None
-        if kind is None or lane is None or len(self._left) >= LEFT_MAX:
+        if kind is None or lane is None or len(self.left) >= LEFT_MAX:
             return False
-        if lane.idle and not self._left:
+        if lane.idle and not self.left:
             return False
         try:
             payload = encode(action)
@@ -54,12 +54,12 @@ class Letterbox:
             return False
         handle.attempt_id = attempt_id = pool.ledger.next_id()
         self._handles[attempt_id] = handle
-        self._left.append((attempt_id, kind, payload, key, timeout_s))
+        self.left.append((attempt_id, kind, payload, key, timeout_s))
         return True
 
     def empty(self) -> None:
         """Give all that was left to the pool. Under the pool's lock."""
-        left, take = self._left, self._pool.intake.take
+        left, take = self.left, self._pool.intake.take
         while left:
             attempt_id, kind, payload, key, timeout_s = left.popleft()
             take(attempt_id, kind, payload, key, None, timeout_s)

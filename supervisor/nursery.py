@@ -63,6 +63,10 @@ class Nursery:
         self._serial = 0
         self._alive = 0
         self._failed_starts = self._failed_by_themselves = 0
+        # Whether procs cannot be started, not one ever was, and nobody else kills them: then it is
+        # a mistake in the program or the machine, not something that passes, and whoever waits
+        # for a result must learn of it.
+        self.is_hopeless = False
         self._fork_after = 0.0
         self.count_wanted()
         self._rate = startrate.full(
@@ -86,13 +90,6 @@ class Nursery:
     def starts_waiting(self) -> int:
         """How many procs are missing and not ordered yet."""
         return max(0, self.wanted - self._alive)
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether procs cannot be started, not one ever was, and nobody else kills them: then it
-        is a mistake in the program or the machine, not something that passes, and whoever waits
-        for a result must learn of it."""
-        return not self.starts and self._failed_by_themselves >= STUCK_AFTER_FAILURES
 
     @property
     def stuck_since(self) -> float | None:
@@ -222,6 +219,7 @@ class Nursery:
         """The proc said hello: it fills a gap in a lane, or waits as a spare."""
         proc.ready_at = now
         self.starts += 1
+        self.is_hopeless = False
         self._failed_starts = self._failed_by_themselves = 0
         self._fork_after = 0.0
         if self._stuck_since is not None:
@@ -231,6 +229,7 @@ class Nursery:
             ProcStarted(slot=proc.slot, pid=proc.pid, startup_s=now - proc.fork_sent_at)
         )
         self._pool.guard.watch_age(proc, now)
+        self._pool.dispatcher.warm(proc)
         # Observations first: without them nothing can be decided at all.
         for lane in reversed(self._pool.lanes.values()):
             if len(lane.members) < lane.size:
@@ -319,6 +318,7 @@ class Nursery:
             self._stuck_since = now
             told = f"{reason} ({failures} failures in a row)"
             self._pool.on_event(PoolStuck(reason=told))
+        self.is_hopeless = not self.starts and self._failed_by_themselves >= STUCK_AFTER_FAILURES
         if self.is_hopeless:
             text = f"no proc can be started: {reason} ({failures} failures in a row)"
             self._pool.refuse_waiting("PoolStuck", text)

@@ -50,33 +50,33 @@ class Allowance:
 class OutputLines:
     """The lines of one proc."""
 
-    __slots__ = ("_allowance", "_is_endless", "_partial", "tail")
+    __slots__ = ("_allowance", "_is_endless", "partial", "tail")
 
     def __init__(self) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._partial = b""
+        self.partial = b""
         self._is_endless = False
         self._allowance = Allowance(LINES_PER_S, LINES_AT_ONCE)
 
     @property
     def is_between_lines(self) -> bool:
         """Whether no part of a line is waiting for its end."""
-        return not (self._partial or self._is_endless)
+        return not (self.partial or self._is_endless)
 
     def feed(
         self, data: bytes, secrets: tuple[str, ...], now: float, *, flush: bool = False
     ) -> list[str]:
         """The whole lines of ``data`` that may be told; with ``flush`` also what has no newline
         yet. When lines were left out, the next one that is told says how many."""
-        lines = (self._partial + data).split(b"\n")
+        lines = (self.partial + data).split(b"\n")
         if self._is_endless:
             # What is left of a line that was too long: it may begin inside a secret.
             lines[0] = b""
             self._is_endless = len(lines) == 1
-        self._partial = lines.pop()
-        if flush or len(self._partial) > PARTIAL_BYTES_MAX:
-            lines.append(self._partial)
-            self._partial = b""
+        self.partial = lines.pop()
+        if flush or len(self.partial) > PARTIAL_BYTES_MAX:
+            lines.append(self.partial)
+            self.partial = b""
             self._is_endless = not flush
         lines = [line for line in lines if line]
         refused = self._allowance.take_refused()

@@ -12,6 +12,8 @@ import contextlib
 import select
 from collections.abc import Callable
 
+# epoll counts in whole milliseconds, select in microseconds: a shorter wait is the latter's.
+FINE_S = 0.002
 EVENTS_MAX = 64
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -22,10 +24,10 @@ Handler = Callable[[int], None]
 class Poller:
     """Descriptors and their handlers. Its own `fileno` can be watched by another poller."""
 
-    __slots__ = ("_epoll", "_handlers", "batch")
+    __slots__ = ("_handlers", "batch", "epoll")
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self.epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         # How many descriptors were ready at the last look.
         self.batch = 0
@@ -35,14 +37,14 @@ class Poller:
 
     def fileno(self) -> int:
         """Readable when `poll` has something to do."""
-        return self._epoll.fileno()
+        return self.epoll.fileno()
 
     def watch(self, fd: int, handler: Handler, mask: int = READABLE) -> None:
         """Call ``handler(mask)`` when ``fd`` is ready (or hung up)."""
         if fd in self._handlers:
-            self._epoll.modify(fd, mask)
+            self.epoll.modify(fd, mask)
         else:
-            self._epoll.register(fd, mask)
+            self.epoll.register(fd, mask)
         self._handlers[fd] = handler
 
     def is_watched(self, fd: int) -> bool:
@@ -53,7 +55,7 @@ class Poller:
         """Stop watching ``fd``. Call it before the descriptor is closed; harmless twice."""
         if self._handlers.pop(fd, None) is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._epoll.unregister(fd)
+                self.epoll.unregister(fd)
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Wait up to ``timeout_s`` for the first event, then call the handlers of a batch."""
@@ -61,10 +63,16 @@ class Poller:
 
     def collect(self, timeout_s: float) -> list[tuple[int, int]]:
         """Wait up to ``timeout_s`` for the first event; the batch is for `handle`."""
+        if timeout_s <= 0:
+            return self.epoll.poll(0, EVENTS_MAX)
+        if timeout_s >= FINE_S:
+            # Rounded down to its milliseconds, so that the rest can be waited for exactly.
+            return self.epoll.poll(int(timeout_s * 1000) / 1000, EVENTS_MAX)
         try:
-            return self._epoll.poll(timeout_s, EVENTS_MAX)
-        except InterruptedError:
-            return []
+            select.select([self.epoll], [], [], timeout_s)
+        except ValueError:  # its number is over 1,023
+            return self.epoll.poll(timeout_s, EVENTS_MAX)
+        return self.epoll.poll(0, EVENTS_MAX)
 
     def handle(self, ready: list[tuple[int, int]]) -> None:
         """Call the handlers of a batch that `collect` gave, before anything else is unwatched."""
@@ -76,4 +84,4 @@ class Poller:
     def close(self) -> None:
         """Close the epoll descriptor; the watched ones stay their owners'."""
         self._handlers.clear()
-        self._epoll.close()
+        self.epoll.close()

@@ -107,6 +107,7 @@ class Pool:
         self.kinds = Kinds()
         self.closing = False
         self.on_event = on_event
+        self._recycles = options.recycling != recycling.NEVER
         self.run_folder = run_folder
         self.metrics_folder = metrics_folder
         self.random = random.Random()
@@ -164,7 +165,8 @@ class Pool:
         """`step` with what `poller.collect` gave, for an owner that waits there by itself."""
         self.poller.handle(ready)
         now = time.monotonic()
-        if self.deadlines.are_due(now):
+        heap = self.deadlines.heap
+        if heap and heap[0][0] <= now:
             self.deadlines.fire(now, self.happen)
         self.nursery.tend(now)
 
@@ -384,7 +386,7 @@ class Pool:
             return
         if proc.state is ProcState.IDLE:
             lane.idle.append(proc)
-            if proc.worn is not None or self.options.recycling is not recycling.NEVER:
+            if proc.worn is not None or self._recycles:
                 why = proc.worn or self.guard.recycle(proc)
                 if why is not None:
                     proc.detail = why

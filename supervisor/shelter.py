@@ -24,6 +24,7 @@ _set_handler = _signal.signal
 _get_handler = _signal.getsignal
 _get_ident = threading.get_ident
 _main_ident = threading.main_thread().ident
+_default = signal.default_int_handler
 SIGINT = int(signal.SIGINT)
 
 
@@ -47,7 +48,7 @@ class Shelter:
     def __enter__(self) -> Self:
         if _get_ident() == _main_ident:
             previous = _get_handler(SIGINT)
-            if _may_raise(previous):
+            if previous is _default or _may_raise(previous):
                 # Raises what is pending before it changes anything: nothing is to be undone.
                 _set_handler(SIGINT, self._on_signal)
                 self._previous = previous

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 STACK_BUDGET_S = 0.020
 READER_BUDGET_S = 0.010
-# When the root looks whether Python code has run since the dump. The second look comes after a
+# When the root looks whether Python code has run since the dump. The last look comes after a
 # thread that waits for the GIL would have got it (sys.getswitchinterval: 5 ms).
-ECHO_LOOKS_S = (0.001, 0.006)
+ECHO_LOOKS_S = (0.0005, 0.002, 0.006)
 # CPU time without coming to a handler that makes sure: Python code looks for one at least at
 # each call and each jump back.
 SURE_CPU_S = 0.0003

@@ -28,7 +28,6 @@ from fsmv2.ipc.linux import die_with_parent, register_for_barriers
 from fsmv2.ipc.messages import (
     Answer,
     Done,
-    Exit,
     Fork,
     FromProc,
     Hello,
@@ -37,6 +36,7 @@ from fsmv2.ipc.messages import (
     Skipped,
     Spilled,
     ToProc,
+    Warm,
 )
 from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
@@ -100,9 +100,13 @@ class Proc:
             while data := os.read(self._run_read, 1 << 16):
                 for body in self._buffer.feed(data):
                     order = _decode(body)
-                    if isinstance(order, Exit):
+                    if isinstance(order, Run):
+                        self._answer(order)
+                    elif isinstance(order, Warm):
+                        with contextlib.suppress(Exception):  # told when it is needed
+                            _load(order.action)
+                    else:
                         return 0
-                    self._answer(order)
                 if self._buffer.fault is not None:
                     raise self._buffer.fault
         except FrameError as error:

@@ -86,6 +86,9 @@ class Loky(_Executor):
 
         return loky.ProcessPoolExecutor(PROCS)
 
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, kill_workers=True)
+
     def reopen(self) -> None:
         self._executor.shutdown(wait=False, kill_workers=True)
         self.open()

@@ -32,8 +32,11 @@ class Fenced(NamedTuple):
     errors: str
 
 
-def run_fenced(command: Sequence[str], limit_s: float) -> Fenced:
-    """Run ``command`` for at most ``limit_s`` seconds, then end it and all it started."""
+def run_fenced(command: Sequence[str], limit_s: float, folder: str | None = None) -> Fenced:
+    """Run ``command`` for at most ``limit_s`` seconds, then end it and all it started.
+
+    ``folder`` is for its temporary files: who is killed does not clean up.
+    """
     set_subreaper(True)
     others = set(children_of(os.getpid()))
     began = time.monotonic()
@@ -43,6 +46,7 @@ def run_fenced(command: Sequence[str], limit_s: float) -> Fenced:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
+            env=None if folder is None else {**os.environ, "TMPDIR": folder},
             start_new_session=True,
         )
         try:

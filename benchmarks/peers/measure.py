@@ -30,7 +30,7 @@ class Size(NamedTuple):
     opens: int = 3
     repeats: int = 25
     shape_s: float = 2.5
-    watch_s: float = 3.0
+    watch_s: float = 6.0  # longer than it takes the slowest that does come
     kills: int = 200
     still_s: float = 8.0
 

@@ -65,6 +65,10 @@ class Billiard(_Pool):
     name = module = distribution = "billiard"
     own_limits = True
 
+    def open(self) -> None:
+        # Without a limit of its own it takes those of tasks and does not watch them.
+        self._pool = importlib.import_module(self.module).Pool(PROCS, timeout=600)
+
     def submit(
         self, task: Callable[..., Any], *arguments: Any, limit_s: float | None = None
     ) -> Any:

@@ -139,6 +139,6 @@ def verdicts(rounds: Measured, kills: int) -> list[Verdict]:
 
 def verdict_rows(verdicts: list[Verdict]) -> list[list[str]]:
     """As a table with a head."""
-    words = {True: "met", False: "NOT MET", None: "-"}
+    words = {True: "met", False: "not met", None: "-"}
     rows = [[each.what, each.figure, each.target, words[each.holds]] for each in verdicts]
     return [["target", "measured", "wanted", "verdict"], *rows]

@@ -8,21 +8,24 @@ memory hides no leak. Safe to use from any thread.
 
 from __future__ import annotations
 
+import array
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _NEVER, _OPEN, _SETTLED = 0, 1, 2
+ENDINGS = {
+    "crashed": (signal.SIGKILL, signal.SIGSEGV),
+    "timed_out": (signal.SIGSTOP,),
+}
 # What a strike may be told as. A stopped proc may be killed before its deadline.
 CAUSES = {
     "killed_from_outside": (signal.SIGKILL,),
     "crashed:SIGSEGV": (signal.SIGSEGV,),
     "stopped_process": (signal.SIGSTOP,),
     "timed_out": (signal.SIGSTOP,),
-    # Half a frame was read before the death was seen. Not the cause, but what was seen first.
-    "lost_channel": (signal.SIGKILL, signal.SIGSEGV),
 }
 FAULTS_MAX = 20
 
@@ -37,6 +40,8 @@ class Accounts:
         self._attempts = bytearray(1)
         self.statuses: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
+        # Tokens of those that ended otherwise. Arrays: thousands of them are a few KiB.
+        self._ends = {"crashed": array.array("I"), "timed_out": array.array("I")}
         self.faults: list[str] = []
         self.fault_count = 0
 
@@ -72,7 +77,11 @@ class Accounts:
                     self._fault(f"action {token}: a value that is not its own")
                 return True
             self.verdicts[result.verdict] += 1
-            if result.status not in ("crashed", "timed_out"):
+            if result.status in self._ends:
+                self._ends[result.status].append(token)
+                if result.certificate is None or result.certificate.started_at is None:
+                    self._fault(f"action {token}: {result.status}, but it had not begun")
+            else:
                 self._fault(f"action {token}: {result.status}: {result.error}")
             return False
 
@@ -87,13 +96,10 @@ class Accounts:
             missing = self._states.count(_OPEN)
             if missing:
                 self._fault(f"{missing} of {self.submitted} actions have no result")
-            fatal = strikes.get(signal.SIGKILL, 0) + strikes.get(signal.SIGSEGV, 0)
-            stops = strikes.get(signal.SIGSTOP, 0)
-            for status, most, what in (
-                ("crashed", fatal, "SIGKILLs and SIGSEGVs"),
-                ("timed_out", stops, "SIGSTOPs"),
-            ):
+            for status, numbers in ENDINGS.items():
+                most = sum(strikes.get(number, 0) for number in numbers)
                 if self.statuses[status] > most:
+                    what = " and ".join(f"{number.name}s" for number in numbers)
                     self._fault(f"{self.statuses[status]} actions {status}, but {most} {what}")
             for verdict, count in self.verdicts.items():
                 most = sum(strikes.get(number, 0) for number in CAUSES.get(verdict, ()))
@@ -104,6 +110,18 @@ class Accounts:
                 self._fault(f"{untold} actions called nobody back, {missing} have no result")
             hidden = self.fault_count - len(self.faults)
             return self.faults + ([f"and {hidden} more faults"] if hidden else [])
+
+    def check_pids(self, pids: Sequence[int], strikes: Mapping[tuple[int, int], int]) -> None:
+        """Each action that did not succeed has to have run in a process that was struck, and no
+        more of them than it was struck. ``pids``: token to process, 0 if it did not come to say;
+        ``strikes``: (process, signal) to how many. Found faults are told by `check`."""
+        with self._lock:
+            for status, tokens in self._ends.items():
+                known = (pids[token] for token in tokens if token < len(pids))
+                for pid, count in Counter(known).items():
+                    most = sum(strikes.get((pid, number), 0) for number in ENDINGS[status])
+                    if pid and count > most:
+                        self._fault(f"{count} actions {status} in process {pid}, struck {most}×")
 
     def _attempt(self, token: int, number: int) -> None:
         if number >= len(self._attempts):

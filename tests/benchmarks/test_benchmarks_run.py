@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from killing.shapes import SHAPES
+from running import until
+
+from fsmv2.ipc.linux import descendants_of, is_alive
 
 pytestmark = [pytest.mark.proc, pytest.mark.timeout(400)]
 
@@ -70,6 +74,18 @@ def test_pools_hangs_deaths_and_kills_cost_ours_no_bystander(tmp_path: Path) -> 
     assert kills["kills_survived"] == 5
     assert kills["kills_lost"] <= 5
     assert kills["kills_zombies"] == 0
+
+
+def test_pools_can_measure_every_pool_that_is_installed(tmp_path: Path) -> None:
+    """Who cannot be started would be told as one that fails."""
+    raw = tmp_path / "pools.json"
+    run("pools.py", "--quick", "--figures", "start", "--json", str(raw))
+
+    document = json.loads(raw.read_text())
+    assert {"fsmv2", "multiprocessing.Pool", "multiprocess.Pool"} <= set(document["peers"])
+    assert [(each["peer"], each["error"]) for each in document["rounds"]] == [
+        (peer, None) for peer in document["peers"] if not peer.startswith("raw ")
+    ]
 
 
 def test_wrong_options_are_refused_with_what_is_known() -> None:
@@ -138,3 +154,33 @@ def test_a_wedged_peer_is_ended_with_all_it_started(tmp_path: Path) -> None:
     started = pids.read_text().split()
     assert len(started) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+def test_ticks_runs_actions_and_tells_its_three_rows(tmp_path: Path) -> None:
+    raw = tmp_path / "tick.json"
+    run("tick.py", "--seconds", "2", "--json", str(raw))
+
+    figures = json.loads(raw.read_text())
+    assert figures["nodes"] == 101
+    assert figures["succeeded"] > 0
+    assert all(figures[row]["count"] > 0 for row in ("bring_up_ms", "tick_ms", "enqueue_ms"))
+
+
+def test_pools_that_is_told_to_end_ends_the_pool_it_measures(tmp_path: Path) -> None:
+    raw = tmp_path / "pools.json"
+    command = [sys.executable, "-P", str(BENCHMARKS / "pools.py"), "--only", "multiprocessing.Pool"]
+    measuring = subprocess.Popen(
+        [*command, "--figures", "hangs", "--json", str(raw)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        started = until(
+            lambda: len(below := descendants_of(measuring.pid)) >= 3 and below, "a pool to measure"
+        )
+    finally:
+        measuring.terminate()
+        assert measuring.wait(120) == 128 + signal.SIGTERM
+
+    # The measured process, and the two of its pool.
+    assert not any(is_alive(pid) for pid in started)

@@ -90,14 +90,14 @@ def test_targets_are_met_not_met_or_not_measured() -> None:
     assert good["no-op round trip p50"] == ("45 µs", "met")
     assert good["no-op round trip p50: against ProcessPoolExecutor"] == ("5.02 times", "met")
     assert good["throughput, pipelined: against ProcessPoolExecutor"] == ("15 times", "met")
-    assert bad["no-op round trip p50"] == ("51 µs", "NOT MET")
+    assert bad["no-op round trip p50"] == ("51 µs", "not met")
     assert bad["no-op round trip p50: against ProcessPoolExecutor"] == ("not measured", "-")
 
 
 def test_a_slot_that_never_came_back_is_a_target_not_met() -> None:
     words = words_of([measured("fsmv2", "hangs", slot_noterm_ms=[1.0, None])])
 
-    assert words["same, SIGTERM ignored"] == ("1 times never", "NOT MET")
+    assert words["same, SIGTERM ignored"] == ("1 times never", "not met")
 
 
 def test_each_kill_may_cost_one_task_and_no_more() -> None:
@@ -107,8 +107,8 @@ def test_each_kill_may_cost_one_task_and_no_more() -> None:
     lost = "random SIGKILLs survived, of 200: tasks lost to them"
     assert fine["random SIGKILLs survived, of 200"] == ("200", "met")
     assert fine[lost] == ("200", "met")
-    assert poor["random SIGKILLs survived, of 200"] == ("199", "NOT MET")
-    assert poor[lost] == ("200", "NOT MET")
+    assert poor["random SIGKILLs survived, of 200"] == ("199", "not met")
+    assert poor[lost] == ("200", "not met")
 
 
 def test_a_table_is_the_same_for_a_terminal_and_a_document() -> None:

@@ -9,8 +9,10 @@ from soaking import leaks
 from soaking.accounts import FAULTS_MAX, Accounts, order_faults
 
 from fsmv2.supervisor import ActionResult
+from fsmv2.supervisor.core.action import DeathCertificate
 
 ATTEMPTS = iter(range(1, 10_000))
+CERTIFICATE = DeathCertificate(verdict="killed_from_outside", started_at=1.0)
 
 
 def result(status: str = "succeeded", **fields: Any) -> ActionResult:
@@ -21,7 +23,7 @@ def result(status: str = "succeeded", **fields: Any) -> ActionResult:
 def settled(accounts: Accounts, status: str = "succeeded", value: Any = 7) -> int:
     token = accounts.open()
     accounts.told(token)
-    accounts.settle(token, result(status, value=value), 7)
+    accounts.settle(token, result(status, value=value, certificate=CERTIFICATE), 7)
     return token
 
 
@@ -33,8 +35,26 @@ def test_actions_with_one_right_result_each_are_fine() -> None:
 
     assert accounts.submitted == 4
     assert accounts.statuses == {"succeeded": 3, "crashed": 1}
-    # A verdict of "crashed" alone is no cause of death.
-    assert accounts.check({signal.SIGKILL: 1}) == ["1 actions crashed, of 0 strikes that cause it"]
+    assert accounts.check({signal.SIGKILL: 1}) == []
+
+
+def test_a_cause_of_death_that_was_not_the_strike_is_a_fault() -> None:
+    accounts = Accounts()
+    settled(accounts, "crashed")
+
+    assert accounts.check({signal.SIGSEGV: 1}) == [
+        "1 actions killed_from_outside, of 0 strikes that cause it"
+    ]
+
+
+def test_an_action_blamed_for_a_death_before_it_had_begun_is_a_fault() -> None:
+    accounts = Accounts()
+    token = accounts.open()
+    accounts.told(token)
+    never = DeathCertificate(verdict="killed_from_outside")
+    accounts.settle(token, result("crashed", certificate=never), 7)
+
+    assert accounts.check({signal.SIGKILL: 1}) == ["action 1: crashed, but it had not begun"]
 
 
 def test_an_action_without_a_result_is_a_fault() -> None:
@@ -165,3 +185,19 @@ def test_the_leak_table_has_a_line_for_each_thing() -> None:
 
     assert [line.split()[0] for line in lines[1:]] == list(leaks.Reading._fields)
     assert lines[leaks.Reading._fields.index("cgroups") + 1].split()[1:] == ["-", "-"]
+
+
+def test_an_action_lost_in_a_process_that_nobody_struck_is_a_fault() -> None:
+    """Or a second one in a process that was struck once: one attempt for each kill."""
+    accounts = Accounts()
+    tokens = [settled(accounts, "crashed") for _ in range(4)]
+    strikes = {(11, signal.SIGKILL): 1, (12, signal.SIGSEGV): 2, (13, signal.SIGSTOP): 1}
+    for pids, fault in (
+        ([0, 11, 12, 12, 0], None),
+        ([0, 11, 11, 12, 12], "2 actions crashed in process 11, struck 1×"),
+        ([0, 11, 12, 12, 13], "1 actions crashed in process 13, struck 0×"),
+    ):
+        accounts.faults.clear()
+        accounts.check_pids(pids, strikes)
+
+        assert accounts.faults == ([fault] if fault else []), tokens

@@ -135,7 +135,7 @@ class World:
                 is_hopeless=False,
                 procs=[],
                 left=self._left,
-                bury=lambda proc, failed_start: proc.close(),
+                bury=lambda proc, failed_start, by_others: proc.close(),
                 exit_of=lambda proc: (-9, 0.0),
                 name_of=lambda proc: proc.slot,
                 oom=SimpleNamespace(risen=lambda pid, name: None, look=lambda: None),
