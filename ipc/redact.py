@@ -29,6 +29,28 @@ def secrets_in(value: Any) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda text: (-len(text), text)))
 
 
+def texts_in(value: Any) -> tuple[str, ...]:
+    """All texts inside ``value``, plain containers as a decoder without a type makes them, for
+    when it cannot be told which of them are secret."""
+    found: set[str] = set()
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, str):
+            found.update(_forms_of(part))
+        elif isinstance(part, dict):
+            todo += [*part, *part.values()]
+        elif isinstance(part, list | tuple):
+            todo += part
+    return tuple(sorted(found, key=lambda text: (-len(text), text)))
+
+
+def _forms_of(text: str) -> set[str]:
+    # Also as it looks line by line, and quoted (a KeyError's text is a repr).
+    forms = {text, *text.splitlines(), repr(text)[1:-1], json.dumps(text)[1:-1]}
+    return {form for form in forms if len(form) >= SECRET_CHARS_MIN}
+
+
 def _collect(value: Any, found: set[str], depth: int) -> None:
     kind = value.__class__
     if kind in _PLAIN or depth == 0:
@@ -37,9 +59,7 @@ def _collect(value: Any, found: set[str], depth: int) -> None:
     if encode_value is not None:
         text = encode_value()
         if isinstance(text, str):
-            # Also as it looks line by line, and quoted (a KeyError's text is a repr).
-            forms = {text, *text.splitlines(), repr(text)[1:-1], json.dumps(text)[1:-1]}
-            found.update(form for form in forms if len(form) >= SECRET_CHARS_MIN)
+            found.update(_forms_of(text))
         return
     parts: Iterable[Any] = ()
     if isinstance(value, msgspec.Struct):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fsmv2.ipc.codec import decode
-from fsmv2.ipc.redact import secrets_in
+from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.redact import secrets_in, texts_in
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.core.action import ActionResult
@@ -47,6 +48,7 @@ class Attempt(msgspec.Struct, eq=False):
     cancelled_at: float = 0.0
     is_held: bool = False
     is_terminated: bool = False
+    hidden: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         return f"<attempt {self.id} {self.name} key={self.key!r} lane={self.lane.name}>"
@@ -58,8 +60,18 @@ class Attempt(msgspec.Struct, eq=False):
 
     def secrets(self) -> tuple[str, ...]:
         """The texts of the action that must not be shown. Read from what was sent, when they
-        are needed: most attempts end without a word."""
-        return secrets_in(decode(self.payload, self.kind.type)) if self.kind.may_hide else ()
+        are needed: most attempts end without a word. Never raises."""
+        if self.hidden is None:
+            self.hidden = self._read_secrets() if self.kind.may_hide else ()
+        return self.hidden
+
+    def _read_secrets(self) -> tuple[str, ...]:
+        try:
+            return secrets_in(decode(self.payload, self.kind.type))
+        except FrameError:
+            # A field of another type than declared, or a type's own code that raises: the proc
+            # cannot read it either, but what it says meanwhile is told. Any text may be secret.
+            return texts_in(decode(self.payload, Any))
 
 
 class Ledger:

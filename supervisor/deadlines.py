@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 
 from fsmv2.supervisor.attempts import Attempt
-from fsmv2.supervisor.core.procfsm import ProcEvent
+from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.procs import ProcHandle
 
 Handler = Callable[[], None]
@@ -80,7 +80,9 @@ class Deadlines:
                 if moment != proc.deadline_at:
                     continue  # an earlier one was set since, and has been handled
                 proc.deadline_at = math.inf
-                if proc.attempt is None:
+                # One that is being ended has its cause of death already: a kill takes effect,
+                # and is reaped, while deadlines go on passing.
+                if proc.attempt is None or proc.state is not ProcState.BUSY:
                     continue
                 later = true_end(proc, proc.attempt, now)
                 if later is not None:
@@ -96,7 +98,9 @@ def true_end(proc: ProcHandle, attempt: Attempt, now: float) -> float | None:
     if attempt.cancel_cause is not None:
         return _end_of_cancelled(proc, attempt, now)
     begun_id, begun_at, _cpu_s = proc.page.begun()
-    start = begun_at if begun_id == attempt.id else proc.attempt_at
+    # The page is the action's to spoil: a start that has not come yet would put the end off.
+    has_begun = begun_id == attempt.id and begun_at <= now
+    start = begun_at if has_begun else proc.attempt_at
     has_answered = proc.page.begun_place() > attempt.place
     if has_answered and now - start < attempt.timeout_s + ANSWER_S_MAX:
         # The next one is at work: this one's answer is about to be read.

@@ -66,6 +66,7 @@ class ActionKind:
         "timeout_s_max",
         "type",
         "value_type",
+        "wakes_at",
     )  # fmt: skip
 
     def __init__(self, kind: type[Action]) -> None:
@@ -95,6 +96,8 @@ class ActionKind:
         self.is_proven = False
         self.record = quarantine.CLEAN
         self.held: deque[Attempt] = deque()
+        # When the next of those that are in quarantine is looked at, if a look is due at all.
+        self.wakes_at = 0.0
 
     def __repr__(self) -> str:
         apart = ", quarantined" if self.record.is_quarantined else ""

@@ -52,7 +52,8 @@ class Lane:
         self.queue: KeyedQueue[Attempt] = KeyedQueue(queue)
         self.members: dict[ProcHandle, None] = {}
         self.idle: list[ProcHandle] = []
-        self.affinity: dict[str, ProcHandle] = {}
+        # The serial of the key's proc, not the proc: a dead one must not be kept for its keys.
+        self.affinity: dict[str, int] = {}
         self.waiting_in_pipes = 0
 
     def add(self, proc: ProcHandle) -> None:
@@ -71,17 +72,18 @@ class Lane:
         """Take an idle proc: the one that holds the key's warm connections, if it is idle, else
         the one that was busy last."""
         if key:
-            proc = self.affinity.get(key)
-            if proc is not None and proc in self.idle:
-                self.idle.remove(proc)
-                return proc
+            serial = self.affinity.get(key)
+            for proc in self.idle if serial is not None else ():
+                if proc.serial == serial:
+                    self.idle.remove(proc)
+                    return proc
         return self.idle.pop()
 
     def remember(self, key: str, proc: ProcHandle) -> None:
         """``proc`` holds the warm connections of ``key``."""
         if len(self.affinity) >= AFFINITIES_MAX:
             self.affinity.clear()
-        self.affinity[key] = proc
+        self.affinity[key] = proc.serial
 
 
 class Dispatcher:
@@ -347,7 +349,9 @@ class Dispatcher:
         now = time.monotonic()
         if kind.record.not_before > now:
             moment = kind.record.not_before
-            pool.deadlines.call(moment, partial(self.try_quarantined, kind))
+            if kind.wakes_at != moment:  # one look for all that are submitted until then
+                kind.wakes_at = moment
+                pool.deadlines.call(moment, partial(self.try_quarantined, kind))
             return
         if solo.idle:
             attempt = kind.held.popleft()

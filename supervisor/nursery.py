@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import os
 import select
-import shutil
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ from fsmv2.supervisor.memoryevents import OomCounters
 from fsmv2.supervisor.orphans import Orphans
 from fsmv2.supervisor.outsidereader import reader_fault
 from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.removal import Removal
 from fsmv2.supervisor.spill import scratch_of
 from fsmv2.supervisor.templatekeeper import TemplateKeeper
 
@@ -44,6 +44,8 @@ STUCK_AFTER_FAILURES = 3
 # Starts granted at once beyond the procs that are wanted in the first place.
 STARTS_BURST_EXTRA = 20
 LAST_SWEEP_S = 2.0
+# Between two portions of what a dead proc has left in its folder.
+REMOVE_AGAIN_S = 0.005
 
 _pools = itertools.count(1)
 
@@ -80,6 +82,8 @@ class Nursery:
         self.orphans = Orphans(self._name)
         self.groups = NO_GROUPS
         self.oom = OomCounters()
+        self._removal = Removal(pool.run_folder)
+        self._is_removing = False
 
     def count_wanted(self) -> None:
         """A lane has another size: count how many procs there should be."""
@@ -299,7 +303,14 @@ class Nursery:
             self._slots.append(proc.slot)
         scratch = scratch_of(pool.run_folder, proc)
         if os.path.isdir(scratch):
-            shutil.rmtree(scratch, ignore_errors=True)
+            self._removal.add(scratch)
+            if not self._is_removing:
+                self._remove_more()
+
+    def _remove_more(self) -> None:
+        self._is_removing = self._removal.go_on()
+        if self._is_removing:
+            self._pool.deadlines.call(time.monotonic() + REMOVE_AGAIN_S, self._remove_more)
 
     def _fail_start(self, now: float, by_others: bool = False) -> None:
         self._failed_starts += 1
@@ -348,6 +359,8 @@ class Nursery:
             if time.monotonic() > give_up:
                 break
             time.sleep(0.005)
+        while self._removal.go_on():
+            pass
         self.groups.close()
         self.groups = NO_GROUPS
         self.oom.close()

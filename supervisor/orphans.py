@@ -51,6 +51,9 @@ class Orphans:
         for pid in children:
             if pid in known:
                 continue
+            if pid in self._buried:
+                # A dead proc's number, given out anew: what bears it now is the host's.
+                self._buried = deque((one for one in self._buried if one != pid), BURIED_MAX)
             orphan = orphan_of(pid)
             ours = pid in self._doomed or orphan.proc_pid in living | set(self._buried)
             if orphan.is_zombie:

@@ -175,8 +175,8 @@ class DeathCertificate(msgspec.Struct, frozen=True, kw_only=True):
     """Why and how an attempt was ended from outside, or its proc died under it.
 
     Every field says what was read; None means it could not be. ``verdict`` is one of
-    timed_out, crashed:SIGNAL, exited:CODE, killed_from_outside, stopped_process, cancelled,
-    lost_channel. ``sent_by`` says who sent the signal and how we know. Seconds for durations,
+    timed_out, hung_in_c, stopped_process, crashed:SIGNAL, exited:CODE, killed_from_outside,
+    out_of_memory, too_many_processes, cancelled, lost_channel. ``sent_by`` says who sent the signal and how we know. Seconds for durations,
     seconds since the epoch for moments, bytes for memory.
     """
 
