@@ -176,8 +176,9 @@ class DeathCertificate(msgspec.Struct, frozen=True, kw_only=True):
 
     Every field says what was read; None means it could not be. ``verdict`` is one of
     timed_out, hung_in_c, stopped_process, crashed:SIGNAL, exited:CODE, killed_from_outside,
-    out_of_memory, too_many_processes, cancelled, lost_channel. ``sent_by`` says who sent the signal and how we know. Seconds for durations,
-    seconds since the epoch for moments, bytes for memory.
+    out_of_memory, too_many_processes, cancelled, lost_channel. ``sent_by`` says who sent the
+    signal and how we know. Seconds for durations, seconds since the epoch for moments, bytes
+    for memory.
     """
 
     verdict: str
