@@ -212,7 +212,7 @@ def _options(given: dict[str, Any]) -> PoolOptions:
         raise SpecError(f"cannot make the pool: {error}; want of {known}") from None
     try:
         # Made by a call, its fields were not looked at.
-        options = msgspec.convert(msgspec.to_builtins(options), PoolOptions)
+        msgspec.convert(msgspec.to_builtins(options), PoolOptions)
     except (msgspec.ValidationError, TypeError) as error:
         raise SpecError(f"cannot make the pool: {error}") from None
     _check("spares", options.spares, 0)
