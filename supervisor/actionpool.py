@@ -10,11 +10,14 @@ this class: it owns a `Pool` and has neither threads nor locks.
 from __future__ import annotations
 
 import atexit
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+import msgspec
 
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
@@ -61,6 +64,8 @@ class ActionPool:
         if callables:
             options["preload"] = (*options.get("preload", ()), _MODULE_OF_CALLS)
         sizes = {"actions": default_procs() if procs is None else procs, **(lanes or {})}
+        for name, size in sizes.items():
+            _check("procs" if name == "actions" else f"lanes[{name!r}]", size, 1)
         chosen = _options(options)
         self._driver = Driver()
         self._folder = tempfile.mkdtemp(prefix="fsmv2-pool-")
@@ -201,7 +206,27 @@ _MODULE_OF_CALLS = "fsmv2.supervisor.callables"
 
 def _options(given: dict[str, Any]) -> PoolOptions:
     try:
-        return PoolOptions(**{"queue": QUEUE, **given})
+        options = PoolOptions(**{"queue": QUEUE, **given})
     except TypeError as error:
         known = ", ".join(PoolOptions.__struct_fields__)
         raise SpecError(f"cannot make the pool: {error}; want of {known}") from None
+    try:
+        # Made by a call, its fields were not looked at.
+        msgspec.convert(msgspec.to_builtins(options), PoolOptions)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise SpecError(f"cannot make the pool: {error}") from None
+    _check("spares", options.spares, 0)
+    for name in ("queue", "pipeline", "result_bytes_max"):
+        _check(name, getattr(options, name), 1)
+    if not 0 < options.starts_per_s < math.inf:
+        raise SpecError(
+            f"cannot make the pool: starts_per_s is {options.starts_per_s!r}, want more than 0"
+        )
+    return options
+
+
+def _check(name: str, got: Any, low: int) -> None:
+    if not isinstance(got, int) or isinstance(got, bool) or got < low:
+        raise SpecError(
+            f"cannot make the pool: {name} is {got!r}, want a whole number from {low} up"
+        )

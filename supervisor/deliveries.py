@@ -21,6 +21,7 @@ from fsmv2.supervisor.handles import Callbacks, Handle
 Settled = list[tuple[Handle, ActionResult]]
 NOTHING: Settled = []
 CLOSED = ("PoolClosed", "cannot run an action: the pool is closed")
+NOT_STARTED = ("PoolNotStarted", "cannot use the pool: it was not started; want `with` or start()")
 
 
 class Deliveries:
@@ -33,7 +34,8 @@ class Deliveries:
         self._early: ActionResult | None = None
         self._settled: Settled = []
         self._followers: dict[Any, Handle] = {}  # by seat, see `driver`; under state_lock
-        self._why_not: tuple[str, str] | None = None  # kind and text of all refusals from now on
+        # Kind and text of all refusals from now on.
+        self._why_not: tuple[str, str] | None = NOT_STARTED
         self._pid = os.getpid()
         self._foreign = False
 
@@ -44,6 +46,12 @@ class Deliveries:
                 f"cannot use the pool here: its procs belong to process {self._pid}, from which "
                 "this one was forked; want a pool made in this process"
             )
+
+    def check_usable(self) -> None:
+        """As `check_ours`, and before the pool's start too."""
+        self.check_ours()
+        if self._why_not is NOT_STARTED:
+            raise FsmError(NOT_STARTED[1])
 
     # --- under the pool's lock ----------------------------------------------------------------
 
@@ -66,6 +74,10 @@ class Deliveries:
         for ever for what will not come."""
         self._why_not = self._why_not or ("PoolBroken", f"{type(error).__name__}: {error}")
         self._give_up_on_the_open()
+
+    def _take_no_more(self) -> None:
+        if self._why_not in (None, NOT_STARTED):
+            self._why_not = CLOSED
 
     def open_handles(self) -> list[Handle]:
         """The handles without a result."""

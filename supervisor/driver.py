@@ -29,7 +29,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
-from fsmv2.supervisor.deliveries import CLOSED, NOTHING, Deliveries, Settled, broke_in, wake
+from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, wake
 from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.letterbox import Letterbox
 from fsmv2.supervisor.shelter import Shelter
@@ -80,6 +80,7 @@ class Driver(Deliveries):
         self._letterbox = Letterbox(pool, self._open)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = pool.next_moment() or NEVER
+        self._why_not = None
         self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
         self._thread.start()
 
@@ -104,7 +105,7 @@ class Driver(Deliveries):
             with self._lock:
                 settled = self._submit(handle, action, key, timeout_s)
         else:  # at once, though whoever closes holds the lock
-            self.check_ours()
+            self.check_usable()
             settled = [(handle, self._refusal(action_name(type(action)), 0))]
         if settled:
             self._deliver(settled)
@@ -321,7 +322,7 @@ class Driver(Deliveries):
 
     def change(self, function: Any) -> Any:
         """``function(pool)``, under the lock, where it may give results and work."""
-        self.check_ours()
+        self.check_usable()
         with Shelter():
             with self._lock:
                 self._enter()
@@ -337,7 +338,7 @@ class Driver(Deliveries):
 
     def look(self, function: Any) -> Any:
         """``function(pool)``, under the lock."""
-        self.check_ours()
+        self.check_usable()
         with Shelter(), self._lock:
             if self._why_not is None:
                 self._letterbox.empty()
@@ -361,7 +362,7 @@ class Driver(Deliveries):
                 if self._inside:
                     raise broke_in()
                 self._closing = True
-                self._why_not = self._why_not or CLOSED
+                self._take_no_more()
                 self._kick()
             self._ring()
             with self._lead:  # the leader leaves when it has seen that
