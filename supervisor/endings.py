@@ -42,6 +42,9 @@ class Endings:
         """The proc is dead and reaped: give its attempts' results, free everything it had."""
         pool = self._pool
         code, cpu_s = pool.nursery.exit_of(proc)
+        if code == -signal.SIGKILL and proc.killed_at is None:
+            # Somebody else was faster, while we still looked at its stack: not our kill.
+            proc.cause = proc.detail = None
         proc.keep_stack()
         had = proc.attempt
         lanes = {proc.lane: None, **{one.lane.name: None for one in proc.behind}}
