@@ -104,6 +104,7 @@ class Handle(Future[Any]):
             with self._condition:  # two threads may ask for it at the same time
                 if not self._is_loaded:
                     self._settled = self._load(settled)
+                self._is_loaded = True  # before the next one is let in: the file is gone
         self._is_loaded = True
 
     def _is_laden(self, result: ActionResult) -> bool:
