@@ -51,12 +51,15 @@ EXIT_BAD_ORDER = 70
 INLINE_BYTES_MAX = FRAME_BYTES_MAX - 128
 TRACEBACK_CHARS_MAX = 16_000
 MESSAGE_CHARS_MAX = 4_000
+KIND_CHARS_MAX = 200
 ADOPTION_S_MAX = 5.0
 # How old the reading of CPU time may be with which an action begins: what its certificate says
 # is wrong by no more than that.
 CPU_AGE_S = 0.001
 
 _decode = decoder_of(ToProc)
+# The name a class really has, past whatever its metaclass says.
+_get_name = type.__dict__["__name__"].__get__
 
 
 class Proc:
@@ -131,7 +134,7 @@ class Proc:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        except Exception:  # closed by the action, or whatever it put in their place
+        except BaseException:  # closed by the action, or whatever it put in their place
             pass
         self._send(answer)
 
@@ -167,7 +170,7 @@ class Proc:
             secrets = secrets_in(action)
             return Raised(
                 attempt_id=attempt_id,
-                kind=type(error).__name__,
+                kind=_name_of(type(error)),
                 message=redact(_text_of(error), secrets)[:MESSAGE_CHARS_MAX],
                 traceback=redact(_trace_of(error), secrets)[-TRACEBACK_CHARS_MAX:],
                 began_at=began_at,
@@ -253,10 +256,14 @@ def resolve(reference: str) -> Any:
     return found
 
 
+def _name_of(kind: type[BaseException]) -> str:
+    return _plain(_get_name(kind))[:KIND_CHARS_MAX]
+
+
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception:
+        return _plain(str(error))
+    except BaseException:  # `__str__` is the action's: it may raise SystemExit, too
         return "<the exception's text could not be made>"
 
 
@@ -266,9 +273,15 @@ def _trace_of(error: BaseException) -> str:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
-        return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:
+        return _plain("".join(traceback.format_exception(type(error), error, trace)))
+    except BaseException:
         return "<the traceback could not be formatted>"
+
+
+def _plain(text: str) -> str:
+    """``text`` as a frame can hold it: an exact str, whatever its class overrides, and without
+    lone surrogates, which names of files have (PEP 383) and UTF-8 has not."""
+    return str.encode(text, "utf-8", "backslashreplace").decode()
 
 
 def wait_for_adoption(root_pid: int, middle_pid: int) -> None:
