@@ -79,7 +79,7 @@ class Driver(Deliveries):
         self._pool = pool
         self._letterbox = Letterbox(pool, self._open)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
-        self._looks_at = pool.next_moment() or NEVER
+        self._looks_at = next_look(pool)
         self._why_not = None
         self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
         self._thread.start()
@@ -297,7 +297,7 @@ class Driver(Deliveries):
                         # kicks anew.
                         if self._letterbox.left:
                             self._letterbox.empty()
-                        self._looks_at = pool.next_moment() or NEVER
+                        self._looks_at = next_look(pool)
                 except BaseException as error:
                     self._break(error)
                     raise
@@ -385,6 +385,12 @@ class Driver(Deliveries):
                 self._give_up_on_the_open()
                 settled = self._take_settled()
         self._deliver(settled)
+
+
+def next_look(pool: Pool) -> float:
+    """When ``pool`` must be driven whatever happens; 0.0 is a moment as any other."""
+    moment = pool.next_moment()
+    return NEVER if moment is None else moment
 
 
 _drivers: weakref.WeakSet[Driver] = weakref.WeakSet()

@@ -322,6 +322,14 @@ def test_options_reach_the_pool() -> None:
         assert pool._pool.options.queue == 7
 
 
+@pytest.mark.parametrize("start_method", ["spawn", "template"])
+def test_a_pool_of_either_start_method_runs_what_it_is_given(start_method: str) -> None:
+    # Nothing was started with "spawn" once: the first moment to do so, 0.0, was taken for none.
+    with ActionPool(1, start_method=start_method) as pool:
+        handle = pool.submit(acts.Echo(7))
+        assert handle.result(PATIENCE_S).value == 7
+
+
 def _idle(pool: ActionPool) -> int:
     return sum(proc["state"] == "idle" for proc in pool.statistics()["procs"])
 
