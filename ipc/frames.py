@@ -17,6 +17,7 @@ FRAME_BYTES_MAX = 1 << 20
 
 _HEADER = struct.Struct("<BI")
 HEADER_BYTES = _HEADER.size
+_unpack_header = _HEADER.unpack_from
 
 
 class FrameError(Exception):
@@ -60,6 +61,10 @@ class FrameBuffer:
         # The common case, whole frames only, costs one slice a frame and no copy.
         if not buffer:
             size, limit = len(data), self._limit
+            if size > HEADER_BYTES:
+                version, length = _unpack_header(data)
+                if length == size - HEADER_BYTES and version == PROTOCOL and length <= limit:
+                    return [data[HEADER_BYTES:]]
             while size - start >= HEADER_BYTES:
                 version, length = _HEADER.unpack_from(data, start)
                 end = start + HEADER_BYTES + length

@@ -23,13 +23,22 @@ class Message(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True,
 
 class Run(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="run"):
     """Run one action. ``action`` is ``module:qualname``; ``timeout_s`` counts from its start;
-    it is the ``place``th order to this proc and may be revoked by that number."""
+    it is the ``place``th order to this proc and may be revoked by that number. ``stays_awake``: a
+    CPU is left on which the proc may look out for the next order (see `ipc.busywait`)."""
 
     attempt_id: int
     place: int
     action: str
     payload: msgspec.Raw
     timeout_s: float
+    stays_awake: bool = False
+
+
+class Runs(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="runs"):
+    """Run several actions, one after the other. Each is an order of its own, begun and revoked
+    by itself."""
+
+    orders: list[Run]
 
 
 class Warm(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="warm"):
@@ -43,7 +52,7 @@ class Exit(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="exit
     """Leave the loop and exit 0. Sent only to idle procs."""
 
 
-ToProc = Run | Warm | Exit
+ToProc = Run | Runs | Warm | Exit
 
 # --- proc to root ---------------------------------------------------------------------------
 

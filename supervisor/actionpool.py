@@ -23,7 +23,8 @@ from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.processes import is_importing_main
 from fsmv2.supervisor.settings import default_procs

@@ -41,6 +41,8 @@ _decode = plain_decoder(FromProc)
 _ANSWERS = (Done, Raised, Spilled)
 
 LAST_READS = 16
+_monotonic = time.monotonic
+_time = time.time
 # How long a proc that says too much is not listened to.
 NOT_LISTENING_S = 0.05
 
@@ -64,7 +66,9 @@ class Answers:
                 message: FromProc = _decode(body)
             except Exception as error:
                 return self._lost(proc, f"garbled frame: {fault_of(body, error)}")
-            if isinstance(message, _ANSWERS):
+            if type(message) is Done and self._done(proc, message):
+                has_room = True
+            elif isinstance(message, _ANSWERS):
                 if proc.output.partial:
                     # Only now: the two halves of a secret may be printed around a message.
                     self._hear_output(proc, flush=True)
@@ -182,6 +186,44 @@ class Answers:
         )
 
     # --- answers ----------------------------------------------------------------------------
+
+    def _done(self, proc: ProcHandle, message: Done) -> bool:
+        """`_answer` for what most answers are: the attempt at work has returned, and nothing else
+        is to be done about its type or its proc. False: it is not that simple."""
+        attempt, pool = proc.attempt, self._pool
+        if attempt is None or attempt.id != message.attempt_id or proc.state is not ProcState.BUSY:
+            return False
+        kind, output = attempt.kind, proc.output
+        if not kind.is_simple or kind.record is not CLEAN or output.tail or output.partial:
+            return False
+        try:
+            value = kind.decode(message.value)
+        except FrameError:
+            return False
+        ran_s = message.ran_s
+        kind.ran(ran_s)
+        kind.running -= 1
+        proc.actions += 1
+        proc.stalled_on = attempt.proc = None
+        if proc.behind:
+            pool.dispatcher.next_of(proc, _monotonic())
+        else:
+            proc.attempt = None
+            proc.state = ProcState.IDLE  # the table's row (busy, answer_came)
+        if attempt.key:
+            attempt.lane.queue.release(attempt.key)
+        result = ActionResult(
+            status="succeeded",
+            action_type=kind.name,
+            attempt_id=attempt.id,
+            value=value,
+            queued_s=message.began_at - attempt.submitted_at,
+            ran_s=ran_s,
+            ended_at=_time(),
+        )
+        if pool.ledger.close(attempt, result):
+            pool.tell(attempt.id, result)
+        return True
 
     def _answer(self, proc: ProcHandle, message: Answer) -> bool:
         """Give the attempt its result. False: there is nothing more to do about it now."""

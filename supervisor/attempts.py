@@ -77,32 +77,32 @@ class Attempt(msgspec.Struct, eq=False):
 class Ledger:
     """Attempts without a result yet, by id."""
 
-    __slots__ = ("_open", "dropped", "finished", "next_id")
+    __slots__ = ("dropped", "finished", "next_id", "open")
 
     def __init__(self) -> None:
-        self._open: dict[int, Attempt] = {}
+        self.open: dict[int, Attempt] = {}  # for looks; `enter` and `close` change it
         # Also called without the lock that a library pool has: one step of C code.
         self.next_id = itertools.count(1).__next__
         self.finished: defaultdict[str, int] = defaultdict(int)
         self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.open)
 
     def __iter__(self) -> Iterator[Attempt]:
-        return iter(list(self._open.values()))
+        return iter(list(self.open.values()))
 
     def enter(self, attempt: Attempt) -> None:
         """The attempt is open from now on."""
-        self._open[attempt.id] = attempt
+        self.open[attempt.id] = attempt
 
     def get(self, attempt_id: int) -> Attempt | None:
         """The open attempt of that number."""
-        return self._open.get(attempt_id)
+        return self.open.get(attempt_id)
 
     def close(self, attempt: Attempt, result: ActionResult) -> bool:
         """Take the attempt out with its one result. False: it had one already."""
-        if self._open.pop(attempt.id, None) is None:
+        if self.open.pop(attempt.id, None) is None:
             self.dropped += 1
             return False
         self.finished[result.status] += 1

@@ -24,13 +24,11 @@ class CallHandle(Handle):
     """A `Handle` whose result is that of a plain call. ``error`` is the exception it raised."""
 
     error: BaseException | None = None
+    _always_laden = True
 
     def __init__(self, driver: Driver, function: Callable[..., Any]) -> None:
         super().__init__(driver)
         self._function = function
-
-    def _is_laden(self, result: ActionResult) -> bool:
-        return True
 
     def _load(self, result: ActionResult) -> ActionResult:
         name = getattr(self._function, "__qualname__", repr(self._function))

@@ -31,7 +31,6 @@ class Deliveries:
         self.callbacks = Callbacks()
         self.state_lock = threading.RLock()  # the last to be taken: nothing is locked under it
         self._open: dict[int, Handle] = {}
-        self._early: ActionResult | None = None
         self._settled: Settled = []
         self._followers: dict[Any, Handle] = {}  # by seat, see `driver`; under state_lock
         # Kind and text of all refusals from now on.
@@ -58,9 +57,7 @@ class Deliveries:
     def on_result(self, attempt_id: int, result: ActionResult) -> None:
         """The pool's side: called in its `step`, `submit`, `cancel` and `close`."""
         handle = self._open.pop(attempt_id, None)
-        if handle is None:
-            self._early = result  # refused before its handle was known
-        else:
+        if handle is not None:  # else it was given up on
             self._settled.append((handle, result))
 
     def _take_settled(self) -> Settled:
@@ -92,7 +89,14 @@ class Deliveries:
 
     def _deliver(self, settled: Settled) -> None:
         """Publish results and wake who waits for them."""
-        for handle, result in settled:
+        watched = []
+        with self.state_lock:
+            for handle, result in settled:
+                if handle._made_condition is None:  # noqa: SLF001, see `Handle.settle`
+                    handle.publish(result)
+                else:
+                    watched.append((handle, result))
+        for handle, result in watched:
             handle.settle(result)
         if self._followers:
             with self.state_lock:

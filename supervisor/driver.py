@@ -79,7 +79,7 @@ class Driver(Deliveries):
         self._pool = pool
         self._letterbox = Letterbox(pool, self._open)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
-        self._looks_at = next_look(pool)
+        self._looks_at = SOON  # whatever is due already
         self._why_not = None
         self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
         self._thread.start()
@@ -120,18 +120,14 @@ class Driver(Deliveries):
             pool = self._pool
             if self._letterbox.left:
                 self._letterbox.empty()
-            _ = pool.kinds[type(action)]  # raises for what cannot work
-            attempt_id = pool.intake.submit(action, key, None, timeout_s, False)
-            handle.attempt_id = attempt_id
-            if self._early is None:
-                self._open[attempt_id] = handle
-            else:
-                self._settled.append((handle, self._early))
-                self._early = None
+            kind = pool.kinds[type(action)]  # raises for what cannot work
+            handle.attempt_id = attempt_id = pool.ledger.next_id()
+            self._open[attempt_id] = handle
+            pool.intake.encode(attempt_id, kind, action, key, None, timeout_s)
             # All that a submission can bring forward is a deadline.
-            moment = pool.deadlines.next_moment()
-            if moment is not None and moment < self._looks_at:
-                self._looks_at = moment
+            heap = pool.deadlines.heap
+            if heap and heap[0][0] < self._looks_at:
+                self._looks_at = heap[0][0]
                 self._kick()
             return self._take_settled() if self._settled else NOTHING
         finally:
@@ -192,12 +188,15 @@ class Driver(Deliveries):
 
     def _drive(self, handle: Handle, end: float, shelter: Shelter) -> None:
         """Poll and step until ``handle`` is done, the time is over, or the pool closes."""
-        collect = self._pool.poller.collect
+        pool = self._pool
+        collect_soon, open_attempts = pool.poller.collect_soon, pool.ledger.open
         while handle._state is PENDING and self._why_not is None:  # noqa: SLF001
             now = _monotonic()
             wait_s = min(self._looks_at, end) - now
             try:
-                ready = shelter.wait(collect, min(max(0.0, wait_s), WAIT_S_MAX))
+                ready = shelter.wait(
+                    collect_soon, min(max(0.0, wait_s), WAIT_S_MAX), len(open_attempts) < pool.cpus
+                )
             except (OSError, ValueError):
                 if self._closing:
                     return  # a signal's handler closed the pool meanwhile
@@ -292,12 +291,13 @@ class Driver(Deliveries):
                 try:
                     if self._why_not is None:
                         pool = self._pool
-                        pool.react(ready)
+                        moment = pool.react(ready)
                         # After it, since `_kicked` is cleared there: what is left from then on
                         # kicks anew.
                         if self._letterbox.left:
                             self._letterbox.empty()
-                        self._looks_at = next_look(pool)
+                            moment = pool.next_moment()
+                        self._looks_at = NEVER if moment is None else moment
                 except BaseException as error:
                     self._break(error)
                     raise
@@ -385,12 +385,6 @@ class Driver(Deliveries):
                 self._give_up_on_the_open()
                 settled = self._take_settled()
         self._deliver(settled)
-
-
-def next_look(pool: Pool) -> float:
-    """When ``pool`` must be driven whatever happens; 0.0 is a moment as any other."""
-    moment = pool.next_moment()
-    return NEVER if moment is None else moment
 
 
 _drivers: weakref.WeakSet[Driver] = weakref.WeakSet()

@@ -43,7 +43,8 @@ class Handle(Future[Any]):
     _state: str = PENDING
     _settled: ActionResult | None = None
     _made_condition: threading.Condition | None = None
-    _is_loaded = False
+    # Whether the value is still to be made of what the pool gave: see `_load`.
+    _is_laden = False
     attempt_id: int = 0
 
     def __init__(self, driver: Driver) -> None:
@@ -88,28 +89,21 @@ class Handle(Future[Any]):
 
     def outcome(self, timeout: float | None = None) -> ActionResult:
         """The `ActionResult`, also where a subclass makes `result` something else."""
-        if not self.wait(timeout):
+        if self._state is PENDING and not self._driver.wait_for(self, timeout):
             raise TimeoutError(
                 f"attempt {self.attempt_id} has no result after {timeout:g} s; it goes on"
             )
-        if not self._is_loaded:
+        if self._is_laden:
             self._load_once()
         settled = self._settled
         assert settled is not None
         return settled
 
     def _load_once(self) -> None:
-        settled = self._settled
-        if settled is not None and not self._is_loaded and self._is_laden(settled):
-            with self._condition:  # two threads may ask for it at the same time
-                if not self._is_loaded:
-                    self._settled = self._load(settled)
-                self._is_loaded = True  # before the next one is let in: the file is gone
-        self._is_loaded = True
-
-    def _is_laden(self, result: ActionResult) -> bool:
-        """Whether `_load` would change it. Most results are what they are."""
-        return isinstance(result.value, SpilledValue)
+        with self._condition:  # two threads may ask for it at the same time
+            if self._is_laden and self._settled is not None:
+                self._settled = self._load(self._settled)
+                self._is_laden = False  # before the next one is let in: the file is gone
 
     def _load(self, result: ActionResult) -> ActionResult:
         """Make of what the pool gave what the caller gets; in the caller's thread."""
@@ -187,11 +181,11 @@ class Handle(Future[Any]):
         with self._driver.state_lock:
             condition = self._made_condition
             if condition is None:
-                self._publish(result)
+                self.publish(result)
                 return
         callbacks: list[Callable[[Any], object]] = []
         with condition:
-            if self._publish(result):
+            if self.publish(result):
                 for waiter in list(self._waiters):
                     self._tell(waiter)
                 condition.notify_all()
@@ -199,15 +193,20 @@ class Handle(Future[Any]):
         if callbacks:
             self._driver.callbacks.put(self, callbacks)
 
-    def _publish(self, result: ActionResult) -> bool:
+    def publish(self, result: ActionResult) -> bool:
+        """The half of `settle` that is under ``state_lock`` or the condition. False: it is done
+        already."""
         if self._state is not PENDING:
             return False
         self._settled = result
-        self._state = self._final_state(result)
+        self._is_laden = self._always_laden or isinstance(result.value, SpilledValue)
+        final_state = self._final_state
+        self._state = FINISHED if final_state is None else final_state(result)  # last: it tells
         return True
 
-    def _final_state(self, result: ActionResult) -> str:
-        return FINISHED
+    # For subclasses: whether every result goes through `_load`, and the state it ends in.
+    _always_laden = False
+    _final_state: Callable[[ActionResult], str] | None = None
 
     def _tell(self, waiter: Any) -> None:
         waiter.add_result(self)

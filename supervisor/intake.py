@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.kinds import ActionKind
     from fsmv2.supervisor.pool import Pool
 
+_monotonic = time.monotonic
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
 CANNOT_ENCODE = (TypeError, OverflowError, RecursionError, ValueError, SpecError)
 
@@ -49,12 +50,29 @@ class Intake:
         attempt_id = self._pool.ledger.next_id()
         try:
             kind = self._pool.kinds[type(action)]
+        except SpecError as error:
+            self._refuse(attempt_id, action_name(type(action)), "SpecError", str(error))
+        else:
+            self.encode(attempt_id, kind, action, key, lane, timeout_s, urgent)
+        return attempt_id
+
+    def encode(
+        self,
+        attempt_id: int,
+        kind: ActionKind,
+        action: Action,
+        key: str,
+        lane: str | None,
+        timeout_s: float | None,
+        urgent: bool = False,
+    ) -> None:
+        """Take an action that has its number, and a type that can be sent."""
+        try:
             payload = encode(action)
         except CANNOT_ENCODE as error:
-            self._refuse(attempt_id, action_name(type(action)), type(error).__name__, str(error))
+            self._refuse(attempt_id, kind.name, type(error).__name__, str(error))
         else:
             self.take(attempt_id, kind, payload, key, lane, timeout_s, urgent)
-        return attempt_id
 
     def take(
         self,
@@ -68,43 +86,54 @@ class Intake:
     ) -> None:
         """Take an action that has its number and is encoded already."""
         pool = self._pool
+        chosen = kind.home if lane is None else pool.lanes.get(lane)
         try:
-            chosen = pool.lanes.get(lane or kind.lane)
             if chosen is None or chosen.name == QUARANTINE:
                 raise self._no_lane(lane or kind.lane)
             if len(payload) > PAYLOAD_BYTES_MAX:
                 got = f"got {len(payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes"
                 raise Refused("PayloadTooLarge", got)
-            if pool.closing:
-                raise Refused("PoolClosed", "cannot run an action: the pool is closing")
-            if pool.nursery.is_hopeless:
-                raise Refused("PoolStuck", "cannot run an action: no proc can be started")
             if timeout_s is None:
                 timeout_s = kind.timeout_s
             elif not 0 < timeout_s < math.inf:
                 raise Refused("SpecError", f"got timeout_s {timeout_s!r}, want more than 0")
-            now = time.monotonic()
-            attempt = Attempt(attempt_id, kind, payload, key, chosen, timeout_s, now, urgent)
-            # The common case, a proc is idle and nobody waits, needs no queue.
-            queue = chosen.queue
-            at_once = (
-                chosen.idle
-                and not (
-                    (kind.concurrency is not None or kind.record is not CLEAN) and kind.is_full
-                )
-                and (queue.take_at_once(key) if key else not queue.size)
-            )
-            if not at_once and not queue.offer(attempt, key, urgent):
-                got = f"got {queue.size + queue.held} waiting, want at most {queue.capacity}"
-                raise Refused("QueueFull", got)
         except Refused as why:
             self._refuse(attempt_id, kind.name, why.kind, str(why))
             return
-        pool.ledger.enter(attempt)
-        if at_once:
-            pool.dispatcher.give(chosen.pick(key) if key else chosen.idle.pop(), attempt)
-        elif chosen.idle or (kind.may_wait_in_pipe and pool.dispatcher.has_room(chosen)):
+        now = _monotonic()
+        attempt = Attempt(attempt_id, kind, payload, key, chosen, timeout_s, now, urgent)
+        # The common case, a proc is idle and nobody waits, needs no queue.
+        if (
+            chosen.idle
+            and (kind.is_simple or not kind.is_full)
+            and kind.record is CLEAN
+            and not pool.closing
+            and (chosen.queue.take_at_once(key) if key else not chosen.queue.size)
+        ):
+            pool.ledger.open[attempt_id] = attempt
+            pool.dispatcher.give(chosen.pick(key) if key else chosen.idle.pop(), attempt, now)
+        elif self.queue(attempt) and (
+            chosen.idle or (kind.may_wait_in_pipe and pool.dispatcher.has_room(chosen))
+        ):
             pool.dispatcher.dispatch(chosen)
+
+    def queue(self, attempt: Attempt) -> bool:
+        """Have ``attempt`` wait for its lane to be dispatched. False: it is refused."""
+        pool, queue = self._pool, attempt.lane.queue
+        if not (pool.closing or pool.nursery.is_hopeless) and queue.offer(
+            attempt, attempt.key, attempt.urgent
+        ):
+            pool.ledger.open[attempt.id] = attempt
+            return True
+        if pool.closing:
+            why = ("PoolClosed", "cannot run an action: the pool is closing")
+        elif pool.nursery.is_hopeless:
+            why = ("PoolStuck", "cannot run an action: no proc can be started")
+        else:
+            got = f"got {queue.size + queue.held} waiting, want at most {queue.capacity}"
+            why = ("QueueFull", got)
+        self._refuse(attempt.id, attempt.name, *why)
+        return False
 
     def _no_lane(self, name: str) -> Refused:
         known = ", ".join(sorted(self._pool.lanes.keys() - {QUARANTINE}))

@@ -12,6 +12,7 @@ import math
 import types
 import typing
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,6 +29,7 @@ from fsmv2.supervisor.core.action import (
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
+    from fsmv2.supervisor.lanes import Lane
 
 # A type whose attempts end faster than this on average may wait in a proc's pipe.
 SHORT_S = 0.001
@@ -49,10 +51,12 @@ class ActionKind:
         "grace_s",
         "heartbeat_s",
         "held",
+        "home",
         "is_guarded",
         "is_limited",
         "is_proven",
         "is_quiet",
+        "is_simple",
         "lane",
         "limits",
         "may_hide",
@@ -69,8 +73,10 @@ class ActionKind:
         "wakes_at",
     )  # fmt: skip
 
-    def __init__(self, kind: type[Action]) -> None:
+    def __init__(self, kind: type[Action], home: Lane | None = None) -> None:
         check_action_type(kind)
+        # Where its attempts go unless told otherwise; None: there is no such lane.
+        self.home = home
         self.type = kind
         self.name = action_name(kind)
         self.reference = action_reference(kind)
@@ -94,6 +100,8 @@ class ActionKind:
         self.may_wait_in_pipe = False
         # Whether an attempt has ever answered: its module can be imported in a proc.
         self.is_proven = False
+        # Whether an answer asks for nothing but to be passed on: see `Answers`.
+        self.is_simple = False
         self.record = quarantine.CLEAN
         self.held: deque[Attempt] = deque()
         # When the next of those that are in quarantine is looked at, if a look is due at all.
@@ -109,6 +117,11 @@ class ActionKind:
         return self.record.since is not None or (
             self.concurrency is not None and self.running >= self.concurrency
         )
+
+    def prove(self) -> None:
+        """An attempt has answered for the first time."""
+        self.is_proven = True
+        self.is_simple = not self.is_limited and self.concurrency is None
 
     def ran(self, seconds: float) -> None:
         """An attempt answered after ``seconds``."""
@@ -136,9 +149,15 @@ def _may_hide(kind: Any, depth: int = 8) -> bool:
 
 
 class Kinds(dict[type[Action], ActionKind]):
-    """All types a pool has seen. ``kinds[type]`` makes the record on first use."""
+    """All types a pool with these ``lanes`` has seen. ``kinds[type]`` makes the record on first
+    use."""
+
+    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        super().__init__()
+        self._lanes = lanes
 
     def __missing__(self, kind: type[Action]) -> ActionKind:
         """The record of ``kind``. Raises `SpecError` for a type that cannot be sent."""
-        known = self[kind] = ActionKind(kind)
+        home = self._lanes.get(kind.lane) if isinstance(kind.lane, str) else None
+        known = self[kind] = ActionKind(kind, home)
         return known

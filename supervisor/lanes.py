@@ -10,18 +10,20 @@ has stalled is taken back and goes elsewhere; an attempt is on one proc or in on
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec import Raw
 
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import pack_frame
 from fsmv2.ipc.linux import memory_barrier
-from fsmv2.ipc.messages import Run, Warm
+from fsmv2.ipc.messages import Run, Runs, Warm
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.core.quarantine import CLEAN
 from fsmv2.supervisor.core.queue import KeyedQueue
 from fsmv2.supervisor.poller import WRITABLE
 
@@ -30,15 +32,16 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
-PIPELINE = 16
 PIPELINE_MAX = 64
 # No attempt with a longer payload waits in a pipe, so that a pipe always holds them all.
 SMALL_BYTES = 512
 # How long an attempt may keep others waiting in its proc's pipe.
 STALLED_S = 0.005
+NEVER = math.inf
 AFFINITIES_MAX = 10_000
 WARM_MAX = 32
 QUARANTINE = "quarantine"
+_monotonic = time.monotonic
 
 
 class Lane:
@@ -109,11 +112,10 @@ class Dispatcher:
             if taken is None:
                 return
             attempt, key = taken
-            kind = attempt.kind
-            if kind.is_full:
+            if attempt.kind.is_full:
                 self._hold(attempt)
                 continue
-            self.give(lane.pick(key), attempt)
+            self.give(lane.pick(key), attempt, _monotonic())
         if queue.size and lane.waiting_in_pipes < self._behind_max * len(lane.members):
             self._fill_pipes(lane)
 
@@ -121,39 +123,44 @@ class Dispatcher:
         """Whether the pipes of the lane's procs could take one more attempt."""
         return lane.waiting_in_pipes < self._behind_max * len(lane.members)
 
-    def give(self, proc: ProcHandle, attempt: Attempt) -> None:
+    def give(self, proc: ProcHandle, attempt: Attempt, now: float) -> None:
         """``attempt`` is the next that ``proc`` runs, and the only one."""
-        now = time.monotonic()
         proc.attempt = attempt
         proc.attempt_at = now
         proc.stack = None
         proc.state = ProcState.BUSY  # the table's row (idle, action_given)
         order = self._order(proc, attempt, now)
         pool, kind = self._pool, attempt.kind
-        if now + min(attempt.timeout_s, kind.heartbeat_s) < proc.deadline_at:
+        if now + attempt.timeout_s < proc.deadline_at or kind.heartbeat_s < NEVER:
             pool.deadlines.watch(proc, attempt, now)
         guard = pool.guard
         if not guard.is_awake:
             guard.be_awake()
-        if kind.is_guarded:
+        if kind.is_guarded or proc.processes_max is not None:
             guard.watch()
-        if proc.processes_max != kind.limits.processes:
-            guard.limit_processes(proc, kind.limits.processes)
-        self._send(proc, pack_frame(order))
+            if proc.processes_max != kind.limits.processes:
+                guard.limit_processes(proc, kind.limits.processes)
+        self._send(proc, pack_frame(encode(order)))
 
-    def _order(self, proc: ProcHandle, attempt: Attempt, now: float) -> bytes:
+    def _order(self, proc: ProcHandle, attempt: Attempt, now: float) -> Run:
         """Note that ``attempt`` goes to ``proc``; the order to send."""
         kind = attempt.kind
         kind.running += 1
         attempt.begins += 1
         attempt.proc = proc
         attempt.dispatched_at = now
-        proc.orders += 1
-        attempt.place = proc.orders
+        attempt.place = proc.orders = place = proc.orders + 1
         if attempt.key:
             attempt.lane.remember(attempt.key, proc)
-        payload = msgspec.Raw(attempt.payload)
-        return encode(Run(attempt.id, proc.orders, kind.reference, payload, attempt.timeout_s))
+        pool = self._pool
+        return Run(
+            attempt.id,
+            place,
+            kind.reference,
+            Raw(attempt.payload),
+            attempt.timeout_s,
+            len(pool.ledger.open) < pool.cpus,
+        )
 
     def _send(self, proc: ProcHandle, frames: bytes) -> None:
         channel = proc.channel
@@ -171,8 +178,11 @@ class Dispatcher:
         attempt = proc.attempt = proc.behind.popleft()
         proc.attempt_at = now
         attempt.lane.waiting_in_pipes -= 1
-        patience_s = min(attempt.timeout_s, attempt.kind.heartbeat_s)
-        if now + patience_s < proc.deadline_at or attempt.cancel_cause is not None:
+        if (
+            now + attempt.timeout_s < proc.deadline_at
+            or attempt.cancel_cause is not None
+            or attempt.kind.heartbeat_s < NEVER
+        ):
             self._pool.deadlines.watch(proc, attempt, now)
 
     def warm(self, proc: ProcHandle) -> None:
@@ -184,7 +194,7 @@ class Dispatcher:
 
     def proven(self, kind: ActionKind) -> None:
         """An attempt of ``kind`` has answered for the first time: the spares import it too."""
-        kind.is_proven = True
+        kind.prove()
         for proc in self._pool.spares:
             self._send(proc, pack_frame(encode(Warm(kind.reference))))
 
@@ -208,27 +218,33 @@ class Dispatcher:
 
     def _fill_pipe(self, lane: Lane, proc: ProcHandle) -> None:
         queue, behind = lane.queue, proc.behind
-        now = time.monotonic()
-        frames = b""
-        while len(behind) < self._behind_max:
-            attempt = queue.peek()
-            if attempt is None or len(attempt.payload) > SMALL_BYTES:
+        now = _monotonic()
+        orders = []
+        for _ in range(self._behind_max - len(behind)):
+            taken = queue.take()
+            if taken is None:
                 break
-            if not attempt.kind.may_wait_in_pipe or attempt.kind.is_full:
+            attempt = taken[0]
+            kind = attempt.kind
+            if (
+                not kind.may_wait_in_pipe
+                or len(attempt.payload) > SMALL_BYTES
+                or (not (kind.is_simple and kind.record is CLEAN) and kind.is_full)
+            ):
+                queue.put_back(attempt, taken[1], attempt.urgent)
                 break
-            queue.take()
-            frames += pack_frame(self._order(proc, attempt, now))
+            orders.append(self._order(proc, attempt, now))
             behind.append(attempt)
-            lane.waiting_in_pipes += 1
-        if frames:
+        if orders:
+            lane.waiting_in_pipes += len(orders)
             if not proc.is_watched:
                 self._watch_for_a_stall(proc)
-            self._send(proc, frames)
+            self._send(proc, pack_frame(encode(Runs(orders))))
 
     def _watch_for_a_stall(self, proc: ProcHandle) -> None:
         # One look at a time: filled and emptied a thousand times, a pipe is not watched by as many.
         proc.is_watched = True
-        moment = time.monotonic() + STALLED_S
+        moment = _monotonic() + STALLED_S
         self._pool.deadlines.call(moment, partial(self._look_for_a_stall, proc, proc.attempt))
 
     def _look_for_a_stall(self, proc: ProcHandle, then: Attempt | None) -> None:
@@ -289,7 +305,7 @@ class Dispatcher:
         if attempt is proc.attempt:
             proc.attempt = None
             if proc.behind:
-                self.next_of(proc, time.monotonic())
+                self.next_of(proc, _monotonic())
         else:
             proc.behind.remove(attempt)
             attempt.lane.waiting_in_pipes -= 1
@@ -346,7 +362,7 @@ class Dispatcher:
         solo = pool.lanes.get(QUARANTINE)
         if pool.closing or solo is None or not kind.held or kind.running:
             return
-        now = time.monotonic()
+        now = _monotonic()
         if kind.record.not_before > now:
             moment = kind.record.not_before
             if kind.wakes_at != moment:  # one look for all that are submitted until then
@@ -356,4 +372,4 @@ class Dispatcher:
         if solo.idle:
             attempt = kind.held.popleft()
             self.unhold(attempt)
-            self.give(solo.idle.pop(), attempt)
+            self.give(solo.idle.pop(), attempt, now)

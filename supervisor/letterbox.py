@@ -12,19 +12,24 @@ procs have other actions to do.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.codec import encode
+from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.action import Action
-from fsmv2.supervisor.intake import CANNOT_ENCODE
+from fsmv2.supervisor.intake import CANNOT_ENCODE, PAYLOAD_BYTES_MAX
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.handles import Handle
-    from fsmv2.supervisor.kinds import ActionKind
+    from fsmv2.supervisor.lanes import Lane
     from fsmv2.supervisor.pool import Pool
 
 LEFT_MAX = 1_000
+_NEVER = math.inf
+_monotonic = time.monotonic
 
 
 class Letterbox:
@@ -35,7 +40,7 @@ class Letterbox:
     def __init__(self, pool: Pool, handles: dict[int, Handle]) -> None:
         self._pool = pool
         self._handles = handles
-        self.left: deque[tuple[int, ActionKind, bytes, str, float | None]] = deque()
+        self.left: deque[Attempt] = deque()
 
     def leave(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> bool:
         """Leave ``action``. False: it was not, since its lane has an idle proc, or it needs a
@@ -43,23 +48,33 @@ class Letterbox:
         is left or it is not."""
         pool = self._pool
         kind = pool.kinds.get(type(action))
-        lane = pool.lanes.get(kind.lane) if kind is not None else None
-        if kind is None or lane is None or len(self.left) >= LEFT_MAX:
+        if kind is None:
             return False
-        if lane.idle and not self.left:
+        lane, left = kind.home, self.left
+        if lane is None or (lane.idle and not left) or len(left) >= LEFT_MAX:
+            return False
+        if timeout_s is None:
+            timeout_s = kind.timeout_s
+        elif not 0 < timeout_s < _NEVER:
             return False
         try:
             payload = encode(action)
         except CANNOT_ENCODE:
             return False
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            return False
         handle.attempt_id = attempt_id = pool.ledger.next_id()
         self._handles[attempt_id] = handle
-        self.left.append((attempt_id, kind, payload, key, timeout_s))
+        left.append(Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic()))
         return True
 
     def empty(self) -> None:
         """Give all that was left to the pool. Under the pool's lock."""
-        left, take = self.left, self._pool.intake.take
+        left, queue = self.left, self._pool.intake.queue
+        lanes: dict[Lane, None] = {}
         while left:
-            attempt_id, kind, payload, key, timeout_s = left.popleft()
-            take(attempt_id, kind, payload, key, None, timeout_s)
+            attempt = left.popleft()
+            if queue(attempt):
+                lanes[attempt.lane] = None
+        for lane in lanes:
+            self._pool.dispatcher.dispatch(lane)

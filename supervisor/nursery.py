@@ -124,11 +124,16 @@ class Nursery:
 
     # --- births -----------------------------------------------------------------------------
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing is missing, so that `tend` has nothing to do and waits for nothing."""
+        return self._alive >= self.wanted and self.keeper.is_calm and self.orphans.sweep_at is None
+
     def next_moment(self) -> float | None:
         """When `tend` has something to do by the clock."""
         if self._pool.closing:
             return None
-        if self._alive >= self.wanted and self.keeper.is_calm and self.orphans.sweep_at is None:
+        if self.is_calm:
             return None
         moments = [self.orphans.sweep_at, self.keeper.next_moment()]
         if self._alive < self.wanted and self.keeper.is_ready:
@@ -137,7 +142,7 @@ class Nursery:
 
     def tend(self, now: float) -> None:
         """Restart the template, order missing procs. Cheap when nothing is missing."""
-        if self._alive >= self.wanted and self.keeper.is_calm and self.orphans.sweep_at is None:
+        if self.is_calm:
             return
         sweep_at = self.orphans.sweep_at
         if sweep_at is not None and now >= sweep_at:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Callable
+from functools import partial
+
+from fsmv2.ipc.busywait import BUSY_WAIT_S, BusyWait
 
 # epoll counts in whole milliseconds, select in microseconds: a shorter wait is the latter's.
 FINE_S = 0.002
@@ -24,13 +27,14 @@ Handler = Callable[[int], None]
 class Poller:
     """Descriptors and their handlers. Its own `fileno` can be watched by another poller."""
 
-    __slots__ = ("_handlers", "batch", "epoll")
+    __slots__ = ("_handlers", "_waiting", "batch", "epoll")
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         # How many descriptors were ready at the last look.
         self.batch = 0
+        self._waiting = BusyWait()
 
     def __repr__(self) -> str:
         return f"<Poller {len(self._handlers)} descriptors>"
@@ -72,6 +76,15 @@ class Poller:
             select.select([self.epoll], [], [], timeout_s)
         except ValueError:  # its number is over 1,023
             return self.epoll.poll(timeout_s, EVENTS_MAX)
+        return self.epoll.poll(0, EVENTS_MAX)
+
+    def collect_soon(self, timeout_s: float, may_look: bool) -> list[tuple[int, int]]:
+        """`collect` for who expects the first event at once: see `BusyWait`."""
+        if timeout_s < BUSY_WAIT_S:
+            return self.collect(timeout_s)
+        return self._waiting.wait(self._look, partial(self.collect, timeout_s), may_look)
+
+    def _look(self) -> list[tuple[int, int]]:
         return self.epoll.poll(0, EVENTS_MAX)
 
     def handle(self, ready: list[tuple[int, int]]) -> None:

@@ -12,13 +12,11 @@ Single-threaded: whoever owns it polls `fileno()` until `next_moment()` and call
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
-
-import msgspec
 
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import FrameError
@@ -31,16 +29,15 @@ from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.procfsm import ProcEffect, ProcEvent, ProcState, step
-from fsmv2.supervisor.core.quarantine import QuarantineRules
-from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.deadlines import Deadlines
 from fsmv2.supervisor.endings import Endings
 from fsmv2.supervisor.guard import Guard
 from fsmv2.supervisor.intake import Intake
 from fsmv2.supervisor.kinds import Kinds
-from fsmv2.supervisor.lanes import PIPELINE, QUARANTINE, Dispatcher, Lane
+from fsmv2.supervisor.lanes import QUARANTINE, Dispatcher, Lane
 from fsmv2.supervisor.nursery import Nursery
 from fsmv2.supervisor.poller import Poller
+from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.witness import Witness
 
@@ -52,29 +49,8 @@ KILL_TRIES_MAX = 100
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
-StartMethod = Literal["auto", "template", "spawn"]
 
-
-class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a pool treats its procs.
-
-    ``spares`` warm procs wait to take a killed one's place. ``queue`` actions may wait in a lane.
-    ``pipeline`` short actions at most are with one proc at a time, the others waiting in its
-    pipe (1: none waits there). ``starts_per_s`` procs are started a second in the long run. A
-    result of more than ``result_bytes_max`` encoded bytes is a failure. ``preload`` are modules
-    the template imports before it forks, ``search`` folders it finds them in.
-    """
-
-    spares: int = 1
-    queue: int = 1_000
-    pipeline: int = PIPELINE
-    starts_per_s: float = 100.0
-    result_bytes_max: int = 256 << 20
-    recycling: Recycling = Recycling()
-    quarantine: QuarantineRules | None = None
-    start_method: StartMethod = "auto"
-    preload: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
+_monotonic = time.monotonic
 
 
 class Pool:
@@ -100,11 +76,13 @@ class Pool:
             )
         self.options = options
         self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
+        self.kinds = Kinds(dict(self.lanes))
         # Empty until an action type is kept apart.
         self.lanes[QUARANTINE] = Lane(QUARANTINE, 0, options.queue)
         self.spares: list[ProcHandle] = []
         self.ledger = Ledger()
-        self.kinds = Kinds()
+        # While fewer attempts are open, a CPU is left for each side to wait awake: `BusyWait`.
+        self.cpus = len(os.sched_getaffinity(0))
         self.closing = False
         self.on_event = on_event
         self._recycles = options.recycling != recycling.NEVER
@@ -144,8 +122,9 @@ class Pool:
 
     def next_moment(self) -> float | None:
         """When `step` must be called even if nothing is readable (monotonic seconds)."""
-        timer = self.deadlines.next_moment()
-        birth = self.nursery.next_moment()
+        heap = self.deadlines.heap
+        timer = heap[0][0] if heap else None
+        birth = None if self.nursery.is_calm else self.nursery.next_moment()
         if birth is None:
             return timer
         return birth if timer is None else min(timer, birth)
@@ -161,14 +140,19 @@ class Pool:
         """Handle what has happened. Waits only up to ``timeout_s`` for the first of it."""
         self.react(self.poller.collect(timeout_s))
 
-    def react(self, ready: list[tuple[int, int]]) -> None:
-        """`step` with what `poller.collect` gave, for an owner that waits there by itself."""
+    def react(self, ready: list[tuple[int, int]]) -> float | None:
+        """`step` with what `poller.collect` gave, for an owner that waits there by itself. Gives
+        what `next_moment` would."""
         self.poller.handle(ready)
-        now = time.monotonic()
+        now = _monotonic()
         heap = self.deadlines.heap
         if heap and heap[0][0] <= now:
             self.deadlines.fire(now, self.happen)
+        if self.nursery.is_calm:
+            heap = self.deadlines.heap
+            return heap[0][0] if heap else None
         self.nursery.tend(now)
+        return self.next_moment()
 
     def close(self, grace_s: float = 1.0) -> None:
         """Refuse new actions, kill what runs, end every process; results are still given.
@@ -381,7 +365,7 @@ class Pool:
         idle or makes room for a new one."""
         if proc.attempt is None and proc.state is ProcState.BUSY:
             proc.state = ProcState.IDLE
-        lane = self.lanes.get(proc.lane or "")
+        lane = self.lanes.get(proc.lane) if proc.lane is not None else None
         if lane is None:
             return
         if proc.state is ProcState.IDLE:

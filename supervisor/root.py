@@ -38,7 +38,8 @@ from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
 from fsmv2.supervisor.poller import Poller
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.settings import PoolSettings, Settings
 from fsmv2.supervisor.signals import Signals

@@ -32,36 +32,43 @@ _extending = threading.RLock()
 _saying = threading.local()
 
 
+class Surroundings:
+    """What the contexts of one proc share."""
+
+    __slots__ = ("page", "pid", "scratch_root", "send")
+
+    def __init__(
+        self, page: Page, send: Callable[[FromProc], None], scratch_root: Path, pid: int
+    ) -> None:
+        self.page = page
+        self.send = send
+        self.scratch_root = scratch_root
+        self.pid = pid
+
+
 class Context:
     """Lives as long as one attempt."""
 
-    __slots__ = ("_action", "_extra_s", "_later", "_page", "_pid", "_scratch_root", "_secrets",
-                 "_send", "_started", "_timeout_s", "attempt_id", "records")  # fmt: skip
+    # Those that most attempts leave as they are cost nothing to make.
+    records = 0
+    _extra_s = 0.0
+    _later: deque[FromProc] | None = None
+    _secrets: tuple[str, ...] | None = None
 
     def __init__(
         self,
+        surroundings: Surroundings,
         attempt_id: int,
+        action: Any,
         began_at: float,
         timeout_s: float,
-        page: Page,
-        send: Callable[[FromProc], None],
-        scratch_root: Path,
-        action: Any,
-        pid: int,
     ) -> None:
+        self._surroundings = surroundings
         self.attempt_id = attempt_id
-        self.records = 0
-        self._timeout_s = timeout_s
+        self._action = action
         # The moment the root counts from; importing and decoding the action took a while.
         self._started = began_at
-        self._extra_s = 0.0
-        self._page = page
-        self._send = send
-        self._later: deque[FromProc] | None = None
-        self._scratch_root = scratch_root
-        self._action = action
-        self._secrets: tuple[str, ...] | None = None
-        self._pid = pid
+        self._timeout_s = timeout_s
 
     @property
     def deadline_s(self) -> float:
@@ -72,22 +79,22 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """True once the root wants this attempt to end: clean up and return."""
-        return self._page.is_cancelled(self.attempt_id)
+        return self._surroundings.page.is_cancelled(self.attempt_id)
 
     @property
     def scratch(self) -> Path:
         """A folder of this proc's own, made on first use, removed after the proc's death."""
         try:
-            self._scratch_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._surroundings.scratch_root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
             # The run folder is gone or full: the action may still find room elsewhere.
             return Path(tempfile.mkdtemp(prefix="fsmv2-"))
-        return self._scratch_root
+        return self._surroundings.scratch_root
 
     def heartbeat(self) -> None:
         """Say that the action gets on."""
-        if self._page.is_begun(self.attempt_id):
-            self._page.beat(time.monotonic())
+        if self._surroundings.page.is_begun(self.attempt_id):
+            self._surroundings.page.beat(time.monotonic())
 
     def extend(self, seconds: float) -> float:
         """Ask for ``seconds`` more, up to the action type's ceiling; returns the seconds left.
@@ -103,11 +110,11 @@ class Context:
         ceiling_s = 0.0 if timeout_s_max is None else timeout_s_max - self._timeout_s
         with _extending:
             wanted_s = min(self._extra_s + seconds, ceiling_s)
-            runs = self._page.is_begun(self.attempt_id) and not self.cancelled
+            runs = self._surroundings.page.is_begun(self.attempt_id) and not self.cancelled
             if runs and wanted_s > self._extra_s:
-                self._page.extend(self.attempt_id, wanted_s)
+                self._surroundings.page.extend(self.attempt_id, wanted_s)
                 # Read back: the page keeps milliseconds, and both sides must mean the same.
-                self._extra_s = self._page.extension_of(self.attempt_id)
+                self._extra_s = self._surroundings.page.extension_of(self.attempt_id)
         return self.deadline_s
 
     def progress(self, text: str) -> None:
@@ -134,7 +141,7 @@ class Context:
         return self.redacted(value if isinstance(value, str) else repr(value))[:TEXT_CHARS_MAX]
 
     def _say(self, message: Progress | Logged) -> None:
-        if os.getpid() != self._pid:
+        if os.getpid() != self._surroundings.pid:
             # A child that the action forked: frames of two writers would mix in the channel.
             print(message.text if isinstance(message, Progress) else message.event, file=sys.stderr)
             return
@@ -146,8 +153,8 @@ class Context:
             return
         _saying.now = True
         try:
-            self._send(message)
+            self._surroundings.send(message)
             while self._later:
-                self._send(self._later.popleft())
+                self._surroundings.send(self._later.popleft())
         finally:
             _saying.now = False

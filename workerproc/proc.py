@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+from msgspec import Raw
 
+from fsmv2.ipc.busywait import BusyWait
 from fsmv2.ipc.codec import decode, decoder_of, encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, PROTOCOL, FrameBuffer, FrameError, pack_frame
 from fsmv2.ipc.linux import die_with_parent, register_for_barriers
@@ -33,6 +36,7 @@ from fsmv2.ipc.messages import (
     Hello,
     Raised,
     Run,
+    Runs,
     Skipped,
     Spilled,
     ToProc,
@@ -42,11 +46,12 @@ from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import redact, secrets_in
 from fsmv2.workerproc import evidence, limits, records
 from fsmv2.workerproc.anchor import anchor
-from fsmv2.workerproc.context import Context
+from fsmv2.workerproc.context import Context, Surroundings
 from fsmv2.workerproc.limits import applied
 from fsmv2.workerproc.records import shipper
 
 EXIT_BAD_ORDER = 70
+READ_BYTES = 1 << 16
 # A frame's cap, less what surrounds the value in it.
 INLINE_BYTES_MAX = FRAME_BYTES_MAX - 128
 TRACEBACK_CHARS_MAX = 16_000
@@ -58,6 +63,8 @@ ADOPTION_S_MAX = 5.0
 CPU_AGE_S = 0.001
 
 _decode = decoder_of(ToProc)
+_monotonic = time.monotonic
+_getpid = os.getpid
 # The name a class really has, past whatever its metaclass says.
 _get_name = type.__dict__["__name__"].__get__
 
@@ -79,13 +86,19 @@ class Proc:
         # CPU seconds used so far, and when that was read: a system call, see `CPU_AGE_S`.
         self._cpu_s = 0.0
         self._cpu_at = 0.0
+        os.set_blocking(run_read, False)
         self._run_read = run_read
+        self._poll = select.poll()
+        self._poll.register(run_read, select.POLLIN)
+        self._waiting = BusyWait()
+        self._stays_awake = False
         self._result_write = result_write
         self._page = page
         self._scratch = scratch
         self._buffer = FrameBuffer()
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._surroundings = Surroundings(page, self._send, scratch, self._pid)
 
     def run(self) -> int:
         """Say hello, then run what comes until the channel ends or says so."""
@@ -100,11 +113,14 @@ class Proc:
             )
         )
         try:
-            while data := os.read(self._run_read, 1 << 16):
+            while data := self._waiting.wait(self._look, self._sleep, self._stays_awake):
                 for body in self._buffer.feed(data):
                     order = _decode(body)
                     if isinstance(order, Run):
                         self._answer(order)
+                    elif isinstance(order, Runs):
+                        for each in order.orders:
+                            self._answer(each)
                     elif isinstance(order, Warm):
                         with contextlib.suppress(Exception):  # told when it is needed
                             _load(order.action)
@@ -119,6 +135,16 @@ class Proc:
             return 0
         return 0
 
+    def _look(self) -> bytes:
+        try:
+            return os.read(self._run_read, READ_BYTES)
+        except BlockingIOError:
+            return b""
+
+    def _sleep(self) -> bytes:
+        self._poll.poll()
+        return os.read(self._run_read, READ_BYTES)
+
     def _rehearse(self) -> None:
         """Run nothing, once, the whole way. A forked proc's first action would otherwise pay for
         the pages it writes to for the first time (measured: 2 to 4 ms), and that first action is
@@ -129,7 +155,7 @@ class Proc:
 
     def _answer(self, order: Run) -> None:
         answer = self._result_of(order)
-        if os.getpid() != self._pid:
+        if _getpid() != self._pid:
             os._exit(0)  # a child the action forked: the channel is not its to write to
         try:
             sys.stdout.flush()
@@ -139,24 +165,23 @@ class Proc:
         self._send(answer)
 
     def _result_of(self, order: Run) -> Answer | Skipped:
-        attempt_id, page = order.attempt_id, self._page
-        began_at = time.monotonic()
+        attempt_id, place = order.attempt_id, order.place
+        page = self._page
+        self._stays_awake = order.stays_awake
+        began_at = _monotonic()
         if began_at - self._cpu_at > CPU_AGE_S:
             self._cpu_s = time.process_time()
             self._cpu_at = began_at
-        page.begin(attempt_id, began_at, self._cpu_s, order.place)
-        if page.is_revoked(order.place):
-            return Skipped(attempt_id, order.place)
-        action: Any = None
-        context: Context | None = None
+        page.begin(attempt_id, began_at, self._cpu_s, place)
+        if page.is_revoked(place):
+            return Skipped(attempt_id, place)
+        action = context = None
         try:
             loaded = _loaded.get(order.action) or _load(order.action)
             action = loaded.decode(order.payload)
-            context = Context(
-                attempt_id, began_at, order.timeout_s, page, self._send, self._scratch, action,
-                self._pid,
-            )  # fmt: skip
-            shipper.context = context
+            shipper.context = context = Context(
+                self._surroundings, attempt_id, action, began_at, order.timeout_s
+            )
             if loaded.is_unlimited:
                 value = action.execute(context)
             else:
@@ -165,20 +190,30 @@ class Proc:
             value = encode(value)
             if len(value) > INLINE_BYTES_MAX:
                 return self._spill(attempt_id, value, began_at)
-            return Done(attempt_id, msgspec.Raw(value), began_at, time.monotonic() - began_at)
+            return Done(attempt_id, Raw(value), began_at, _monotonic() - began_at)
         except BaseException as error:
-            secrets = secrets_in(action)
-            return Raised(
-                attempt_id=attempt_id,
-                kind=_name_of(type(error)),
-                message=redact(_text_of(error), secrets)[:MESSAGE_CHARS_MAX],
-                traceback=redact(_trace_of(error), secrets)[-TRACEBACK_CHARS_MAX:],
-                began_at=began_at,
-                ran_s=time.monotonic() - began_at,
-                cancelled=context is not None and context.cancelled,
-            )
+            return self._raised(error, attempt_id, action, context, began_at)
         finally:
             shipper.context = None
+
+    def _raised(
+        self,
+        error: BaseException,
+        attempt_id: int,
+        action: Any,
+        context: Context | None,
+        began_at: float,
+    ) -> Raised:
+        secrets = secrets_in(action)
+        return Raised(
+            attempt_id=attempt_id,
+            kind=_name_of(type(error)),
+            message=redact(_text_of(error), secrets)[:MESSAGE_CHARS_MAX],
+            traceback=redact(_trace_of(error), secrets)[-TRACEBACK_CHARS_MAX:],
+            began_at=began_at,
+            ran_s=_monotonic() - began_at,
+            cancelled=context is not None and context.cancelled,
+        )
 
     def _spill(self, attempt_id: int, value: bytes, began_at: float) -> Spilled:
         """Leave what no frame holds in a file; whoever wants the value reads it there."""

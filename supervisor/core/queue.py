@@ -33,11 +33,11 @@ class KeyedQueue(Generic[T]):
         self.size = 0
         self.held = 0
         self._waiting: dict[str, deque[tuple[T, bool]]] = {}
-        # What can go now, in order: a key whose first item may, or (under "") an item itself.
+        # What can go now, in order: an item without a key, or (None) a key whose first item may.
         # The urgent before what was put back, that before the rest.
-        self._urgent: deque[tuple[str, T | None]] = deque()
-        self._returned: deque[tuple[str, T | None]] = deque()
-        self._ready: deque[tuple[str, T | None]] = deque()
+        self._urgent: deque[tuple[T | None, str]] = deque()
+        self._returned: deque[tuple[T | None, str]] = deque()
+        self._ready: deque[tuple[T | None, str]] = deque()
         self._urgency: dict[str, int] = {}
         self._busy: set[str] = set()
 
@@ -59,7 +59,7 @@ class KeyedQueue(Generic[T]):
             return False
         self.size += 1
         if not key:
-            (self._urgent if urgent else self._ready).append(("", item))
+            (self._urgent if urgent else self._ready).append((item, ""))
             return True
         if urgent:
             self._urgency[key] = self._urgency.get(key, 0) + 1
@@ -70,9 +70,9 @@ class KeyedQueue(Generic[T]):
                 self._make_ready(key)
         elif urgent:
             for calm in (self._returned, self._ready):
-                if (key, None) in calm:
-                    calm.remove((key, None))
-                    self._urgent.append((key, None))
+                if (None, key) in calm:
+                    calm.remove((None, key))
+                    self._urgent.append((None, key))
         items.append((item, urgent))
         return True
 
@@ -90,7 +90,7 @@ class KeyedQueue(Generic[T]):
         waited its turn already, so it goes before all that are not urgent."""
         self.size += 1
         if not key:
-            (self._urgent if urgent else self._returned).appendleft(("", item))
+            (self._urgent if urgent else self._returned).appendleft((item, ""))
             return
         check(key in self._busy, f"{key!r} was not taken")
         self._busy.discard(key)
@@ -98,14 +98,14 @@ class KeyedQueue(Generic[T]):
         self._waiting.setdefault(key, deque()).appendleft((item, urgent))
         if urgent:
             self._urgency[key] = self._urgency.get(key, 0) + 1
-        (self._urgent if key in self._urgency else self._returned).appendleft((key, None))
+        (self._urgent if key in self._urgency else self._returned).appendleft((None, key))
 
     def peek(self) -> T | None:
         """What `take` would give, left where it is."""
         ready = self._urgent or self._returned or self._ready
         if not ready:
             return None
-        key, item = ready[0]
+        item, key = ready[0]
         return self._waiting[key][0][0] if key else item
 
     def take(self) -> tuple[T, str] | None:
@@ -114,9 +114,10 @@ class KeyedQueue(Generic[T]):
         if not ready:
             return None
         self.size -= 1
-        key, item = ready.popleft()
-        if item is not None:
-            return item, key
+        entry = ready.popleft()
+        if entry[0] is not None:
+            return entry  # type: ignore[return-value]
+        key = entry[1]
         items = self._waiting[key]
         item, urgent = items.popleft()
         if not items:
@@ -139,8 +140,8 @@ class KeyedQueue(Generic[T]):
         """Take a waiting item out of the queue. False: it is not waiting."""
         if not key:
             for ready in (self._ready, self._returned, self._urgent):
-                if ("", item) in ready:
-                    ready.remove(("", item))
+                if (item, "") in ready:
+                    ready.remove((item, ""))
                     self.size -= 1
                     return True
             return False
@@ -155,8 +156,8 @@ class KeyedQueue(Generic[T]):
         if not items:
             del self._waiting[key]
             for ready in (self._ready, self._returned, self._urgent):
-                if (key, None) in ready:
-                    ready.remove((key, None))
+                if (None, key) in ready:
+                    ready.remove((None, key))
         return True
 
     def is_busy(self, key: str) -> bool:
@@ -164,7 +165,7 @@ class KeyedQueue(Generic[T]):
         return key in self._busy
 
     def _make_ready(self, key: str) -> None:
-        (self._urgent if key in self._urgency else self._ready).append((key, None))
+        (self._urgent if key in self._urgency else self._ready).append((None, key))
 
     def _calm(self, key: str) -> None:
         """One urgent item of ``key`` less."""

@@ -71,6 +71,7 @@ def example(kind: type[messages.Message]) -> messages.Message:
     return kind(*(EXAMPLES[field.type] for field in msgspec.structs.fields(kind)))
 
 
+EXAMPLES[list[messages.Run]] = [example(messages.Run)]
 MESSAGES = [example(kind) for kind in messages.Message.__subclasses__()]
 
 

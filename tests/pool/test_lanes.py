@@ -12,7 +12,8 @@ from typing import Any
 from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.core.quarantine import Record
 from fsmv2.supervisor.lanes import Lane
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pooloptions import PoolOptions
 
 
 class Nothing(Action, frozen=True):

@@ -19,11 +19,12 @@ import pytest
 
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameBuffer, pack_frame
-from fsmv2.ipc.messages import Done, Exit, FromProc, Run, Skipped, ToProc
+from fsmv2.ipc.messages import Done, FromProc, Run, Runs, Skipped, ToProc
 from fsmv2.supervisor import Action, ActionContext, Limits
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.procs import ProcHandle
 
 QUEUE = 12
@@ -84,8 +85,8 @@ class PlayedProc:
             return
         for body in self._buffer.feed(data):
             order = decode(body, ToProc)
-            assert not isinstance(order, Exit)
-            self._orders.append(order)
+            assert isinstance(order, Run | Runs)
+            self._orders += order.orders if isinstance(order, Runs) else [order]
 
     def _begin(self) -> None:
         self._order = order = self._orders.pop(0)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Iterator
-from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import hostile_actions as hostile
 import pool_actions as acts
 import pytest
 
-from fsmv2.supervisor import ActionPool, KillableExecutor
-from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor import ActionPool
 
 pytestmark = pytest.mark.proc
 

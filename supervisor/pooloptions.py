@@ -1,0 +1,42 @@
+"""How a pool treats its procs: the options of `Pool`, with their defaults.
+
+Knows: names, defaults, what each means.
+Does not know: what is done about them, the config file's own ranges.
+Invariants: frozen; an unknown option is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from fsmv2.supervisor.core.quarantine import QuarantineRules
+from fsmv2.supervisor.core.recycling import Recycling
+
+# Short actions with one proc at a time.
+PIPELINE = 16
+
+StartMethod = Literal["auto", "template", "spawn"]
+
+
+class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a pool treats its procs.
+
+    ``spares`` warm procs wait to take a killed one's place. ``queue`` actions may wait in a lane.
+    ``pipeline`` short actions at most are with one proc at a time, the others waiting in its
+    pipe (1: none waits there). ``starts_per_s`` procs are started a second in the long run. A
+    result of more than ``result_bytes_max`` encoded bytes is a failure. ``preload`` are modules
+    the template imports before it forks, ``search`` folders it finds them in.
+    """
+
+    spares: int = 1
+    queue: int = 1_000
+    pipeline: int = PIPELINE
+    starts_per_s: float = 100.0
+    result_bytes_max: int = 256 << 20
+    recycling: Recycling = Recycling()
+    quarantine: QuarantineRules | None = None
+    start_method: StartMethod = "auto"
+    preload: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
