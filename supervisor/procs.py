@@ -59,6 +59,7 @@ class ProcHandle:
         "fork_sent_at",
         "group",
         "hangs_in_c",
+        "hid",
         "is_dumped",
         "is_watched",
         "killed_at",
@@ -104,6 +105,9 @@ class ProcHandle:
         # The attempt that keeps those behind it waiting for too long.
         self.stalled_on: Attempt | None = None
         self.is_watched = False
+        # The last attempt it has answered that may hide something: what that one started, or left
+        # behind in a thread, may print it much later.
+        self.hid: Attempt | None = None
         # Whether it says hello that an order can be revoked, and how many it was given.
         self.revokes = False
         self.orders = 0
