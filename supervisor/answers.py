@@ -213,6 +213,7 @@ class Answers:
             pool.endings.survived(attempt, result)
         if is_witnessing:
             proc.forget_stack()
+            proc.lower_again()
         # The table's rows (busy or witnessing, answer_came) and (idle, action_given).
         proc.state = ProcState.BUSY if proc.behind else ProcState.IDLE
         pool.finish(proc, attempt, result)

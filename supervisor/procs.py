@@ -37,6 +37,8 @@ CHATTER_AT_ONCE = 5_000.0
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
 _NO_BYTES = bytes(4)
+# While a proc is asked for its stack. Only a privileged root can raise it so far.
+RAISED_NICENESS = -5
 
 
 class ProcHandle:
@@ -66,6 +68,7 @@ class ProcHandle:
         "lane",
         "late_answers",
         "look",
+        "niceness",
         "orders",
         "output",
         "output_fd",
@@ -126,6 +129,8 @@ class ProcHandle:
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
+        # What it had before it was asked for its stack; None: nothing was changed.
+        self.niceness: int | None = None
         self.stack: str | None = None
         self.group = NO_GROUPS.make("")
         self.echoes = 0
@@ -193,9 +198,21 @@ class ProcHandle:
     def ask_for_stack(self) -> None:
         """Raise its priority, so that a starved proc can answer, and ask for a stack dump."""
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self.pid, -5)
+            niceness = os.getpriority(os.PRIO_PROCESS, self.pid)
+            if niceness > RAISED_NICENESS:
+                os.setpriority(os.PRIO_PROCESS, self.pid, RAISED_NICENESS)
+                self.niceness = niceness
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, DUMP_SIGNAL)
+
+    def lower_again(self) -> None:
+        """It is not killed after all: give back the priority that `ask_for_stack` has raised."""
+        niceness, self.niceness = self.niceness, None
+        if niceness is not None:
+            with contextlib.suppress(OSError):
+                # Any other value is the proc's own, that has lifted its action's limit since.
+                if os.getpriority(os.PRIO_PROCESS, self.pid) == RAISED_NICENESS:
+                    os.setpriority(os.PRIO_PROCESS, self.pid, niceness)
 
     def read_wakeups(self) -> bool:
         """Read all that is in the wake-up pipe. Whether the word is there that a dump is whole."""
