@@ -47,6 +47,7 @@ class ProcHandle:
     __slots__ = (
         "actions",
         "anchor",
+        "asked_at",
         "attempt",
         "attempt_at",
         "behind",
@@ -129,6 +130,7 @@ class ProcHandle:
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
+        self.asked_at = 0.0
         # What it had before it was asked for its stack; None: nothing was changed.
         self.niceness: int | None = None
         self.stack: str | None = None

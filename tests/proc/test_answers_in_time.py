@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lane_actions as acts
 import pytest
@@ -12,6 +14,7 @@ from driving import Driven, driven
 
 from fsmv2.supervisor import procs, witness
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
+from fsmv2.supervisor.deadlines import Deadlines
 from fsmv2.supervisor.procs import ProcHandle
 
 BUDGET_S = 1_000.0
@@ -37,6 +40,18 @@ def asked(made: Driven, path: Path) -> tuple[ProcHandle, int]:
     return proc, attempt
 
 
+def moments_of(made: Driven, proc: ProcHandle) -> list[Any]:
+    """What will happen to ``proc``, and when."""
+    return [entry for entry in made.pool.deadlines.heap if entry[2] is proc]
+
+
+def let_pass(made: Driven, moments: list[Any]) -> None:
+    """All of ``moments`` come, and no other."""
+    deadlines = Deadlines()
+    deadlines.heap = sorted(moments)
+    deadlines.fire(math.inf, made.pool.happen)
+
+
 def test_its_priority_is_what_it_was_before(made: Driven, tmp_path: Path) -> None:
     """It was raised so that the proc can answer on a busy machine, where the root may do so."""
     (proc,) = made.pool.lanes["actions"].members
@@ -48,3 +63,22 @@ def test_its_priority_is_what_it_was_before(made: Driven, tmp_path: Path) -> Non
     path.touch()
     assert made.result(attempt).succeeded
     assert os.getpriority(os.PRIO_PROCESS, proc.pid) == before
+
+
+def test_the_time_for_evidence_is_the_attempts_own(made: Driven, tmp_path: Path) -> None:
+    """What was left of an earlier attempt's would cut the next one's short."""
+    path = tmp_path / "go"
+    _proc, attempt = asked(made, path)
+    path.touch()
+    assert made.result(attempt).succeeded
+    path.unlink()
+
+    (proc,) = made.pool.lanes["actions"].members
+    stale = moments_of(made, proc)
+    _proc, attempt = asked(made, path)
+    own = [entry for entry in moments_of(made, proc) if entry not in stale]
+    let_pass(made, stale)
+    assert proc.state is ProcState.WITNESSING
+    let_pass(made, own)
+    assert proc.state is ProcState.KILLED
+    assert made.result(attempt).status == "crashed"
