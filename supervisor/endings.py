@@ -52,7 +52,9 @@ class Endings:
             lanes[had.lane.name] = None
             self._settle(proc, code, cpu_s, now)
         expected = proc.cause in EXPECTED
-        by_others = code == -signal.SIGKILL and proc.killed_at is None
+        # Without a pid it was never made: the order was lost with the template, which is counted
+        # as one failure of its own, however many orders it had.
+        by_others = not proc.pid or (code == -signal.SIGKILL and proc.killed_at is None)
         pool.nursery.bury(proc, proc.ready_at is None and not expected, by_others)
         pool.on_event(
             ProcEnded(

@@ -276,7 +276,7 @@ class Nursery:
 
     def bury(self, proc: ProcHandle, failed_start: bool, by_others: bool) -> None:
         """Forget a dead proc: its descriptors, its folder, its orphans, its slot. ``by_others``:
-        somebody else has sent it a SIGKILL."""
+        somebody else has sent it a SIGKILL, or its order was lost."""
         self.deaths += 1
         if failed_start:
             self._fail_start(time.monotonic(), by_others)
@@ -317,7 +317,8 @@ class Nursery:
         self._failed_by_themselves += not by_others
         wait = delay_s(self._failed_starts, self._pool.random.random(), base_s=0.05, max_s=5.0)
         self._fork_after = now + wait
-        self.note_stuck(self._failed_starts, "procs die before they say hello", now)
+        how = "are killed or lost" if by_others else "die"
+        self.note_stuck(self._failed_starts, f"procs {how} before they say hello", now)
 
     def cannot_fork(self, ever: bool) -> None:
         """There is no template again, or (``ever``) there can be none."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import deadly_actions as deadly
 import multiprocess
@@ -205,17 +206,40 @@ def test_spawned_proc_that_hangs_dies_with_the_root_whichever_thread_started_it(
     until(lambda: not is_alive(pid), "the proc is gone")
 
 
-def test_template_that_hangs_in_a_fork_hook_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It imports all, says that it is ready, and never forks."""
-    monkeypatch.setattr(nursery, "START_BUDGET_S", 3.0)
+@pytest.fixture
+def hanging_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A template that imports all, says that it is ready, and never forks."""
+    monkeypatch.setattr(nursery, "START_BUDGET_S", 2.0)
     (tmp_path / "shape_hook.py").write_text(
         "import os, time\n"
         "if 'FSMV2_SLOT' not in os.environ:\n"
         "    os.register_at_fork(before=lambda: time.sleep(600))\n"
     )
-    with driven({"actions": 1}, spares=0, preload=("shape_hook",), search=(str(tmp_path),)) as made:
+    return {"preload": ("shape_hook",), "search": (str(tmp_path),)}
+
+
+def test_actions_wait_for_the_pool_to_do_without_a_template_that_hangs(
+    hanging_hook: dict[str, Any],
+) -> None:
+    """All its orders are lost at once; that is one failure, and not one of the procs' own."""
+    with driven({"actions": 3}, spares=1, **hanging_hook) as made:
+        assert made.run(deadly.WhoAmI()).succeeded
+        assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
+
+
+def test_where_only_a_template_will_do_one_that_hangs_is_told_to_those_who_wait(
+    hanging_hook: dict[str, Any],
+) -> None:
+    """It is a mistake in the program: nobody else has killed anything."""
+    with driven({"actions": 3}, spares=1, start_method="template", **hanging_hook) as made:
+        result = made.run(deadly.WhoAmI())
+        assert result.error is not None
+        assert (result.status, result.error.type) == ("refused", "PoolStuck")
+        assert made.pool.nursery.keeper.template.failures >= 3
+
+
+def test_template_that_hangs_in_a_fork_hook_is_done_without(hanging_hook: dict[str, Any]) -> None:
+    with driven({"actions": 1}, spares=0, **hanging_hook) as made:
         made.until(lambda: made.heard(ProcStarted), "a proc")
         assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
         assert made.run(deadly.WhoAmI()).succeeded
