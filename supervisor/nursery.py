@@ -209,10 +209,13 @@ class Nursery:
         return True
 
     def blame_template(self, proc: ProcHandle, now: float) -> None:
-        """An order without any answer for so long: the template is stuck (stopped, or a plug-in's
-        fork hook hangs). A new one is started once this one is dead."""
+        """An order without any answer for so long: the template that had it is stuck."""
         if now - proc.fork_sent_at >= START_BUDGET_S and not self._pool.closing:
-            self.keeper.template.kill()
+            self.keeper.blame(proc.fork_sent_at)
+
+    def try_now(self) -> None:
+        """Procs are started in another way: the wait after those that failed is over."""
+        self._fork_after = 0.0
 
     def learn_pid(self, proc: ProcHandle, pid: int) -> None:
         """The proc's pid is known now: watch for its death."""

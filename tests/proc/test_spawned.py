@@ -18,7 +18,7 @@ from driving import Driven, driven
 from running import until
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import nursery, templateprocess
+from fsmv2.supervisor import nursery, templatekeeper, templateprocess
 from fsmv2.supervisor.core.events import (
     PoolRecovered,
     PoolStuck,
@@ -113,6 +113,7 @@ def test_spawning_leaves_no_descriptor_and_no_process(tmp_path: Path) -> None:
 def test_procs_are_spawned_while_no_template_lives_and_forked_once_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(templatekeeper, "RETURN_S", 0.5)
     with monkeypatch.context() as broken:
         broken.setattr(templateprocess, "run_template", template_actions.ends_at_once)
         with driven({"actions": 1}, spares=0) as made:
@@ -243,6 +244,34 @@ def test_template_that_hangs_in_a_fork_hook_is_done_without(hanging_hook: dict[s
         made.until(lambda: made.heard(ProcStarted), "a proc")
         assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
         assert made.run(deadly.WhoAmI()).succeeded
+
+
+def test_template_that_hangs_now_and_then_is_done_without_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each time the next one forks again. One change is told, not one a hang."""
+    monkeypatch.setattr(nursery, "START_BUDGET_S", 2.0)
+    hang = tmp_path / "hang"
+    (tmp_path / "moody_hook.py").write_text(
+        "import os, time\n"
+        "def hook():\n"
+        f"    while os.path.exists({str(hang)!r}):\n"
+        "        time.sleep(0.01)\n"
+        "if 'FSMV2_SLOT' not in os.environ:\n"
+        "    os.register_at_fork(before=hook)\n"
+    )
+    with driven({"actions": 1}, spares=0, preload=("moody_hook",), search=(str(tmp_path),)) as made:
+        for hangs in range(1, 4):
+            assert not made.heard(StartMethodChanged)
+            assert made.run(deadly.WhoAmI()).succeeded
+            made.until(lambda: made.pool.nursery.keeper.template.failures == 0, "it has forked")
+            hang.touch()
+            made.run(deadly.Die(signal.SIGKILL))
+            made.until(lambda n=hangs: len(made.heard(TemplateEnded)) == n, "a hang")  # type: ignore[misc]
+            hang.unlink()
+        assert made.run(deadly.WhoAmI()).succeeded
+        assert [event.method for event in made.heard(StartMethodChanged)] == ["spawn"]
+        assert made.heard(TemplateEnded)[-1].retry_in_s >= templatekeeper.RETURN_S / 2
 
 
 def test_program_that_hangs_at_import_in_the_template_gets_spawned_procs(tmp_path: Path) -> None:

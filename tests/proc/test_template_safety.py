@@ -104,6 +104,7 @@ def test_spawned_procs_are_like_forked_ones() -> None:
 def test_template_that_cannot_be_kept_alive_is_done_without_until_it_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(templatekeeper, "RETURN_S", 0.5)
     with driven() as made:
         keeper = made.pool.nursery.keeper
         made.wait_ready()
