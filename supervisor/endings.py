@@ -197,13 +197,18 @@ class Endings:
 
     def leave_quarantine(self, kind: ActionKind, reason: str) -> None:
         """The type runs like any other again."""
-        since = kind.record.since
+        pool, since = self._pool, kind.record.since
         kind.record = quarantine.CLEAN
-        self._pool.on_event(
+        pool.on_event(
             ActionTypeReleased(
                 action_type=kind.name,
                 reason=reason,
                 quarantined_s=time.monotonic() - (since or 0.0),
             )
         )
-        self._pool.dispatcher.free(kind)
+        pool.dispatcher.free(kind)
+        if not any(one.record.is_quarantined for one in pool.kinds.values()):
+            lane = pool.lanes[QUARANTINE]
+            lane.size = 0
+            pool.nursery.count_wanted()
+            pool.dispatcher.dispatch(lane)

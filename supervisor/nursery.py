@@ -27,6 +27,7 @@ from fsmv2.supervisor.core.events import (
     StartsThrottled,
 )
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.memoryevents import OomCounters
 from fsmv2.supervisor.orphans import Orphans
 from fsmv2.supervisor.outsidereader import reader_fault
@@ -237,12 +238,28 @@ class Nursery:
         )
         self._pool.guard.watch_age(proc, now)
         self._pool.dispatcher.warm(proc)
-        # Observations first: without them nothing can be decided at all.
-        for lane in reversed(self._pool.lanes.values()):
+        self._place(proc)
+
+    def _place(self, proc: ProcHandle) -> None:
+        # Observations first: without them nothing can be decided at all. Last what is kept apart.
+        lanes = [*reversed(self._pool.lanes.values())]
+        lanes.sort(key=lambda one: one.name == QUARANTINE)
+        for lane in lanes:
             if len(lane.members) < lane.size:
                 self._assign(lane, proc)
                 return
+        proc.lane = None
         self._pool.spares.append(proc)
+        if self._alive > self.wanted and not self._pool.closing:
+            self._pool.retire(proc, "retired")
+
+    def disband(self, lane: Lane) -> None:
+        """``lane`` should have no procs any more: each that is idle goes where one is missing, or
+        leaves."""
+        while lane.idle:
+            proc = lane.idle[-1]
+            lane.drop(proc)
+            self._place(proc)
 
     def left(self, lane: Lane | None, dying: ProcHandle, now: float) -> None:
         """A proc has left ``lane`` (None: the spares): a spare takes its place at once."""
