@@ -30,6 +30,8 @@ LEVELS = ("debug", "info", "warning", "error")
 LATER_MAX = 100
 _extending = threading.RLock()
 _saying = threading.local()
+# By the folder that could not be made: one for all attempts of this proc.
+_fallbacks: dict[Path, Path] = {}
 
 
 class Context:
@@ -76,12 +78,15 @@ class Context:
 
     @property
     def scratch(self) -> Path:
-        """A folder of this proc's own, made on first use, removed after the proc's death."""
+        """A folder of this proc's own, made on first use, removed after the proc's death; while
+        the run folder is gone or full, one in the system's own folder for such, which stays."""
         try:
             self._scratch_root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
-            # The run folder is gone or full: the action may still find room elsewhere.
-            return Path(tempfile.mkdtemp(prefix="fsmv2-"))
+            fallback = _fallbacks.get(self._scratch_root)
+            if fallback is None or not fallback.is_dir():
+                fallback = _fallbacks[self._scratch_root] = Path(tempfile.mkdtemp(prefix="fsmv2-"))
+            return fallback
         return self._scratch_root
 
     def heartbeat(self) -> None:
