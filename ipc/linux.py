@@ -69,7 +69,7 @@ def set_name(name: str) -> None:
 
 def flush_c_streams() -> None:
     """Write out what C code has printed and libc still holds: a fork would copy it, and every
-    copy would be written."""
+    copy would be written. Waits for a stream that another thread reads from: fflush(3)."""
     _libc.fflush(None)
 
 

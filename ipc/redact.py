@@ -1,6 +1,7 @@
 """Keeps secrets out of texts.
 
-Knows: which fields of a value hide themselves (they have ``__wire_encode__``).
+Knows: which fields of a value hide themselves (they have ``__wire_encode__``), which types could
+have such a field.
 Does not know: who reads the text.
 Invariants: a secret shorter than `SECRET_CHARS_MIN` is not searched for: replacing every "a"
 would destroy the text and protect nothing.
@@ -11,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import types
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +22,7 @@ import msgspec
 SECRET_CHARS_MIN = 4
 DEPTH_MAX = 64
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset, typing.Union})
 HIDDEN = "Secret(…)"
 
 
@@ -72,6 +76,19 @@ def _collect(value: Any, found: set[str], depth: int) -> None:
         parts = value
     for part in parts:
         _collect(part, found, depth - 1)
+
+
+def may_hide(kind: Any, depth: int = 8) -> bool:
+    """Whether a value of type ``kind`` could hold a secret. Only what cannot is sorted out."""
+    if kind in _PLAIN or typing.get_origin(kind) is typing.Literal:
+        return False
+    if depth == 0:
+        return True
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return any(may_hide(field.type, depth - 1) for field in msgspec.structs.fields(kind))
+    parts = [part for part in typing.get_args(kind) if part is not ...]
+    is_container = typing.get_origin(kind) in _CONTAINERS or isinstance(kind, types.UnionType)
+    return not (parts and is_container) or any(may_hide(part, depth - 1) for part in parts)
 
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:

@@ -121,6 +121,8 @@ class Answers:
         if attempt is not None:
             secrets = attempt.secrets()
             attempt.kind.spoke()
+        if proc.hid is not None and proc.hid is not attempt:
+            secrets += proc.hid.secrets()
         now = time.monotonic()
         for line in proc.output.feed(data, secrets, now, flush=flush):
             self._pool.on_event(
@@ -240,6 +242,8 @@ class Answers:
         kind.ran(message.ran_s)
         if not kind.is_proven:
             pool.dispatcher.proven(kind)
+        if kind.may_hide:
+            proc.hid = attempt
         proc.actions += 1
         if kind.is_limited and proc.page.is_worn_out():
             proc.worn = f"a limit of {kind.name} could not be lifted"
@@ -251,6 +255,7 @@ class Answers:
             pool.endings.survived(attempt, result)
         if is_witnessing:
             proc.forget_stack()
+            proc.lower_again()
         # The table's rows (busy or witnessing, answer_came) and (idle, action_given).
         proc.state = ProcState.BUSY if proc.behind else ProcState.IDLE
         pool.finish(proc, attempt, result)

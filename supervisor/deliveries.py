@@ -81,9 +81,11 @@ class Deliveries:
         return list(self._open.values())
 
     def _give_up_on_the_open(self) -> None:
-        for attempt_id, handle in list(self._open.items()):
-            self._settled.append((handle, self._refusal("", attempt_id)))
-        self._open.clear()
+        # One by one: a thread that leaves an action in this moment looks after its own handle.
+        for attempt_id in list(self._open):
+            handle = self._open.pop(attempt_id, None)
+            if handle is not None:
+                self._settled.append((handle, self._refusal("", attempt_id)))
 
     # --- without it ---------------------------------------------------------------------------
 

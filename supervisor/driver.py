@@ -97,7 +97,8 @@ class Driver(Deliveries):
             return False
         if not self._kicked:
             self._kick()
-        return True
+        # Another thread may have changed it meanwhile.
+        return self._why_not is None or not self._letterbox.take_back(handle)  # type: ignore[unreachable]
 
     def submit(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> None:
         """Give ``action`` to the pool; ``handle`` gets its result. Inside a `Shelter`."""

@@ -46,13 +46,15 @@ class Endings:
             # Somebody else was faster, while we still looked at its stack: not our kill.
             proc.cause = proc.detail = None
         proc.keep_stack()
-        had = proc.attempt
         lanes = {proc.lane: None, **{one.lane.name: None for one in proc.behind}}
-        if had is not None:
-            lanes[had.lane.name] = None
-            self._settle(proc, code, cpu_s, now)
+        cost: int | None = None
+        if proc.attempt is not None:
+            lanes[proc.attempt.lane.name] = None
+            cost = self._settle(proc, code, cpu_s, now)
         expected = proc.cause in EXPECTED
-        by_others = code == -signal.SIGKILL and proc.killed_at is None
+        # Without a pid it was never made: the order was lost with the template, which is counted
+        # as one failure of its own, however many orders it had.
+        by_others = not proc.pid or (code == -signal.SIGKILL and proc.killed_at is None)
         pool.nursery.bury(proc, proc.ready_at is None and not expected, by_others)
         pool.on_event(
             ProcEnded(
@@ -62,7 +64,7 @@ class Endings:
                 expected=expected,
                 exit_code=code if code is not None and code >= 0 else None,
                 signal=signal_name(-code) if code is not None and code < 0 else None,
-                attempt_id=had.id if had is not None else None,
+                attempt_id=cost,
                 reason=proc.detail if proc.cause == "recycled" else None,
             )
         )
@@ -71,8 +73,9 @@ class Endings:
             if name in pool.lanes:
                 pool.dispatcher.dispatch(pool.lanes[name])
 
-    def _settle(self, proc: ProcHandle, code: int | None, cpu_s: float, now: float) -> None:
-        """What was on the dead proc: begun or not, answered or not."""
+    def _settle(self, proc: ProcHandle, code: int | None, cpu_s: float, now: float) -> int | None:
+        """What was on the dead proc: begun or not, answered or not. Returns the attempt that its
+        death has cost: not the one it was given last, if that begins elsewhere."""
         pool = self._pool
         order = [one for one in (proc.attempt, *proc.behind) if one is not None]
         for attempt in proc.behind:
@@ -82,6 +85,7 @@ class Endings:
         # A proc works in order: what stands before the one begun last was begun too, and its
         # answer is late, or was lost with the channel.
         begun_place = proc.page.begun_place()
+        cost: int | None = None
         again = []
         for attempt in order:
             late = proc.late_answers.get(attempt.id)
@@ -91,12 +95,15 @@ class Endings:
             elif attempt.place <= begun_place or not self._may_begin_again(attempt):
                 result = self._death_of(proc, attempt, code, cpu_s, now)
                 self._died(attempt, result)
+                if cost is None or attempt.place <= begun_place:
+                    cost = attempt.id
             else:
                 again.append(attempt)
                 continue
             pool.settle(attempt, result)
         for attempt in reversed(again):
             pool.dispatcher.put_back(attempt)
+        return cost
 
     def _may_begin_again(self, attempt: Attempt) -> bool:
         closing = self._pool.closing
@@ -195,13 +202,18 @@ class Endings:
 
     def leave_quarantine(self, kind: ActionKind, reason: str) -> None:
         """The type runs like any other again."""
-        since = kind.record.since
+        pool, since = self._pool, kind.record.since
         kind.record = quarantine.CLEAN
-        self._pool.on_event(
+        pool.on_event(
             ActionTypeReleased(
                 action_type=kind.name,
                 reason=reason,
                 quarantined_s=time.monotonic() - (since or 0.0),
             )
         )
-        self._pool.dispatcher.free(kind)
+        pool.dispatcher.free(kind)
+        if not any(one.record.is_quarantined for one in pool.kinds.values()):
+            lane = pool.lanes[QUARANTINE]
+            lane.size = 0
+            pool.nursery.count_wanted()
+            pool.dispatcher.dispatch(lane)

@@ -9,15 +9,12 @@ type are at work, one of a quarantined type; an attempt that is held back here i
 from __future__ import annotations
 
 import math
-import types
-import typing
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from fsmv2.ipc.codec import decoder_of
+from fsmv2.ipc.redact import may_hide
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import (
     Action,
@@ -36,10 +33,8 @@ SHORT_S = 0.001
 _WEIGHT = 0.1
 # What is not known yet counts as long: some four short ones make a short type.
 _UNKNOWN_S = 1.4 * SHORT_S
-_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 # The limits that a proc sets itself, and may fail to lift.
 _IN_PROC = ("address_space_bytes", "cpu_s", "open_files", "processes", "niceness")
-_CONTAINERS = frozenset({list, tuple, dict, set, frozenset, typing.Union})
 
 
 class ActionKind:
@@ -91,7 +86,7 @@ class ActionKind:
         self.limits = kind.limits
         self.concurrency = kind.limits.concurrency
         self.is_guarded = kind.limits.memory_bytes is not None or kind.limits.processes is not None
-        self.may_hide = _may_hide(kind)
+        self.may_hide = may_hide(kind)
         self.running = 0
         self.mean_ran_s = _UNKNOWN_S
         self.is_limited = any(getattr(kind.limits, name) is not None for name in _IN_PROC)
@@ -121,7 +116,7 @@ class ActionKind:
     def prove(self) -> None:
         """An attempt has answered for the first time."""
         self.is_proven = True
-        self.is_simple = not self.is_limited and self.concurrency is None
+        self.is_simple = not (self.is_limited or self.may_hide) and self.concurrency is None
 
     def ran(self, seconds: float) -> None:
         """An attempt answered after ``seconds``."""
@@ -133,19 +128,6 @@ class ActionKind:
         """An attempt wrote to standard output or error. Whose lines those are is certain only
         while no other attempt of the type waits in the same proc's pipe."""
         self.is_quiet = self.may_wait_in_pipe = False
-
-
-def _may_hide(kind: Any, depth: int = 8) -> bool:
-    """Whether a value of type ``kind`` could hold a secret. Only what cannot is sorted out."""
-    if kind in _PLAIN or typing.get_origin(kind) is typing.Literal:
-        return False
-    if depth == 0:
-        return True
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return any(_may_hide(field.type, depth - 1) for field in msgspec.structs.fields(kind))
-    parts = [part for part in typing.get_args(kind) if part is not ...]
-    is_container = typing.get_origin(kind) in _CONTAINERS or isinstance(kind, types.UnionType)
-    return not (parts and is_container) or any(_may_hide(part, depth - 1) for part in parts)
 
 
 class Kinds(dict[type[Action], ActionKind]):

@@ -103,6 +103,8 @@ class Dispatcher:
         if lane.name == QUARANTINE:
             for kind in list(self._pool.kinds.values()):
                 self.try_quarantined(kind)
+            if lane.idle and not lane.size:
+                self._pool.nursery.disband(lane)
             return
         queue = lane.queue
         while lane.idle:

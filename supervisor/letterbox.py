@@ -12,6 +12,7 @@ procs have other actions to do.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -67,6 +68,17 @@ class Letterbox:
         self._handles[attempt_id] = handle
         left.append(Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic()))
         return True
+
+    def take_back(self, handle: Handle) -> bool:
+        """Take out again what was left after all was emptied for the last time. False: it is not
+        here any more, so whoever has emptied it sees to it that ``handle`` gets its result."""
+        for left in list(self.left):  # a step of C code each, as is `remove`
+            if left.id == handle.attempt_id:
+                with contextlib.suppress(ValueError):  # emptied in this very moment
+                    self.left.remove(left)
+                    self._handles.pop(handle.attempt_id, None)
+                    return True
+        return False
 
     def empty(self) -> None:
         """Give all that was left to the pool. Under the pool's lock."""

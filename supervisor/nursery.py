@@ -27,6 +27,7 @@ from fsmv2.supervisor.core.events import (
     StartsThrottled,
 )
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.memoryevents import OomCounters
 from fsmv2.supervisor.orphans import Orphans
 from fsmv2.supervisor.outsidereader import reader_fault
@@ -214,10 +215,13 @@ class Nursery:
         return True
 
     def blame_template(self, proc: ProcHandle, now: float) -> None:
-        """An order without any answer for so long: the template is stuck (stopped, or a plug-in's
-        fork hook hangs). A new one is started once this one is dead."""
+        """An order without any answer for so long: the template that had it is stuck."""
         if now - proc.fork_sent_at >= START_BUDGET_S and not self._pool.closing:
-            self.keeper.template.kill()
+            self.keeper.blame(proc.fork_sent_at)
+
+    def try_now(self) -> None:
+        """Procs are started in another way: the wait after those that failed is over."""
+        self._fork_after = 0.0
 
     def learn_pid(self, proc: ProcHandle, pid: int) -> None:
         """The proc's pid is known now: watch for its death."""
@@ -239,12 +243,28 @@ class Nursery:
         )
         self._pool.guard.watch_age(proc, now)
         self._pool.dispatcher.warm(proc)
-        # Observations first: without them nothing can be decided at all.
-        for lane in reversed(self._pool.lanes.values()):
+        self._place(proc)
+
+    def _place(self, proc: ProcHandle) -> None:
+        # Observations first: without them nothing can be decided at all. Last what is kept apart.
+        lanes = [*reversed(self._pool.lanes.values())]
+        lanes.sort(key=lambda one: one.name == QUARANTINE)
+        for lane in lanes:
             if len(lane.members) < lane.size:
                 self._assign(lane, proc)
                 return
+        proc.lane = None
         self._pool.spares.append(proc)
+        if self._alive > self.wanted and not self._pool.closing:
+            self._pool.retire(proc, "retired")
+
+    def disband(self, lane: Lane) -> None:
+        """``lane`` should have no procs any more: each that is idle goes where one is missing, or
+        leaves."""
+        while lane.idle:
+            proc = lane.idle[-1]
+            lane.drop(proc)
+            self._place(proc)
 
     def left(self, lane: Lane | None, dying: ProcHandle, now: float) -> None:
         """A proc has left ``lane`` (None: the spares): a spare takes its place at once."""
@@ -281,7 +301,7 @@ class Nursery:
 
     def bury(self, proc: ProcHandle, failed_start: bool, by_others: bool) -> None:
         """Forget a dead proc: its descriptors, its folder, its orphans, its slot. ``by_others``:
-        somebody else has sent it a SIGKILL."""
+        somebody else has sent it a SIGKILL, or its order was lost."""
         self.deaths += 1
         if failed_start:
             self._fail_start(time.monotonic(), by_others)
@@ -322,7 +342,8 @@ class Nursery:
         self._failed_by_themselves += not by_others
         wait = delay_s(self._failed_starts, self._pool.random.random(), base_s=0.05, max_s=5.0)
         self._fork_after = now + wait
-        self.note_stuck(self._failed_starts, "procs die before they say hello", now)
+        how = "are killed or lost" if by_others else "die"
+        self.note_stuck(self._failed_starts, f"procs {how} before they say hello", now)
 
     def cannot_fork(self, ever: bool) -> None:
         """There is no template again, or (``ever``) there can be none."""

@@ -37,6 +37,8 @@ CHATTER_AT_ONCE = 5_000.0
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
 _NO_BYTES = bytes(4)
+# While a proc is asked for its stack. Only a privileged root can raise it so far.
+RAISED_NICENESS = -5
 
 
 class ProcHandle:
@@ -45,6 +47,7 @@ class ProcHandle:
     __slots__ = (
         "actions",
         "anchor",
+        "asked_at",
         "attempt",
         "attempt_at",
         "behind",
@@ -59,12 +62,14 @@ class ProcHandle:
         "fork_sent_at",
         "group",
         "hangs_in_c",
+        "hid",
         "is_dumped",
         "is_watched",
         "killed_at",
         "lane",
         "late_answers",
         "look",
+        "niceness",
         "orders",
         "output",
         "output_fd",
@@ -104,6 +109,9 @@ class ProcHandle:
         # The attempt that keeps those behind it waiting for too long.
         self.stalled_on: Attempt | None = None
         self.is_watched = False
+        # The last attempt it has answered that may hide something: what that one started, or left
+        # behind in a thread, may print it much later.
+        self.hid: Attempt | None = None
         # Whether it says hello that an order can be revoked, and how many it was given.
         self.revokes = False
         self.orders = 0
@@ -122,6 +130,9 @@ class ProcHandle:
         self.cause: str | None = None
         self.detail: str | None = None
         self.look = LastLook()
+        self.asked_at = 0.0
+        # What it had before it was asked for its stack; None: nothing was changed.
+        self.niceness: int | None = None
         self.stack: str | None = None
         self.group = NO_GROUPS.make("")
         self.echoes = 0
@@ -189,9 +200,21 @@ class ProcHandle:
     def ask_for_stack(self) -> None:
         """Raise its priority, so that a starved proc can answer, and ask for a stack dump."""
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self.pid, -5)
+            niceness = os.getpriority(os.PRIO_PROCESS, self.pid)
+            if niceness > RAISED_NICENESS:
+                os.setpriority(os.PRIO_PROCESS, self.pid, RAISED_NICENESS)
+                self.niceness = niceness
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, DUMP_SIGNAL)
+
+    def lower_again(self) -> None:
+        """It is not killed after all: give back the priority that `ask_for_stack` has raised."""
+        niceness, self.niceness = self.niceness, None
+        if niceness is not None:
+            with contextlib.suppress(OSError):
+                # Any other value is the proc's own, that has lifted its action's limit since.
+                if os.getpriority(os.PRIO_PROCESS, self.pid) == RAISED_NICENESS:
+                    os.setpriority(os.PRIO_PROCESS, self.pid, niceness)
 
     def read_wakeups(self) -> bool:
         """Read all that is in the wake-up pipe. Whether the word is there that a dump is whole."""

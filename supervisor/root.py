@@ -177,7 +177,8 @@ class Supervisor:
     def _make_pool(self, run_folder: str) -> Pool:
         settings = self.settings.pool
         pool = Pool(
-            {"actions": settings.procs, "observations": settings.observers, **settings.lanes},
+            # The last is filled first.
+            {"actions": settings.procs, **settings.lanes, "observations": settings.observers},
             pool_options(settings, self._modules, self._search),
             run_folder=run_folder,
             metrics_folder=self._metrics_folder,

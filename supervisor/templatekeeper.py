@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fsmv2.ipc.messages import Fork, Forked, Importing, Preloaded
 from fsmv2.supervisor.certificate import death_verdict
+from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.events import (
     PreloadExcluded,
     ProcOutput,
@@ -40,6 +41,12 @@ IMPORT_S_MAX = 10.0
 MAIN_S_MAX = 30.0
 STACK_BUDGET_S = 0.05
 FAILURES_MAX = 3
+# How often it may take orders and answer none, in a row or not: each time costs a start's budget.
+HANGS_MAX = 3
+# Once procs are spawned, a template is tried again after a wait, that grows each time it fails:
+# one that hangs now and then would have the pool change its way again and again.
+RETURN_S = 10.0
+RETURN_S_MAX = 3600.0
 # A SIGKILL may have come from outside, so the module is tried once more.
 SIGKILLS_MAX = 2
 LAST_READS = 16
@@ -62,6 +69,9 @@ class TemplateKeeper:
         self._forks = options.start_method != "spawn"
         self._output = OutputLines()
         self._excluded_before = 0
+        self._hangs = 0
+        # How often it was done without.
+        self._falls = 0
         # Whether there is nothing to tend; asked at every step.
         self.is_calm = not self._forks
         self._last_line = self._frame = ""
@@ -123,6 +133,13 @@ class TemplateKeeper:
                 proc, order, options.search, self._pool.run_folder, self._pool.metrics_folder
             )
         return None
+
+    def blame(self, order_at: float) -> None:
+        """An order of that moment has no answer (it is stopped, or a plug-in's fork hook hangs):
+        a new template is started once this one is dead."""
+        if self.template.ready and order_at >= self.template.started_at:
+            self._hangs += 1
+            self.template.kill()
 
     # --- what it says -----------------------------------------------------------------------
 
@@ -232,11 +249,13 @@ class TemplateKeeper:
             # The next one has a module less to fall over, so there is nothing to wait for.
             template.failures = 0
             template.retry_at = now
+        if now - template.started_at > RETURN_S_MAX:
+            self._falls = self._hangs = 0  # it has done well for long enough
         if not self._pool.closing:
-            wait_s = max(0.0, (template.retry_at or now) - now)
-            self._pool.on_event(TemplateEnded(pid=pid, verdict=verdict, retry_in_s=wait_s))
             if template.failures:
                 self._failed(f"the template process keeps dying, the last time: {verdict}", now)
+            wait_s = max(0.0, (template.retry_at or now) - now)
+            self._pool.on_event(TemplateEnded(pid=pid, verdict=verdict, retry_in_s=wait_s))
         self._nursery.orphans.bury(pid, template.below)  # an import may have started processes
         self._nursery.sweep()
 
@@ -253,8 +272,13 @@ class TemplateKeeper:
         if self._pool.options.start_method == "template":
             self._nursery.cannot_fork(at_once)
             self._nursery.note_stuck(self.template.failures + at_once * FAILURES_MAX, reason, now)
-        elif at_once or self.template.failures >= FAILURES_MAX:
+        elif at_once or self.template.failures >= FAILURES_MAX or self._hangs >= HANGS_MAX:
             self._use("spawn", reason)
+            self._falls += 1
+            spread = self._pool.random.random()
+            wait_s = delay_s(self._falls, spread, base_s=RETURN_S, max_s=RETURN_S_MAX)
+            self.template.retry_at = now + wait_s
+            self._nursery.try_now()
 
     def _use(self, method: Literal["template", "spawn"], reason: str) -> None:
         if method != self.method:

@@ -186,7 +186,7 @@ class TemplateProcess:
             self.failures = 0
         if isinstance(reply, Preloaded):
             self.importing = ""
-            self.ready = not reply.unsafe
+            self.ready = not reply.unsafe and not self.is_killed
             self.import_failures = reply.failed
             self.threads = reply.threads
         return reply
@@ -207,12 +207,13 @@ class TemplateProcess:
         self.retry_at = now + delay_s(self.failures, spread, base_s=0.1, max_s=5.0)
 
     def kill(self) -> None:
-        """SIGKILL it."""
-        self.is_killed = True
+        """SIGKILL it. It takes no order from now on, though it may be a while until it is dead."""
         if self.child is not None:
-            if not self.ready:
+            if not self.ready and not self.is_killed:
                 self.below = descendants_of(self.child.pid)
             self.child.kill()
+        self.is_killed = True
+        self.ready = False
 
     def _drop(self) -> None:
         self.child = None

@@ -60,6 +60,7 @@ class Witness:
     def ask(self, proc: ProcHandle, now: float) -> None:
         """Ask ``proc`` for its stack; `STACK_CAME`, `ECHO_OVERDUE` or `STACK_OVERDUE` follows."""
         proc.forget_stack()
+        proc.asked_at = now
         signs = signs_of(proc.pid)
         if signs.is_stopped or signs.blocks(DUMP_SIGNAL):
             # It will not answer, so do not wait.
@@ -67,10 +68,20 @@ class Witness:
                 "it is stopped" if signs.is_stopped else "it blocks the signal that asks for it"
             )
             self._read_from_outside(proc)
-            self._pool.deadlines.set(now, proc, ProcEvent.STACK_CAME)
+            self._happen_at(now, proc, ProcEvent.STACK_CAME)
             return
         proc.ask_for_stack()
-        self._pool.deadlines.set(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
+        self._happen_at(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
+
+    def _happen_at(self, moment: float, proc: ProcHandle, event: ProcEvent) -> None:
+        """Unless ``proc`` was asked once more by then: that attempt has a time of its own."""
+        asked_at = proc.asked_at
+
+        def happen() -> None:
+            if proc.asked_at == asked_at:
+                self._pool.happen(proc, event)
+
+        self._pool.deadlines.call(moment, happen, proc)
 
     def woken(self, proc: ProcHandle, mask: int) -> None:
         """One half of the dump signal's handler has run in ``proc``, or both (or it is gone)."""

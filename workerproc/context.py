@@ -30,6 +30,8 @@ LEVELS = ("debug", "info", "warning", "error")
 LATER_MAX = 100
 _extending = threading.RLock()
 _saying = threading.local()
+# By the folder that could not be made: one for all attempts of this proc.
+_fallbacks: dict[Path, Path] = {}
 
 
 class Surroundings:
@@ -83,13 +85,17 @@ class Context:
 
     @property
     def scratch(self) -> Path:
-        """A folder of this proc's own, made on first use, removed after the proc's death."""
+        """A folder of this proc's own, made on first use, removed after the proc's death; while
+        the run folder is gone or full, one in the system's own folder for such, which stays."""
+        root = self._surroundings.scratch_root
         try:
-            self._surroundings.scratch_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
-            # The run folder is gone or full: the action may still find room elsewhere.
-            return Path(tempfile.mkdtemp(prefix="fsmv2-"))
-        return self._surroundings.scratch_root
+            fallback = _fallbacks.get(root)
+            if fallback is None or not fallback.is_dir():
+                fallback = _fallbacks[root] = Path(tempfile.mkdtemp(prefix="fsmv2-"))
+            return fallback
+        return root
 
     def heartbeat(self) -> None:
         """Say that the action gets on."""

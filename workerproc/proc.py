@@ -27,7 +27,7 @@ from msgspec import Raw
 from fsmv2.ipc.busywait import BusyWait
 from fsmv2.ipc.codec import decode, decoder_of, encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, PROTOCOL, FrameBuffer, FrameError, pack_frame
-from fsmv2.ipc.linux import die_with_parent, register_for_barriers
+from fsmv2.ipc.linux import die_with_parent, flush_c_streams, register_for_barriers
 from fsmv2.ipc.messages import (
     Answer,
     Done,
@@ -43,7 +43,7 @@ from fsmv2.ipc.messages import (
     Warm,
 )
 from fsmv2.ipc.page import Page
-from fsmv2.ipc.redact import redact, secrets_in
+from fsmv2.ipc.redact import may_hide, redact, secrets_in
 from fsmv2.workerproc import evidence, limits, records
 from fsmv2.workerproc.anchor import anchor
 from fsmv2.workerproc.context import Context, Surroundings
@@ -162,6 +162,10 @@ class Proc:
             sys.stderr.flush()
         except BaseException:  # closed by the action, or whatever it put in their place
             pass
+        loaded = _loaded.get(order.action)
+        if loaded is not None and loaded.may_hide:
+            # Later, the root would not know any more what must not be shown.
+            flush_c_streams()
         self._send(answer)
 
     def _result_of(self, order: Run) -> Answer | Skipped:
@@ -258,11 +262,12 @@ class Rehearsal(msgspec.Struct, frozen=True):
 class Loaded:
     """An action type as this proc runs it."""
 
-    __slots__ = ("decode", "is_unlimited")
+    __slots__ = ("decode", "is_unlimited", "may_hide")
 
     def __init__(self, kind: Any) -> None:
         self.decode = decoder_of(kind)
         self.is_unlimited = limits.are_none(kind.limits)
+        self.may_hide = may_hide(kind)
 
 
 _loaded: dict[str, Loaded] = {}

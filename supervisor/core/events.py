@@ -232,7 +232,8 @@ class ProcStarted(Event, frozen=True, kw_only=True):
 
 
 class ProcEnded(Event, frozen=True, kw_only=True):
-    """A proc is dead and reaped. ``expected`` when the root meant it to end."""
+    """A proc is dead and reaped. ``expected`` when the root meant it to end; ``attempt_id`` is the
+    attempt that was lost with it, None when there was none."""
 
     slot: str
     pid: int

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsmv2.ipc.redact import may_hide
 from fsmv2.supervisor import Action, ActionContext, Limits, Secret
 from fsmv2.supervisor.core.errors import SpecError
-from fsmv2.supervisor.kinds import SHORT_S, ActionKind, Kinds, _may_hide
+from fsmv2.supervisor.kinds import SHORT_S, ActionKind, Kinds
 
 
 class Plain(Action, frozen=True):
@@ -102,7 +103,7 @@ NESTED_CLEAN = st.recursive(CLEAN, wrapped, max_leaves=3)
 @given(NESTED_CLEAN)
 def test_a_type_made_of_plain_ones_hides_nothing(kind: Any) -> None:
     """Whatever the nesting, up to a depth that nobody writes."""
-    assert not _may_hide(kind)
+    assert not may_hide(kind)
 
 
 @given(st.data())
@@ -111,13 +112,13 @@ def test_a_type_with_a_secret_anywhere_in_it_may_hide_one(data: st.DataObject) -
     kind = data.draw(HIDING)
     for _ in range(data.draw(st.integers(0, 12))):
         kind = data.draw(wrapped(st.just(kind)))
-    assert _may_hide(kind)
+    assert may_hide(kind)
 
 
 @pytest.mark.parametrize("kind", [list, dict, tuple, Any, object, Colour, Ring, type, int | Any])
-def test_what_is_not_known_to_be_plain_may_hide(kind: Any) -> None:
+def test_what_is_not_known_to_be_plainmay_hide(kind: Any) -> None:
     """A container of anything, a type that holds itself, a type nobody has thought of."""
-    assert _may_hide(kind)
+    assert may_hide(kind)
 
 
 # --- short and long -------------------------------------------------------------------------

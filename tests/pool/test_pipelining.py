@@ -22,6 +22,7 @@ from fsmv2.ipc.frames import FrameBuffer, pack_frame
 from fsmv2.ipc.messages import Done, FromProc, Run, Runs, Skipped, ToProc
 from fsmv2.supervisor import Action, ActionContext, Limits
 from fsmv2.supervisor.core.action import ActionResult
+from fsmv2.supervisor.core.events import Event, ProcEnded
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
@@ -405,6 +406,29 @@ def test_what_waits_behind_a_dead_proc_runs_elsewhere_once(world: World) -> None
     assert [one for one in ids if world.results[one].status != "succeeded"] == [head.id]
     assert world.results[head.id].status == "crashed"
     assert set(world.runs.values()) == {1}
+
+
+def test_a_death_names_the_attempt_it_has_cost_and_not_the_next(world: World) -> None:
+    """That one was given to the proc before its death was seen, and runs elsewhere: with it in
+    the log, a death that nothing else tells of would look like one that is told."""
+    events: list[Event] = []
+    world.pool.on_event = events.append
+    proc, other = world.procs
+    first, second, third = [world.submit(Long()) for _ in range(3)]
+    assert proc.handle.attempt is not None
+    first, second = (first, second) if proc.handle.attempt.id == first else (second, first)
+    steps(proc, 3)
+    world.read(proc)
+    assert first in world.results
+    assert proc.handle.attempt.id == third
+    world.kill(proc)
+    steps(other, 2)
+    world.kill(other)
+    ended = [event for event in events if isinstance(event, ProcEnded)]
+    assert [event.attempt_id for event in ended] == [None, second]
+    world.add()
+    world.finish()
+    assert world.results[third].succeeded
 
 
 def test_what_has_run_is_not_given_out_again_because_its_answer_was_not_read(

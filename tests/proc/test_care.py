@@ -214,6 +214,9 @@ def test_a_type_that_dies_the_same_way_again_and_again_is_kept_apart(tmp_path: P
         assert made.run(deadly.Flip(str(switch))).value == "well"
         (released,) = made.heard(events.ActionTypeReleased)
         assert released.reason == "an attempt succeeded"
+        lane = made.pool.lanes["quarantine"]
+        assert (lane.size, lane.members) == (0, {}), "its proc, which ran that one, is not kept"
+        made.until(lambda: len(made.pool.nursery.procs) == 3, "as many procs as before")
         together = [made.submit(deadly.Flip(str(switch))) for _ in range(50)]
         assert all(made.result(one).succeeded for one in together)
 
@@ -256,6 +259,7 @@ def test_an_operator_releases_a_quarantined_type(tmp_path: Path) -> None:
         assert made.result(waiting).value == "well"
         (released,) = made.heard(events.ActionTypeReleased)
         assert released.reason == "an operator released it"
+        assert (made.pool.lanes["quarantine"].size, made.pool.nursery.wanted) == (0, 3)
 
 
 def test_deaths_from_outside_and_cancels_never_quarantine_a_type() -> None:

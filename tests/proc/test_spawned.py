@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import deadly_actions as deadly
 import multiprocess
@@ -17,7 +18,7 @@ from driving import Driven, driven
 from running import until
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import nursery, templateprocess
+from fsmv2.supervisor import nursery, templatekeeper, templateprocess
 from fsmv2.supervisor.core.events import (
     PoolRecovered,
     PoolStuck,
@@ -112,6 +113,7 @@ def test_spawning_leaves_no_descriptor_and_no_process(tmp_path: Path) -> None:
 def test_procs_are_spawned_while_no_template_lives_and_forked_once_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(templatekeeper, "RETURN_S", 0.5)
     with monkeypatch.context() as broken:
         broken.setattr(templateprocess, "run_template", template_actions.ends_at_once)
         with driven({"actions": 1}, spares=0) as made:
@@ -205,20 +207,71 @@ def test_spawned_proc_that_hangs_dies_with_the_root_whichever_thread_started_it(
     until(lambda: not is_alive(pid), "the proc is gone")
 
 
-def test_template_that_hangs_in_a_fork_hook_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It imports all, says that it is ready, and never forks."""
-    monkeypatch.setattr(nursery, "START_BUDGET_S", 3.0)
+@pytest.fixture
+def hanging_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A template that imports all, says that it is ready, and never forks."""
+    monkeypatch.setattr(nursery, "START_BUDGET_S", 2.0)
     (tmp_path / "shape_hook.py").write_text(
         "import os, time\n"
         "if 'FSMV2_SLOT' not in os.environ:\n"
         "    os.register_at_fork(before=lambda: time.sleep(600))\n"
     )
-    with driven({"actions": 1}, spares=0, preload=("shape_hook",), search=(str(tmp_path),)) as made:
+    return {"preload": ("shape_hook",), "search": (str(tmp_path),)}
+
+
+def test_actions_wait_for_the_pool_to_do_without_a_template_that_hangs(
+    hanging_hook: dict[str, Any],
+) -> None:
+    """All its orders are lost at once; that is one failure, and not one of the procs' own."""
+    with driven({"actions": 3}, spares=1, **hanging_hook) as made:
+        assert made.run(deadly.WhoAmI()).succeeded
+        assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
+
+
+def test_where_only_a_template_will_do_one_that_hangs_is_told_to_those_who_wait(
+    hanging_hook: dict[str, Any],
+) -> None:
+    """It is a mistake in the program: nobody else has killed anything."""
+    with driven({"actions": 3}, spares=1, start_method="template", **hanging_hook) as made:
+        result = made.run(deadly.WhoAmI())
+        assert result.error is not None
+        assert (result.status, result.error.type) == ("refused", "PoolStuck")
+        assert made.pool.nursery.keeper.template.failures >= 3
+
+
+def test_template_that_hangs_in_a_fork_hook_is_done_without(hanging_hook: dict[str, Any]) -> None:
+    with driven({"actions": 1}, spares=0, **hanging_hook) as made:
         made.until(lambda: made.heard(ProcStarted), "a proc")
         assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
         assert made.run(deadly.WhoAmI()).succeeded
+
+
+def test_template_that_hangs_now_and_then_is_done_without_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each time the next one forks again. One change is told, not one a hang."""
+    monkeypatch.setattr(nursery, "START_BUDGET_S", 2.0)
+    hang = tmp_path / "hang"
+    (tmp_path / "moody_hook.py").write_text(
+        "import os, time\n"
+        "def hook():\n"
+        f"    while os.path.exists({str(hang)!r}):\n"
+        "        time.sleep(0.01)\n"
+        "if 'FSMV2_SLOT' not in os.environ:\n"
+        "    os.register_at_fork(before=hook)\n"
+    )
+    with driven({"actions": 1}, spares=0, preload=("moody_hook",), search=(str(tmp_path),)) as made:
+        for hangs in range(1, 4):
+            assert not made.heard(StartMethodChanged)
+            assert made.run(deadly.WhoAmI()).succeeded
+            made.until(lambda: made.pool.nursery.keeper.template.failures == 0, "it has forked")
+            hang.touch()
+            made.run(deadly.Die(signal.SIGKILL))
+            made.until(lambda n=hangs: len(made.heard(TemplateEnded)) == n, "a hang")  # type: ignore[misc]
+            hang.unlink()
+        assert made.run(deadly.WhoAmI()).succeeded
+        assert [event.method for event in made.heard(StartMethodChanged)] == ["spawn"]
+        assert made.heard(TemplateEnded)[-1].retry_in_s >= templatekeeper.RETURN_S / 2
 
 
 def test_program_that_hangs_at_import_in_the_template_gets_spawned_procs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def test_spawned_procs_are_like_forked_ones() -> None:
 def test_template_that_cannot_be_kept_alive_is_done_without_until_it_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(templatekeeper, "RETURN_S", 0.5)
     with driven() as made:
         keeper = made.pool.nursery.keeper
         made.wait_ready()
@@ -142,3 +144,21 @@ def test_start_method_template_never_spawns_and_says_that_it_is_stuck() -> None:
             made.run(deadly.Die(signal.SIGKILL))
         assert made.run(deadly.WhoAmI()).succeeded
         assert made.heard(events.PoolRecovered)
+
+
+def test_a_template_that_was_killed_is_given_no_order_while_it_dies() -> None:
+    """The order would be lost with it, and the proc missing for as long as a start may take."""
+    with driven() as made:
+        made.wait_ready()
+        nursery = made.pool.nursery
+        nursery.keeper.template.kill()
+        victim = made.pool.spares[0]
+        made.pool.retire(victim, "retired")
+        before = list(nursery.procs)
+        nursery.tend(time.monotonic())
+        assert nursery.procs == before, "nothing is ordered"
+        made.until(lambda: victim not in nursery.procs, "it has left")
+        made.wait_ready()
+        assert made.run(deadly.WhoAmI()).succeeded
+        assert all(one.pid for one in made.heard(events.ProcEnded))
+        assert made.heard(events.StartMethodChanged) == []

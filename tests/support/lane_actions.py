@@ -48,3 +48,14 @@ class AtMostTwo(Both, frozen=True):
     """No more than two at a time."""
 
     limits = Limits(concurrency=2)
+
+
+class Await(Action, frozen=True):
+    """Ends once the file ``path`` is there."""
+
+    path: str
+    timeout_s = FOREVER_S
+
+    def execute(self, ctx: ActionContext) -> None:
+        while not os.path.exists(self.path):
+            time.sleep(0.002)

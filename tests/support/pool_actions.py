@@ -287,3 +287,38 @@ class PrintWithoutNewline(Action, frozen=True):
 
     def execute(self, ctx: ActionContext) -> None:
         print("token is", self.token.reveal(), end="")
+
+
+_C_BUFFER = ctypes.create_string_buffer(4096)
+
+
+class PrintInC(Action, frozen=True):
+    """To libc's own buffer, which is written when it is full, or flushed (setvbuf(3), _IOFBF)."""
+
+    token: Secret
+
+    def execute(self, ctx: ActionContext) -> None:
+        libc = ctypes.CDLL(None)
+        libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), _C_BUFFER, 0, len(_C_BUFFER))
+        libc.printf(b"token is %s\n", self.token.reveal().encode())
+
+
+class PrintWhen(Action, frozen=True):
+    """Has a process of its own print the token once the file ``path`` is there, and ends."""
+
+    token: Secret
+    path: str
+
+    def execute(self, ctx: ActionContext) -> None:
+        wait = 'while [ ! -e "$0" ]; do sleep 0.01; done; echo "token is $1"'
+        subprocess.Popen(["sh", "-c", wait, self.path, self.token.reveal()])
+
+
+class HoldSecret(Action, frozen=True):
+    """Says nothing for an hour."""
+
+    token: Secret
+    timeout_s = 3600.0
+
+    def execute(self, ctx: ActionContext) -> None:
+        time.sleep(3600.0)

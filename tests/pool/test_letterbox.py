@@ -1,0 +1,115 @@
+"""What is left for whoever drives gets its result, also when the pool is closed meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fsmv2.supervisor import Action, ActionContext
+from fsmv2.supervisor.driver import Driver
+from fsmv2.supervisor.handles import Handle
+from fsmv2.supervisor.letterbox import Letterbox
+from fsmv2.supervisor.pool import Pool, PoolOptions
+
+ROUNDS = 200
+PATIENCE_S = 60.0
+
+
+class Nothing(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        """Never run: the pool has no procs."""
+
+
+@pytest.fixture
+def often() -> Iterator[None]:
+    """Threads take turns after 10 µs instead of 5 ms."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def driver_without_procs(folder: str) -> Driver:
+    """All its procs are missing, so all that is submitted is left."""
+    driver = Driver()
+    options = PoolOptions(queue=100_000)
+    pool = Pool({"actions": 1}, options, run_folder=folder, on_result=driver.on_result)
+    _ = pool.kinds[Nothing]
+    driver.start(pool)
+    return driver
+
+
+def submit(driver: Driver) -> Handle:
+    handle = Handle(driver)
+    if not driver.leave(handle, Nothing(), "", None):
+        driver.submit(handle, Nothing(), "", None)
+    return handle
+
+
+def submit_until_refused(driver: Driver, handles: list[Handle]) -> None:
+    while True:
+        handles.append(handle := submit(driver))
+        if handle.done() and handle.result(0).status == "refused":
+            return
+
+
+@pytest.mark.usefixtures("often")
+def test_each_handle_gets_its_result_though_another_thread_closes_the_pool() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for round_number in range(ROUNDS):
+            driver = driver_without_procs(folder)
+            handles: list[Handle] = []
+            thread = threading.Thread(target=submit_until_refused, args=(driver, handles))
+            thread.start()
+            while len(handles) < round_number % 20:
+                pass
+            driver.close()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+            open_still = [handle for handle in handles if not handle.done()]
+            assert not open_still, f"round {round_number}: {len(open_still)} of {len(handles)}"
+            assert {handle.result(0).status for handle in handles} <= {"cancelled", "refused"}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_action_left_as_the_pool_has_been_closed_is_refused(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool was open when the thread looked, and closed by the time it left its action."""
+    leave = Letterbox.leave
+
+    def close_first(letterbox: Letterbox, *arguments: object) -> bool:
+        if moment == "before":
+            driver.close()
+        left = leave(letterbox, *arguments)  # type: ignore[arg-type]
+        if moment == "after":
+            driver.close()
+        return left
+
+    monkeypatch.setattr(Letterbox, "leave", close_first)
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        handle = submit(driver)
+        assert handle.done()
+        assert handle.result(0).status in ("cancelled", "refused")
+        assert not driver.open_handles()
+
+
+def test_what_was_taken_out_by_the_one_who_closes_is_not_taken_back() -> None:
+    """It has begun, perhaps; its result says so."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        handle = Handle(driver)
+        steps: list[Callable[[], object]] = [
+            lambda: driver.leave(handle, Nothing(), "", None),
+            lambda: driver.look(lambda pool: None),
+        ]
+        assert [bool(step()) for step in steps] == [True, False]
+        assert not driver._letterbox.take_back(handle)
+        assert driver.open_handles() == [handle]
+        driver.close()
+        assert handle.result(0).status == "cancelled"
