@@ -266,11 +266,31 @@ class Nursery:
             lane.drop(proc)
             self._place(proc)
 
+    def stand_in(self, overdue: ProcHandle, now: float) -> None:
+        """A spare takes the place of a proc that is looked at and will then be killed."""
+        lane = self._pool.lanes.get(overdue.lane or "")
+        if lane is None or not self._pool.spares or self._pool.closing:
+            return
+        lane.drop(overdue)
+        overdue.lane = None
+        overdue.replaced_at = now
+        self._assign(lane, self._pool.spares.pop(0))
+
+    def came_back(self, proc: ProcHandle) -> None:
+        """It has answered before it was killed; another proc stands in for it meanwhile."""
+        proc.replaced_at = None
+        proc.detail = proc.worn or self._pool.guard.recycle(proc)
+        if proc.detail is not None:
+            self._pool.retire(proc, "recycled")
+        else:
+            self._place(proc)
+
     def left(self, lane: Lane | None, dying: ProcHandle, now: float) -> None:
         """A proc has left ``lane`` (None: the spares): a spare takes its place at once."""
         self._alive -= 1
         if lane is None:
-            self._pool.spares.remove(dying)
+            if dying in self._pool.spares:  # else a spare stood in for it
+                self._pool.spares.remove(dying)
             return
         if self._pool.spares and len(lane.members) < lane.size and not self._pool.closing:
             dying.replaced_at = now

@@ -309,9 +309,13 @@ class Pool:
                 self.nursery.joined(proc, now)
             case ProcEffect.LEAVE_LANE:
                 self._leave_lane(proc, now)
-            case ProcEffect.TAKE_STACK:
+            case ProcEffect.STAND_IN:
                 # Nobody waits behind it while it is looked at.
-                self._redistribute(proc)
+                lane = self.dispatcher.take_back(proc)
+                self.nursery.stand_in(proc, now)
+                if lane is not None:
+                    self.dispatcher.dispatch(lane)
+            case ProcEffect.TAKE_STACK:
                 self.witness.ask(proc, now)
             case ProcEffect.KILL:
                 self.witness.make_do(proc)
@@ -355,11 +359,6 @@ class Pool:
         self.dispatcher.take_back(proc)
         self.nursery.left(lane, proc, now)
 
-    def _redistribute(self, proc: ProcHandle) -> None:
-        lane = self.dispatcher.take_back(proc)
-        if lane is not None:
-            self.dispatcher.dispatch(lane)
-
     def has_room(self, proc: ProcHandle) -> None:
         """The proc has answered something: it takes what waits, or, with nothing more to do, is
         idle or makes room for a new one."""
@@ -367,6 +366,8 @@ class Pool:
             proc.state = ProcState.IDLE
         lane = self.lanes.get(proc.lane) if proc.lane is not None else None
         if lane is None:
+            if proc.state is ProcState.IDLE:
+                self.nursery.came_back(proc)
             return
         if proc.state is ProcState.IDLE:
             lane.idle.append(proc)

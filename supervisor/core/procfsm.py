@@ -6,9 +6,10 @@ passes (we take its stack first: witnessing, then kill: killed), its channel end
 to be dead: leaving, or, should it linger, killed), the kernel says that it is dead (dead).
 Each transition names the effects the pool must carry out, in order; the table itself has none.
 
-A killed proc's slot is handed to a spare at the kill. The attempt's result is given only when
-the kernel has confirmed the death: until then the old attempt may still be running, and the
-next one of the same key must not overlap with it.
+A spare stands in for an overdue proc at once, so that nobody waits while its stack is taken; for
+one that is killed without that, at the kill. The attempt's result is given only when the kernel
+has confirmed the death: until then the old attempt may still be running, and the next one of the
+same key must not overlap with it. One that answers after all has lost its place, and is a spare.
 
 Knows: states, events, effects, the table.
 Does not know: pids, clocks, pipes.
@@ -58,6 +59,7 @@ class ProcEffect(enum.StrEnum):
 
     JOIN_LANE = "join_lane"
     ANSWER = "answer"
+    STAND_IN = "stand_in"
     TAKE_STACK = "take_stack"
     KILL = "kill"
     LEAVE_LANE = "leave_lane"
@@ -81,7 +83,7 @@ TABLE: dict[tuple[ProcState, ProcEvent], tuple[ProcState, tuple[ProcEffect, ...]
     (_S.IDLE, _E.CHANNEL_ENDED): (_S.LEAVING, (_F.LEAVE_LANE, _F.WAIT_TO_LEAVE)),
     (_S.IDLE, _E.EXITED): (_S.DEAD, (_F.LEAVE_LANE, _F.BURY)),
     (_S.BUSY, _E.ANSWER_CAME): (_S.IDLE, (_F.ANSWER,)),
-    (_S.BUSY, _E.DEADLINE_PASSED): (_S.WITNESSING, (_F.TAKE_STACK,)),
+    (_S.BUSY, _E.DEADLINE_PASSED): (_S.WITNESSING, (_F.STAND_IN, _F.TAKE_STACK)),
     (_S.BUSY, _E.KILL_ORDERED): (_S.KILLED, (_F.LEAVE_LANE, _F.KILL)),
     (_S.BUSY, _E.LEAVE_ORDERED): (_S.KILLED, (_F.LEAVE_LANE, _F.KILL)),
     (_S.BUSY, _E.CHANNEL_ENDED): (_S.LEAVING, (_F.LEAVE_LANE, _F.WAIT_TO_LEAVE)),

@@ -13,7 +13,8 @@ from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
 from fsmv2.supervisor.letterbox import Letterbox
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pooloptions import PoolOptions
 
 ROUNDS = 200
 PATIENCE_S = 60.0

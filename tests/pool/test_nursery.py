@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from fsmv2.ipc.codec import encode
+from fsmv2.ipc.frames import pack_frame
+from fsmv2.ipc.messages import Done
 from fsmv2.supervisor import Action, ActionContext
-from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.attempts import Attempt
+from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.core.quarantine import Record
 from fsmv2.supervisor.lanes import QUARANTINE
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.procs import ProcHandle
 
 NOW = 1_000.0
@@ -20,6 +27,11 @@ NOW = 1_000.0
 class Nothing(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> None:
         """Never run."""
+
+
+class Plain(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        """Never run; not kept apart."""
 
 
 @pytest.fixture
@@ -109,3 +121,89 @@ def test_the_proc_kept_for_quarantine_stays_while_another_type_is_kept_apart(poo
     release(pool)
     assert pool.lanes[QUARANTINE].size == 1
     assert len(pool.lanes[QUARANTINE].idle) == 1
+
+
+# --- those that are overdue -----------------------------------------------------------------
+
+
+def overdue(pool: Pool, proc: ProcHandle, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+    """``proc`` is busy, and its deadline passes; nothing is asked of a process that is not."""
+    monkeypatch.setattr(pool.witness, "ask", lambda *_: None)
+    pool.submit(Plain())
+    attempt = proc.attempt
+    assert attempt is not None
+    pool.happen(proc, ProcEvent.DEADLINE_PASSED)
+    assert proc.state is ProcState.WITNESSING
+    return attempt
+
+
+def test_a_spare_stands_in_for_an_overdue_proc_while_its_stack_is_taken(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits need not wait for the evidence."""
+    *_, worker, _solo, spare = [join(pool) for _ in range(5)]
+    attempt = overdue(pool, worker, monkeypatch)
+    assert (worker.lane, spare.lane) == (None, "actions")
+    assert worker.replaced_at is not None
+    assert worker.attempt is attempt
+
+    waiting = pool.submit(Plain())
+    assert spare.attempt is not None
+    assert spare.attempt.id == waiting
+    assert not pool.spares
+
+
+def test_an_overdue_proc_keeps_its_place_while_there_is_no_spare(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, worker, _solo = [join(pool) for _ in range(4)]
+    overdue(pool, worker, monkeypatch)
+    assert worker.lane == "actions"
+    assert worker.replaced_at is None
+
+
+def test_an_overdue_proc_that_answers_after_all_is_a_spare_then(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is taken; there are as many procs as there should be."""
+    *_, worker, _solo, spare = [join(pool) for _ in range(5)]
+    attempt = overdue(pool, worker, monkeypatch)
+    answer(pool, worker, attempt)
+    assert worker.state is ProcState.IDLE
+    assert pool.spares == [worker]
+    assert worker.replaced_at is None
+    assert pool.lanes["actions"].idle == [spare]
+
+
+def test_an_overdue_proc_that_answers_after_all_and_is_worn_out_leaves(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, worker, _solo, _spare = [join(pool) for _ in range(5)]
+    attempt = overdue(pool, worker, monkeypatch)
+    worker.worn = "a limit could not be lifted"
+    answer(pool, worker, attempt)
+    assert worker.state is ProcState.LEAVING
+    assert not pool.spares
+
+
+def test_an_overdue_proc_that_is_killed_makes_room_for_one_new_spare(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, worker, _solo, _spare = [join(pool) for _ in range(5)]
+    overdue(pool, worker, monkeypatch)
+    assert pool.nursery.starts_waiting == 0
+    monkeypatch.setattr(pool.witness, "make_do", lambda _: None)
+    monkeypatch.setattr(ProcHandle, "kill", lambda *_: True)
+    worker.pid = 1
+    pool.happen(worker, ProcEvent.STACK_CAME)
+    worker.pid = 0
+    assert worker.state is ProcState.KILLED
+    assert pool.nursery.starts_waiting == 1
+    assert not pool.spares
+
+
+def answer(pool: Pool, proc: ProcHandle, attempt: Attempt) -> None:
+    """The proc's answer comes."""
+    done = Done(attempt.id, msgspec.Raw(encode(None)), NOW, 0.0)
+    os.write(proc.theirs[1], pack_frame(encode(done)))
+    pool.answers.readable(proc, 1)
