@@ -46,6 +46,7 @@ def pool_statistics(pool: Pool) -> dict[str, Any]:
                 "verdict": kind.record.verdict,
                 "deaths": len(kind.record.deaths) + kind.record.failures - 1,
                 "held": len(kind.held),
+                "quarantined_s": now - (kind.record.since or now),
                 "retry_in_s": max(0.0, kind.record.not_before - now),
             }
             for name, kind in pool.kinds.quarantined().items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,14 @@ def test_a_name_that_means_several_releases_none_and_lists_them(pool: Pool) -> N
     answer = Commands(pool, lambda event: None).carry_out(ReleaseType(1, "there", "Flip"))
     assert answer.outcome == "ambiguous"
     assert answer.detail.endswith("want one of one:Flip, two:Flip")
+
+
+def test_the_page_shows_all_that_is_known_of_a_type_and_how_to_release_it(pool: Pool) -> None:
+    """Deaths, their cause, until when; each figure by the name under which it is published."""
+    script = (files("fsmv2.supervisor") / "web" / "page.js").read_text()
+    record = pool_statistics(pool)["quarantined"]["Flop"]
+    assert set(record) == {"verdict", "deaths", "held", "quarantined_s", "retry_in_s"}
+    shown_here = script.partition("function showQuarantine(")[2].partition("\n}\n")[0]
+    assert [name for name in record if name not in shown_here] == []
+    assert "`fsmv2 release ${name} --http ${location.host}`" in shown_here
+    assert "showQuarantine(pool.quarantined" in script
