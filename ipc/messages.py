@@ -184,19 +184,21 @@ class Published(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag=
 
 
 # What became of a command: see `CommandAnswered`.
-Outcome = Literal["done", "no_such_attempt", "not_in_quarantine"]
+Outcome = Literal["done", "no_such_attempt", "not_in_quarantine", "ambiguous"]
 
 
 class CommandAnswered(
     Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="command_answered"
 ):
     """The root has carried out command ``number``, or could not. ``action_type`` and ``path``
-    (empty: no worker's) are those of what it was about."""
+    (empty: no worker's) are those of what it was about; ``detail`` says more of an outcome that
+    its word does not say all of."""
 
     number: int
     outcome: Outcome
     action_type: str = ""
     path: str = ""
+    detail: str = ""
 
 
 ToOps = Published | CommandAnswered

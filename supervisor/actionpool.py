@@ -183,7 +183,8 @@ class ActionPool:
 
     def release(self, action_type: str) -> bool:
         """Let a quarantined action type run like any other again. False: none of that name is
-        in quarantine (see the option ``quarantine``)."""
+        in quarantine (see the option ``quarantine``). Raises `SpecError` when several are; then
+        it takes ``module:name``, as `statistics` shows them."""
         released: bool = self._driver.change(lambda pool: pool.release(action_type))
         return released
 

@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fsmv2.ipc.messages import Command, CommandAnswered, KillAction
+from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event, OperatorCommanded
 from fsmv2.supervisor.pool import Pool
+
+DETAIL_CHARS_MAX = 2_000
 
 
 class Commands:
@@ -28,10 +31,7 @@ class Commands:
             answer = self._kill(command.number, command.attempt_id)
             verb, target = "kill", f"#{command.attempt_id}"
         else:
-            done = self._pool.release(command.action_type)
-            answer = CommandAnswered(
-                command.number, "done" if done else "not_in_quarantine", command.action_type
-            )
+            answer = self._release(command.number, command.action_type)
             verb, target = "release", command.action_type
         self._emit(
             OperatorCommanded(
@@ -44,6 +44,14 @@ class Commands:
             )
         )
         return answer
+
+    def _release(self, number: int, action_type: str) -> CommandAnswered:
+        try:
+            done = self._pool.release(action_type)
+        except SpecError as several:
+            text = str(several)[:DETAIL_CHARS_MAX]
+            return CommandAnswered(number, "ambiguous", action_type, detail=text)
+        return CommandAnswered(number, "done" if done else "not_in_quarantine", action_type)
 
     def _kill(self, number: int, attempt_id: int) -> CommandAnswered:
         # Read first: what waits has its result, and is gone, before `cancel` returns.

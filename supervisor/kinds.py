@@ -23,6 +23,7 @@ from fsmv2.supervisor.core.action import (
     check_action_type,
     value_type,
 )
+from fsmv2.supervisor.core.errors import SpecError
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
@@ -137,6 +138,30 @@ class Kinds(dict[type[Action], ActionKind]):
     def __init__(self, lanes: Mapping[str, Lane]) -> None:
         super().__init__()
         self._lanes = lanes
+
+    def quarantined(self) -> dict[str, ActionKind]:
+        """Those that are kept apart by name; by reference (``module:name``) where several of them
+        have one name."""
+        apart = [kind for kind in list(self.values()) if kind.record.is_quarantined]
+        by_name: dict[str, set[str]] = {}
+        for kind in apart:
+            by_name.setdefault(kind.name, set()).add(kind.reference)
+        return {
+            kind.name if len(by_name[kind.name]) == 1 else kind.reference: kind for kind in apart
+        }
+
+    def quarantined_as(self, name: str) -> list[ActionKind]:
+        """Those in quarantine that ``name`` means: a type's short name or its reference. Raises
+        `SpecError` when it means several."""
+        apart = [kind for kind in list(self.values()) if kind.record.is_quarantined]
+        found = [kind for kind in apart if name in (kind.name, kind.reference)]
+        references = sorted({kind.reference for kind in found})
+        if len(references) > 1:
+            raise SpecError(
+                f"cannot tell which action type {name!r} is: {len(references)} of that name are in "
+                f"quarantine; want one of {', '.join(references)}"
+            )
+        return found
 
     def __missing__(self, kind: type[Action]) -> ActionKind:
         """The record of ``kind``. Raises `SpecError` for a type that cannot be sent."""

@@ -229,10 +229,9 @@ class Pool:
 
     def release(self, action_type: str) -> bool:
         """An operator's word that a quarantined action type may run again like any other.
-        False: no type of that name is in quarantine."""
-        found = [
-            k for k in self.kinds.values() if k.name == action_type and k.record.is_quarantined
-        ]
+        False: none of that name (or reference, ``module:name``) is in quarantine. Raises
+        `SpecError` when several are."""
+        found = self.kinds.quarantined_as(action_type)
         for kind in found:
             self.endings.leave_quarantine(kind, "an operator released it")
         return bool(found)

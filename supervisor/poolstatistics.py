@@ -42,14 +42,14 @@ def pool_statistics(pool: Pool) -> dict[str, Any]:
             for lane in pool.lanes.values()
         },
         "quarantined": {
-            kind.name: {
+            name: {
                 "verdict": kind.record.verdict,
                 "deaths": len(kind.record.deaths) + kind.record.failures - 1,
                 "held": len(kind.held),
+                "quarantined_s": now - (kind.record.since or now),
                 "retry_in_s": max(0.0, kind.record.not_before - now),
             }
-            for kind in list(pool.kinds.values())
-            if kind.record.is_quarantined
+            for name, kind in pool.kinds.quarantined().items()
         },
         "starts_waiting": pool.nursery.starts_waiting,
         "start_method": pool.nursery.keeper.method,

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolstatistics import pool_statistics
@@ -126,7 +127,9 @@ class Publisher:
         if self._engine.context.infrastructure is not None:
             return False, self._engine.context.infrastructure
         missing = [
-            name for name, lane in statistics["lanes"].items() if lane["size"] > lane["procs"] == 0
+            name
+            for name, lane in statistics["lanes"].items()
+            if lane["size"] > lane["procs"] == 0 and name != QUARANTINE
         ]
         if missing:
             return False, f"no procs yet for {', '.join(missing)}"

@@ -152,12 +152,14 @@ class Answering:
         self.sent: list[Command] = []
         self._outcome = outcome
         self._takes = takes
+        self.detail = ""
         self.desk = Desk(self._send, digest, timeout_s=0.01 if outcome is None else 20.0)
 
     def _send(self, command: Command) -> bool:
         self.sent.append(command)
         if self._takes and self._outcome is not None:
-            self.desk.take(CommandAnswered(command.number, self._outcome, "Hang", "site/a"))
+            what = ("Hang", "site/a", self.detail)
+            self.desk.take(CommandAnswered(command.number, self._outcome, *what))
         return self._takes
 
 
@@ -271,6 +273,14 @@ def test_what_the_root_cannot_do_is_told(path: str, outcome: str, status: int) -
     found, body, _ = post(Answering(outcome).desk, path, AUTHORIZED)
     assert (found, body["outcome"]) == (status, outcome)
     assert "/api/v1/actions" in body["error"]
+
+
+def test_a_name_that_means_several_types_is_told_with_those_it_means() -> None:
+    answering = Answering("ambiguous")
+    answering.detail = "want one of one:Hang, two:Hang"
+    status, body, _ = post(answering.desk, RELEASE, AUTHORIZED)
+    assert status == 409
+    assert body == {"outcome": "ambiguous", "error": "want one of one:Hang, two:Hang"}
 
 
 @pytest.mark.parametrize("number", ["x", "-1", "1.5", "٣", "9" * 19, "9" * 5000, "1e3"])

@@ -113,7 +113,7 @@ class CommandRoutes:
         return json_reply({"outcome": "done", **done}, 202, _CLOSE)
 
     async def release(self, request: Request) -> Response:
-        """Release an action type: 200; 409 when none of that name is in quarantine."""
+        """Release an action type: 200; 409 when none of that name is in quarantine, or several."""
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
@@ -126,6 +126,8 @@ class CommandRoutes:
             answer = await self._desk.ask(lambda number: ReleaseType(number, client, name))
         except Refused as refused:
             return _reply(refused.status_code, str(refused))
+        if answer.outcome == "ambiguous":
+            return _reply(409, answer.detail, answer)
         if answer.outcome != "done":
             why = f"cannot release {name!r}: no action type of that name is in quarantine"
             return _reply(409, f"{why}, see {_SEE}", answer)

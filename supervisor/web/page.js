@@ -91,6 +91,7 @@ function showStatus(status) {
   say(byId("version"), `fsmv2 ${status.version || ""} · pid ${status.pid}`);
   showPhases(status.workers || {});
   showProcs(procs, status.actions || {});
+  showQuarantine(pool.quarantined || {});
   if (!deathsFromEvents) showRecent(status.recent || []);
 }
 
@@ -126,6 +127,34 @@ function showProcs(procs, totals) {
   while (list.children.length > procs.length) list.lastChild.remove();
   const bad = ["failed", "timed_out", "crashed"].reduce((sum, n) => sum + (totals[n] || 0), 0);
   say(byId("totals"), `${number.format(totals.succeeded || 0)} done, ${number.format(bad)} went wrong`);
+}
+
+/* ---- quarantine ----------------------------------------------------------------------------- */
+
+const apart = new Map();
+
+function showQuarantine(types) {
+  const names = Object.keys(types);
+  byId("apart").hidden = !names.length;
+  say(byId("apart-count"), names.length ? String(names.length) : "");
+  for (const [name, item] of apart) {
+    if (!(name in types)) { item.remove(); apart.delete(name); }
+  }
+  for (const name of names) {
+    let item = apart.get(name);
+    if (!item) {
+      item = byId("apart-types").appendChild(make("li"));
+      item.append(make("b", "", name), make("span", "cause"), make("span", "dim"), make("code"));
+      apart.set(name, item);
+    }
+    const { verdict, deaths, held, retry_in_s: left, quarantined_s: since } = types[name];
+    const [, cause, until, command] = item.children;
+    say(cause, `${number.format(deaths)} deaths in a row: ${verdict}`);
+    const next = left > 0 ? `until ${clock(Date.now() / 1000 + left).slice(0, 8)}, in ${span(left)}`
+      : held ? "being tried now" : "tried when the next one is submitted";
+    say(until, `${next}; ${number.format(held)} held back; kept apart for ${span(since)}`);
+    say(command, `fsmv2 release ${name} --http ${location.host}`);
+  }
 }
 
 /* ---- the tree ------------------------------------------------------------------------------ */

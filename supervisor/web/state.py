@@ -210,6 +210,7 @@ def actions_in_flight(tree: dict[str, Any]) -> list[dict[str, Any]]:
 
 def quarantined_types(status: dict[str, Any]) -> list[dict[str, Any]]:
     """Each action type that is kept apart: ``name``, ``verdict`` of the deaths in a row, their
-    number ``deaths``, ``held`` attempts that wait, ``retry_in_s`` seconds to the next one."""
+    number ``deaths``, ``held`` attempts that wait, ``quarantined_s`` seconds since it is, and
+    ``retry_in_s`` seconds to the next attempt."""
     found = (status.get("pool") or {}).get("quarantined") or {}
     return [{"name": name, **record} for name, record in found.items()]

@@ -17,7 +17,7 @@ from typing import Any
 import pool_actions as acts
 import pytest
 
-from fsmv2.supervisor import ActionPool, ActionResult, driver
+from fsmv2.supervisor import ActionPool, ActionResult, driver, handles
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.handles import Handle
 
@@ -297,6 +297,25 @@ def test_a_large_value_is_read_once_by_whoever_asks_first(shared: ActionPool) ->
     values = in_threads(*[lambda: handle.result(PATIENCE_S).value] * 4)
     assert {len(value) for value in values} == {3 << 20}
     assert all(value is values[0] for value in values)
+
+
+def test_a_large_value_that_is_awaited_is_read_in_the_loops_thread(
+    shared: ActionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not in the thread that drives the pool, where a deadline would have to wait for it."""
+    load, threads = handles.load, []
+
+    def noted(result: ActionResult) -> ActionResult:
+        threads.append(threading.current_thread())
+        return load(result)
+
+    async def ask() -> ActionResult:
+        result: ActionResult = await shared.submit(acts.ReturnBytes(3 << 20))
+        return result
+
+    monkeypatch.setattr(handles, "load", noted)
+    assert len(asyncio.run(ask()).value) == 3 << 20
+    assert threads == [threading.current_thread()]
 
 
 # --- options --------------------------------------------------------------------------------

@@ -194,6 +194,29 @@ def test_an_interpreter_that_ends_waits_for_a_shutdown_under_way(tmp_path: Path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done None\n", "")
 
 
+def test_an_interpreter_that_ends_without_a_shutdown_cancels_what_is_open(tmp_path: Path) -> None:
+    """It does not wait for calls that may never end, as `ProcessPoolExecutor` would."""
+    file = tmp_path / "script.py"
+    file.write_text(
+        "import time\n"
+        "from fsmv2.supervisor import KillableExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    executor = KillableExecutor(1)\n"
+        "    for name in ('running', 'waiting'):\n"
+        "        future = executor.submit(time.sleep, 3600)\n"
+        "        future.add_done_callback(lambda f: print(f.cancelled(), flush=True))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "True\n" * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
