@@ -1,7 +1,7 @@
 """The page a proc and the root share: marks without system calls.
 
-Knows: which attempt a proc has begun and when, its last heartbeat, the time it asks for, whether
-its Python code still answers signals, which attempt should end, where stack dumps go.
+Knows: whether a proc lives, which attempt it has begun and when, its last heartbeat, the time it
+asks for, whether its Python code still answers signals, which attempt should end, where stacks go.
 Does not know: what anyone does about it.
 Invariants: each field has one writer (`cancelled` and `revoked`: the root, all others: the
 proc); a field is one aligned machine word, stored at once, so that no reader sees half of it; the
@@ -16,9 +16,13 @@ Not the struct module: it clears the place before it writes, and a reader could 
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
+import threading
+
+from fsmv2.ipc.lifeline import OWNER_DIED, WAITERS, take_hold
 
 DUMP_OFFSET = 4096
 DUMP_BYTES_MAX = 256 * 1024
@@ -33,6 +37,8 @@ _BEAT_AT = 16
 _EXTENSION = 24
 _HEARD = 32
 _WORN_OUT = 40
+# A mutex of the C library, whose first 32 bits are the futex: see `ipc.lifeline`.
+_LIFELINE = 48
 
 # An extension is one word, so that the id of one attempt is never seen with the time of
 # another: milliseconds below, as much of the attempt's id as there is room for above.
@@ -143,6 +149,30 @@ class Page:
     def is_worn_out(self) -> bool:
         """The root: should this proc be recycled once it is idle?"""
         return self._words[_WORN_OUT] != 0
+
+    def take_hold(self) -> None:
+        """The proc: hold the lifeline for as long as the calling thread lives."""
+        is_held = take_hold(self.lifeline_at())
+        # Other C libraries keep the futex elsewhere in the mutex.
+        if is_held and self.lifeline() == threading.get_native_id():
+            # Whoever waits must be woken; ours do not take the lock's own way, where they say so.
+            self._words[_LIFELINE] |= WAITERS
+        else:
+            self._words[_LIFELINE] = 0
+
+    def lifeline_at(self) -> int:
+        """Either side: the address of the lifeline, good until `close`."""
+        # The view of ctypes goes at once, or the map could not be closed.
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._map)) + 8 * _LIFELINE
+
+    def lifeline(self) -> int:
+        """The root: the lifeline's futex; 0: the proc has none. Raises ValueError once closed."""
+        return self._words[_LIFELINE] & 0xFFFF_FFFF
+
+    def has_let_go(self) -> bool:
+        """The root: the thread that held the lifeline has come to its end, and its process will
+        at once (or runs another program from now on, see execve(2))."""
+        return self.lifeline() & OWNER_DIED != 0
 
     def close(self) -> None:
         """Drop the mapping. Safe to call twice."""

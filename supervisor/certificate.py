@@ -17,6 +17,7 @@ import msgspec
 from fsmv2.supervisor.core.action import DeathCertificate, Status
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PF_EXITING = 0x4
 
 
 class LastLook(msgspec.Struct, frozen=True):
@@ -93,6 +94,18 @@ def signs_of(pid: int) -> Signs:
         )
     except (KeyError, IndexError, ValueError):
         return Signs()
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether the kernel is taking the process apart. Source: proc(5), stat's field "flags", and
+    PF_EXITING of the kernel's sched.h."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.read(1024).rpartition(b")")[2].split()
+        # A zombie is done with that; or its other threads live on.
+        return int(fields[6]) & _PF_EXITING != 0 and fields[0] != b"Z"
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def main_thread_cpu_s(pid: int) -> float | None:

@@ -29,6 +29,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
+from fsmv2.supervisor.deathwatch import DeathWatch
 from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, wake
 from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.letterbox import Letterbox
@@ -78,6 +79,7 @@ class Driver(Deliveries):
         """Drive ``pool``, whose ``on_result`` must be this driver's."""
         self._pool = pool
         self._letterbox = Letterbox(pool, self._open)
+        self._death_watch = DeathWatch(pool)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = SOON  # whatever is due already
         self._why_not = None
@@ -227,7 +229,7 @@ class Driver(Deliveries):
         if self._followers:
             self._wake_a_follower()
         if self._thread_rests:
-            self._ring()
+            wake(self._alarm)
         elif self._looks_at < self._thread_looks_at:
             with self._lock:
                 self._kick()
@@ -264,9 +266,6 @@ class Driver(Deliveries):
         self._alarm.acquire(timeout=-1 if stays else NAP_S)
         self._thread_rests = False
         return terms
-
-    def _ring(self) -> None:
-        wake(self._alarm)
 
     def _kick(self) -> None:
         """Have whoever polls look now: something is due earlier than they know, or was left."""
@@ -365,7 +364,7 @@ class Driver(Deliveries):
                 self._closing = True
                 self._take_no_more()
                 self._kick()
-            self._ring()
+            wake(self._alarm)
             with self._lead:  # the leader leaves when it has seen that
                 if self._thread is not None:
                     self._thread.join()
@@ -380,6 +379,7 @@ class Driver(Deliveries):
             self._enter()
             try:
                 self._letterbox.empty()
+                self._death_watch.close()
                 self._pool.close()
             finally:
                 self._inside = False

@@ -120,14 +120,14 @@ class Intake:
     def queue(self, attempt: Attempt) -> bool:
         """Have ``attempt`` wait for its lane to be dispatched. False: it is refused."""
         pool, queue = self._pool, attempt.lane.queue
-        if not (pool.closing or pool.nursery.is_hopeless) and queue.offer(
+        if not (pool.closing or pool.nursery.failed.is_hopeless) and queue.offer(
             attempt, attempt.key, attempt.urgent
         ):
             pool.ledger.open[attempt.id] = attempt
             return True
         if pool.closing:
             why = ("PoolClosed", "cannot run an action: the pool is closing")
-        elif pool.nursery.is_hopeless:
+        elif pool.nursery.failed.is_hopeless:
             why = ("PoolStuck", "cannot run an action: no proc can be started")
         else:
             got = f"got {queue.size + queue.held} waiting, want at most {queue.capacity}"

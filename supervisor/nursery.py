@@ -13,20 +13,19 @@ import itertools
 import os
 import select
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.messages import Fork, Forked
 from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
 from fsmv2.supervisor.core import startrate
-from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.events import (
-    PoolRecovered,
-    PoolStuck,
     ProcStarted,
     StartsThrottled,
 )
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEvent, ProcState
+from fsmv2.supervisor.failedstarts import FailedStarts
 from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.memoryevents import OomCounters
 from fsmv2.supervisor.orphans import Orphans
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
 
 START_BUDGET_S = 10.0
-STUCK_AFTER_FAILURES = 3
+DIE = "procs die before they say hello"
+LOST = "procs are killed or lost before they say hello"
 # Starts granted at once beyond the procs that are wanted in the first place.
 STARTS_BURST_EXTRA = 20
 LAST_SWEEP_S = 2.0
@@ -65,21 +65,18 @@ class Nursery:
         self._slots_made = 0
         self._serial = 0
         self._alive = 0
-        self._failed_starts = self._failed_by_themselves = 0
-        # Whether procs cannot be started, not one ever was, and nobody else kills them: then it is
-        # a mistake in the program or the machine, not something that passes, and whoever waits
-        # for a result must learn of it.
-        self.is_hopeless = False
+        self.failed = FailedStarts(pool)
         self._fork_after = 0.0
         self.count_wanted()
         self._rate = startrate.full(
             options.starts_per_s, self.wanted + STARTS_BURST_EXTRA, time.monotonic()
         )
         self._is_throttled = False
-        self._stuck_since: float | None = None
         self._exits: dict[int, tuple[int, float]] = {}
         # Several pools may live in one process; none may reap another's procs.
         self._name = f"fsmv2.{next(_pools)}."
+        # Told when a proc has said hello, and before one is forgotten.
+        self.on_change: Callable[[], None] | None = None
         self.orphans = Orphans(self._name)
         self.groups = NO_GROUPS
         self.oom = OomCounters()
@@ -95,11 +92,6 @@ class Nursery:
     def starts_waiting(self) -> int:
         """How many procs are missing and not ordered yet."""
         return max(0, self.wanted - self._alive)
-
-    @property
-    def stuck_since(self) -> float | None:
-        """Since when no proc could be started (monotonic seconds), None while all is well."""
-        return self._stuck_since
 
     # --- the template -----------------------------------------------------------------------
 
@@ -119,7 +111,7 @@ class Nursery:
             self.learn_pid(proc, reply.pid)
             return
         proc.detail = reply.error
-        self._fail_start(now)
+        self._fail_start(now, DIE)
         proc.state = ProcState.DEAD
         self._forget(proc)
 
@@ -178,12 +170,11 @@ class Nursery:
         self._serial += 1
         try:
             proc = ProcHandle(slot, self._serial, now, self._pool.random.random())
-            proc.group = self.groups.make(slot)
         except OSError as error:  # out of descriptors or memory
             self._slots.append(slot)
-            self._fail_start(now)
-            self.note_stuck(self._failed_starts, f"cannot make a proc's pipes: {error}", now)
+            self._fail_start(now, f"cannot make a proc's pipes: {error}")
             return False
+        proc.group = self.groups.make(slot)
         order = Fork(
             slot=slot,
             name=self.name_of(proc),
@@ -195,8 +186,7 @@ class Nursery:
             pid = self.keeper.order(proc, order)
         except OSError as error:
             pid = None
-            self._fail_start(now)
-            self.note_stuck(self._failed_starts, f"cannot start a proc: {error}", now)
+            self._fail_start(now, f"cannot start a proc: {error}")
         if pid is None:
             proc.close()
             proc.group.remove()
@@ -232,16 +222,14 @@ class Nursery:
         """The proc said hello: it fills a gap in a lane, or waits as a spare."""
         proc.ready_at = now
         self.starts += 1
-        self.is_hopeless = False
-        self._failed_starts = self._failed_by_themselves = 0
+        self.failed.one_started(now)
         self._fork_after = 0.0
-        if self._stuck_since is not None:
-            self._pool.on_event(PoolRecovered(downtime_s=now - self._stuck_since))
-            self._stuck_since = None
         self._pool.on_event(
             ProcStarted(slot=proc.slot, pid=proc.pid, startup_s=now - proc.fork_sent_at)
         )
         self._pool.guard.watch_age(proc, now)
+        if self.on_change is not None:
+            self.on_change()
         self._pool.dispatcher.warm(proc)
         self._place(proc)
 
@@ -324,7 +312,7 @@ class Nursery:
         somebody else has sent it a SIGKILL, or its order was lost."""
         self.deaths += 1
         if failed_start:
-            self._fail_start(time.monotonic(), by_others)
+            self._fail_start(time.monotonic(), LOST if by_others else DIE, by_others)
         self.orphans.bury(proc.pid, proc.below)
         proc.descendants_killed += self.sweep()
         # What escaped the kill in the moment of a fork, or came back into the group.
@@ -340,12 +328,14 @@ class Nursery:
             pool.poller.unwatch(proc.pidfd)
         if proc.ready_at is None:
             self._alive -= 1
-        proc.close()
-        proc.group.remove()
-        pool.deadlines.forget(proc)
         if proc in self.procs:
             self.procs.remove(proc)
             self._slots.append(proc.slot)
+            if self.on_change is not None:
+                self.on_change()
+        proc.close()
+        proc.group.remove()
+        pool.deadlines.forget(proc)
         scratch = scratch_of(pool.run_folder, proc)
         if os.path.isdir(scratch):
             self._removal.add(scratch)
@@ -357,28 +347,8 @@ class Nursery:
         if self._is_removing:
             self._pool.deadlines.call(time.monotonic() + REMOVE_AGAIN_S, self._remove_more)
 
-    def _fail_start(self, now: float, by_others: bool = False) -> None:
-        self._failed_starts += 1
-        self._failed_by_themselves += not by_others
-        wait = delay_s(self._failed_starts, self._pool.random.random(), base_s=0.05, max_s=5.0)
-        self._fork_after = now + wait
-        how = "are killed or lost" if by_others else "die"
-        self.note_stuck(self._failed_starts, f"procs {how} before they say hello", now)
-
-    def cannot_fork(self, ever: bool) -> None:
-        """There is no template again, or (``ever``) there can be none."""
-        self._failed_by_themselves += STUCK_AFTER_FAILURES if ever else 1
-
-    def note_stuck(self, failures: int, reason: str, now: float) -> None:
-        """Something has kept procs from being started ``failures`` times in a row."""
-        if failures >= STUCK_AFTER_FAILURES and self._stuck_since is None:
-            self._stuck_since = now
-            told = f"{reason} ({failures} failures in a row)"
-            self._pool.on_event(PoolStuck(reason=told))
-        self.is_hopeless = not self.starts and self._failed_by_themselves >= STUCK_AFTER_FAILURES
-        if self.is_hopeless:
-            text = f"no proc can be started: {reason} ({failures} failures in a row)"
-            self._pool.refuse_waiting("PoolStuck", text)
+    def _fail_start(self, now: float, reason: str, by_others: bool = False) -> None:
+        self._fork_after = now + self.failed.one_failed(now, reason, by_others)
 
     def name_of(self, proc: ProcHandle) -> str:
         """The name by which the kernel knows the proc."""

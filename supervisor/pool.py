@@ -24,11 +24,12 @@ from fsmv2.ipc.linux import is_subreaper, set_subreaper
 from fsmv2.ipc.messages import Exit
 from fsmv2.supervisor.answers import Answers
 from fsmv2.supervisor.attempts import Attempt, Ledger
+from fsmv2.supervisor.certificate import is_exiting
 from fsmv2.supervisor.core import recycling
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.core.procfsm import ProcEffect, ProcEvent, ProcState, step
+from fsmv2.supervisor.core.procfsm import ALIVE, ProcEffect, ProcEvent, ProcState, step
 from fsmv2.supervisor.deadlines import Deadlines
 from fsmv2.supervisor.endings import Endings
 from fsmv2.supervisor.guard import Guard
@@ -36,7 +37,7 @@ from fsmv2.supervisor.intake import Intake
 from fsmv2.supervisor.kinds import Kinds
 from fsmv2.supervisor.lanes import QUARANTINE, Dispatcher, Lane
 from fsmv2.supervisor.nursery import Nursery
-from fsmv2.supervisor.poller import Poller
+from fsmv2.supervisor.poller import READABLE, Poller
 from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.witness import Witness
@@ -288,6 +289,10 @@ class Pool:
 
     def happen(self, proc: ProcHandle, event: ProcEvent) -> None:
         """Apply one event to a proc and carry out what the table says."""
+        if event is ProcEvent.LEAVE_OVERDUE and is_exiting(proc.pid):
+            # It is dead, and the kernel has much memory of it to free.
+            self.deadlines.set(_monotonic() + LEAVE_BUDGET_S, proc, ProcEvent.LEAVE_OVERDUE)
+            return
         if event is ProcEvent.LEAVE_OVERDUE and proc.cause is None:
             # It lives on without its channel: it closed that itself.
             proc.cause, proc.detail = "channel", "it closed its channel and went on"
@@ -295,6 +300,13 @@ class Pool:
         for effect in effects:
             if effect is not ProcEffect.ANSWER:  # the message is in hand where it came: Answers
                 self._carry_out(proc, effect)
+
+    def dies(self, proc: ProcHandle) -> None:
+        """The kernel is about to end ``proc``; what it has said until now still counts."""
+        if proc.state in ALIVE:
+            self.answers.readable(proc, READABLE)
+        if proc.state in ALIVE:
+            self.happen(proc, ProcEvent.CHANNEL_ENDED)
 
     def retire(self, proc: ProcHandle, cause: str) -> None:
         """Have an idle proc leave by itself."""

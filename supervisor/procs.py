@@ -152,18 +152,24 @@ class ProcHandle:
         self.pidfd = -1
         self.output = OutputLines()
         self.chatter = Allowance(CHATTER_PER_S, CHATTER_AT_ONCE)
-        run_read, run_write = os.pipe2(os.O_CLOEXEC)
-        result_read, result_write = os.pipe2(os.O_CLOEXEC)
-        woken_read, woken_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        output_read, output_write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(output_read, False)
+        fds: list[int] = []
+        try:
+            for flags in (0, 0, os.O_NONBLOCK, 0):
+                fds += os.pipe2(os.O_CLOEXEC | flags)
+            self.page_fd = create_page(f"fsmv2-{slot}")
+            fds.append(self.page_fd)
+            fds.append(os.dup(self.page_fd))
+            self.page = Page(self.page_fd)
+        except OSError:  # no descriptor is free, or no memory
+            for fd in fds:
+                os.close(fd)
+            raise
+        (run_read, run_write, result_read, result_write, self.woken_fd, woken_write,
+            self.output_fd, output_write, _, their_page) = fds  # fmt: skip
+        os.set_blocking(self.output_fd, False)
         self.channel = Channel(result_read, run_write)
-        self.woken_fd = woken_read
-        self.output_fd = output_read
-        self.page_fd = create_page(f"fsmv2-{slot}")
-        self.page = Page(self.page_fd)
         # In the order of ipc.messages.PROC_FDS; closed here once the template has them.
-        self.theirs = [run_read, result_write, os.dup(self.page_fd), woken_write, output_write]
+        self.theirs = [run_read, result_write, their_page, woken_write, output_write]
 
     def __repr__(self) -> str:
         doing = f" {self.attempt.name}#{self.attempt.id}" if self.attempt else ""

@@ -241,7 +241,7 @@ class Supervisor:
             self._wait(self._next_moment(end_at))
 
     def _tick(self, now: float) -> None:
-        stuck = self._pool.nursery.stuck_since
+        stuck = self._pool.nursery.failed.stuck_since
         self._engine.set_infrastructure(None if stuck is None else "no proc can be started")
         self._engine.tick(now, time.time())
         duration_s = time.monotonic() - now

@@ -270,8 +270,9 @@ class TemplateKeeper:
 
     def _failed(self, reason: str, now: float, at_once: bool = False) -> None:
         if self._pool.options.start_method == "template":
-            self._nursery.cannot_fork(at_once)
-            self._nursery.note_stuck(self.template.failures + at_once * FAILURES_MAX, reason, now)
+            failed = self._nursery.failed
+            failed.cannot_fork(at_once)
+            failed.note_stuck(self.template.failures + at_once * FAILURES_MAX, reason, now)
         elif at_once or self.template.failures >= FAILURES_MAX or self._hangs >= HANGS_MAX:
             self._use("spawn", reason)
             self._falls += 1

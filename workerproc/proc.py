@@ -102,6 +102,7 @@ class Proc:
 
     def run(self) -> int:
         """Say hello, then run what comes until the channel ends or says so."""
+        self._page.take_hold()
         self._rehearse()
         self._send(
             Hello(

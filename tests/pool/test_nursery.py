@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,3 +208,22 @@ def answer(pool: Pool, proc: ProcHandle, attempt: Attempt) -> None:
     done = Done(attempt.id, msgspec.Raw(encode(None)), NOW, 0.0)
     os.write(proc.theirs[1], pack_frame(encode(done)))
     pool.answers.readable(proc, 1)
+
+
+# --- a machine that has run out -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("free", range(10))
+def test_a_proc_for_which_descriptors_are_missing_leaves_none_open(free: int) -> None:
+    """Ten of them would be needed."""
+    before = set(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + free, hard))
+        with pytest.raises(OSError, match="Too many open files"):
+            ProcHandle("p1", 1, NOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert set(os.listdir("/proc/self/fd")) == before

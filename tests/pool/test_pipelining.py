@@ -134,7 +134,7 @@ class World:
         self.pool.nursery = cast(
             Any,
             SimpleNamespace(
-                is_hopeless=False,
+                failed=SimpleNamespace(is_hopeless=False),
                 procs=[],
                 left=self._left,
                 bury=lambda proc, failed_start, by_others: proc.close(),

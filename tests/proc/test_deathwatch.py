@@ -1,0 +1,118 @@
+"""A proc's death is noticed by its lifeline, before and without the end of its pipes."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pool_actions as acts
+import pytest
+
+from fsmv2.supervisor import ActionPool, deathwatch
+from fsmv2.supervisor.certificate import is_exiting
+from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.guard import resident_bytes
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.procs import ProcHandle
+
+pytestmark = pytest.mark.proc
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def pool() -> Iterator[ActionPool]:
+    with ActionPool(procs=1) as made:
+        assert made.run(acts.Echo(1)).succeeded
+        yield made
+
+
+def until(claim: Callable[[], object], what: str) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not claim():
+        assert time.monotonic() < give_up, f"never: {what}"
+        time.sleep(0.005)
+
+
+def look(pool: ActionPool, function: Callable[[Pool], Any]) -> Any:
+    return pool._driver.look(function)
+
+
+def worker_of(pool: Pool) -> ProcHandle:
+    return next(iter(pool.lanes["actions"].members))
+
+
+def has_begun(pool: Pool) -> bool:
+    proc = worker_of(pool)
+    return proc.attempt is not None and proc.page.is_begun(proc.attempt.id)
+
+
+def go_deaf(pool: Pool) -> ProcHandle:
+    """Hear no more of what the kernel says of the proc at work, but by its lifeline."""
+    proc = worker_of(pool)
+    pool.poller.unwatch(proc.channel.read_fd)
+    pool.poller.unwatch(proc.pidfd)
+    return proc
+
+
+def test_a_spare_takes_over_when_the_lifeline_ends(pool: ActionPool) -> None:
+    until(lambda: look(pool, lambda inner: len(inner.spares)), "a spare")
+    pool.submit(acts.Sleep(60.0))
+    until(lambda: look(pool, has_begun), "it is at work")
+    waiting = pool.submit(acts.Echo(7))
+    proc = pool._driver.change(go_deaf)
+    os.kill(proc.pid, signal.SIGKILL)
+    assert waiting.result(PATIENCE_S).value == 7
+    assert proc.state is ProcState.LEAVING
+
+
+def test_without_early_word_a_death_is_noticed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An old kernel, or one that does not let us."""
+    monkeypatch.setattr(deathwatch, "wait_for_end", lambda words: False)
+    with ActionPool(procs=1) as pool:
+        assert pool.run(acts.Echo(1)).succeeded
+        until(lambda: "fsmv2-deaths" not in [t.name for t in threading.enumerate()], "it ended")
+        handle = pool.submit(acts.Sleep(60.0))
+        until(lambda: look(pool, has_begun), "it is at work")
+        os.kill(look(pool, worker_of).pid, signal.SIGKILL)
+        assert handle.result(PATIENCE_S).verdict == "killed_from_outside"
+        assert pool.run(acts.Echo(7)).value == 7
+
+
+def test_the_thread_ends_with_the_pool() -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        with ActionPool(procs=2) as pool:
+            assert pool.run(acts.Echo(1)).succeeded
+    until(lambda: threading.active_count() <= before, "no thread is left")
+
+
+def test_a_process_that_is_being_taken_apart_is_told_from_the_living_and_the_dead() -> None:
+    assert not is_exiting(os.getpid())
+    assert not is_exiting(0)
+    # The kernel may be faster than our looks.
+    assert any(_is_seen_exiting() for _ in range(20))
+
+
+def _is_seen_exiting() -> bool:
+    pid = os.fork()
+    if pid == 0:
+        memory = bytearray(300 << 20)  # takes the kernel a while to free
+        while memory:
+            time.sleep(1)
+    until(lambda: (resident_bytes(pid) or 0) > 250 << 20, "its memory is there")
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    seen = False
+    while not select.select([pidfd], [], [], 0)[0]:
+        seen |= is_exiting(pid)
+    assert not is_exiting(pid), "a zombie is dead"
+    os.close(pidfd)
+    os.waitpid(pid, 0)
+    return seen
