@@ -152,11 +152,14 @@ class ProcHandle:
         self.pidfd = -1
         self.output = OutputLines()
         self.chatter = Allowance(CHATTER_PER_S, CHATTER_AT_ONCE)
+        self._open_pipes()
+
+    def _open_pipes(self) -> None:
         fds: list[int] = []
         try:
             for flags in (0, 0, os.O_NONBLOCK, 0):
                 fds += os.pipe2(os.O_CLOEXEC | flags)
-            self.page_fd = create_page(f"fsmv2-{slot}")
+            self.page_fd = create_page(f"fsmv2-{self.slot}")
             fds.append(self.page_fd)
             fds.append(os.dup(self.page_fd))
             self.page = Page(self.page_fd)
