@@ -3,8 +3,9 @@
 Knows: how to read a proc's resident memory, the limits of what it runs, the pool's recycling.
 Does not know: how a proc is killed.
 Invariants: sampled only while an action with such a limit is at work; a sample costs some
-microseconds a proc and waits for nothing. The kernel's own killer picks its victim by size; a
-limit of ours, crossed first, ends the action that asked for it and nobody else.
+microseconds a process, of `LOOK_MAX` a proc at most, and waits for nothing. The kernel's own
+killer picks its victim by size; a limit of ours, crossed first, ends the action that asked for it
+and nobody else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.linux import descendants_of
+from fsmv2.ipc.linux import DESCENDANTS_MAX
 from fsmv2.supervisor.core import recycling
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 SAMPLE_S = 0.05
 OOM_LOOK_S = 1.0
+# A sample of many processes takes longer: at most a tenth of the root's time goes into them.
+REST_PER_LOOK = 10.0
+# Processes below a proc that are looked at one by one; beyond, its kernel group counts.
+LOOK_MAX = 200
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -64,31 +69,31 @@ class Guard:
             self._pool.deadlines.call(time.monotonic() + SAMPLE_S, self._sample)
 
     def _sample(self) -> None:
-        self._is_sampling = False
+        began = time.monotonic()
+        goes_on = False
         for proc in list(self._pool.nursery.procs):
             attempt = proc.attempt
             if attempt is None or not attempt.kind.is_guarded:
                 continue
             if proc.state is ProcState.BUSY:
                 self._look(proc)
-            self.watch()
+            goes_on = True
+        self._is_sampling = goes_on
+        if goes_on:
+            now = time.monotonic()
+            wait_s = max(SAMPLE_S, (now - began) * REST_PER_LOOK)
+            self._pool.deadlines.call(now + wait_s, self._sample)
 
     def _look(self, proc: ProcHandle) -> None:
         attempt = proc.attempt
         if attempt is None:
             return
         limits = attempt.kind.limits
-        below = descendants_of(proc.pid)
+        below = proc.look_below(self._looks(proc, limits.processes))
         cause = detail = None
         if limits.memory_bytes is not None:
-            read = [size for pid in (proc.pid, *below) if (size := resident_bytes(pid)) is not None]
-            if sum(read) > limits.memory_bytes:
-                cause = "memory"
-                detail = (
-                    f"{sum(read)} bytes were resident in {len(read)} process"
-                    f"{'es' if len(read) != 1 else ''}, its limit is {limits.memory_bytes} bytes "
-                    f"(/proc/PID/statm, read every {SAMPLE_S:g} s)"
-                )
+            detail = self._too_much_memory((proc.pid, *below), limits.memory_bytes)
+            cause = "memory" if detail else None
         if cause is None and limits.processes is not None and len(below) > limits.processes:
             cause = "processes"
             detail = (
@@ -99,6 +104,23 @@ class Guard:
             proc.cause, proc.detail = cause, detail
             proc.overdue_at = time.monotonic()
             self._pool.happen(proc, ProcEvent.DEADLINE_PASSED)
+
+    @staticmethod
+    def _looks(proc: ProcHandle, processes: int | None) -> int:
+        if processes is None or proc.group.is_made:
+            return LOOK_MAX
+        return max(LOOK_MAX, min(processes + 1, DESCENDANTS_MAX))
+
+    @staticmethod
+    def _too_much_memory(pids: tuple[int, ...], limit_bytes: int) -> str | None:
+        sizes = {pid: size for pid in pids[:LOOK_MAX] if (size := resident_bytes(pid)) is not None}
+        if sum(sizes.values()) <= limit_bytes:
+            return None
+        return (
+            f"{sum(sizes.values())} bytes were resident in {len(sizes)} process"
+            f"{'es' if len(sizes) != 1 else ''}, its limit is {limit_bytes} bytes "
+            f"(/proc/PID/statm, read every {SAMPLE_S:g} s)"
+        )
 
     def limit_processes(self, proc: ProcHandle, wanted: int | None) -> None:
         """Have the kernel hold ``proc`` to so many processes below it where it can, so that a

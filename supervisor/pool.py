@@ -48,7 +48,7 @@ LEAVE_BUDGET_S = 0.050
 RETIRE_BUDGET_S = 1.0
 # A proc that has started more processes than one look can stop is looked at again.
 KILL_AGAIN_S = 0.002
-KILL_TRIES_MAX = 100
+KILL_TRIES_MAX = 200
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
