@@ -76,7 +76,7 @@ class Nursery:
         )
         self._is_throttled = False
         self._stuck_since: float | None = None
-        self._exits: dict[int, tuple[int, float]] = {}
+        self._exits: dict[int, tuple[int | None, float]] = {}
         # Several pools may live in one process; none may reap another's procs.
         self._name = f"fsmv2.{next(_pools)}."
         self.orphans = Orphans(self._name)
@@ -271,7 +271,7 @@ class Nursery:
         self._pool.happen(proc, ProcEvent.EXITED)
 
     def exit_of(self, proc: ProcHandle) -> tuple[int | None, float]:
-        """Exit code and CPU seconds of a reaped proc."""
+        """Exit code (None: nobody knows it) and CPU seconds of a reaped proc."""
         return self._exits.pop(proc.serial, (None, 0.0))
 
     def bury(self, proc: ProcHandle, failed_start: bool, by_others: bool) -> None:

@@ -38,6 +38,8 @@ CHATTER_AT_ONCE = 5_000.0
 BELOW_MAX = 200
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
+STATUS_TAKEN = "its exit status was taken by another waiter of this process"
+SIGCHLD_IGNORED = "its exit status was not kept: this process ignores SIGCHLD"
 _NO_BYTES = bytes(4)
 
 
@@ -89,6 +91,7 @@ class ProcHandle:
         "stack",
         "stalled_on",
         "state",
+        "status_lost",
         "theirs",
         "woken_fd",
         "worn",
@@ -136,6 +139,8 @@ class ProcHandle:
         self.descendants_killed = 0
         self.below: list[int] = []
         self._trail = Trail()
+        # Why nobody knows how it ended.
+        self.status_lost: str | None = None
         self.overdue_at: float | None = None
         self.killed_at: float | None = None
         self.replaced_at: float | None = None
@@ -270,16 +275,30 @@ class ProcHandle:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
-    def reap(self) -> tuple[int, float] | None:
-        """Exit code (negative: the signal) and CPU seconds of its whole life; None: it lives."""
+    def reap(self) -> tuple[int | None, float] | None:
+        """Exit code (negative: the signal) and CPU seconds of its whole life; None: it lives. The
+        code is None when its status is lost: ``status_lost`` says how. Source: wait(2)."""
         try:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         except ChildProcessError:
-            # Somebody else in this process waited for all children: the status is lost.
-            return -signal.SIGKILL if self.killed_at is not None else 0, 0.0
+            if self._exists():
+                return None  # dead, and its parent, between the template and it, lives yet
+            self.status_lost = (
+                SIGCHLD_IGNORED
+                if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+                else STATUS_TAKEN
+            )
+            return None, 0.0
         if pid == 0:
             return None
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+    def _exists(self) -> bool:
+        try:
+            signal.pidfd_send_signal(self.pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def has_output(self) -> bool:
         """Whether `read_output` would find something. Cheaper than to look: ioctl_pipe(2)."""
