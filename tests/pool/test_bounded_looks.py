@@ -14,6 +14,7 @@ import pytest
 from fsmv2.ipc import linux
 from fsmv2.ipc.linux import Orphan
 from fsmv2.supervisor import Limits, orphans, procs
+from fsmv2.supervisor import guard as guards
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.guard import LOOK_MAX, Guard
 from fsmv2.supervisor.orphans import Orphans
@@ -131,10 +132,10 @@ class GuardedProc:
         return list(range(1 << 22, (1 << 22) + (self.below if self.group.is_made else limit)))
 
 
-def guard_over(proc: GuardedProc) -> tuple[Guard, list[ProcEvent]]:
+def guard_over(*guarded: GuardedProc) -> tuple[Guard, list[ProcEvent]]:
     happened: list[ProcEvent] = []
     pool: Any = SimpleNamespace(
-        nursery=SimpleNamespace(procs=[proc]),
+        nursery=SimpleNamespace(procs=guarded),
         deadlines=SimpleNamespace(call=lambda *_: None),
         happen=lambda _proc, event: happened.append(event),
     )
@@ -158,6 +159,27 @@ def test_without_a_group_the_guard_counts_as_far_as_the_limit() -> None:
         guard, _ = guard_over(proc)
         guard._sample()
         assert proc.looks == [looks]
+
+
+def test_all_procs_of_a_sample_share_its_time_for_the_dear_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each sample has its own."""
+    untils: list[float] = []
+
+    class CountingShare:
+        def over(self, sizes: object, limit_bytes: int, until_s: float) -> None:
+            untils.append(until_s)
+
+    monkeypatch.setattr(guards, "Share", CountingShare)
+    guarded = [GuardedProc(Limits(memory_bytes=1 << 20), 0) for _ in range(3)]
+    guard, happened = guard_over(*guarded)
+    guard._sample()
+    assert len(untils) == 3
+    assert len(set(untils)) == 1
+    guard._sample()
+    assert len(set(untils)) == 2
+    assert happened == []
 
 
 # --- the sweep -------------------------------------------------------------------------------
