@@ -111,7 +111,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     ``cause`` is why the root killed it: "deadline", "cancelled", "operator", "stop", "channel",
     "memory", "processes", or None when it did not. ``exit_code`` is as Python gives it: negative
     for a signal; None: nobody knows, and ``status_lost`` says why, ``was_killed`` whether the root
-    had sent its SIGKILL. ``hangs_in_c`` and ``oom`` say what was read that makes it sure.
+    had sent its SIGKILL. ``hangs_in_c`` and ``oom`` say what was read that makes it sure,
+    ``unread`` why there is no stack.
     """
 
     cause: str | None
@@ -129,13 +130,15 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     oom: str | None = None
     was_killed: bool = False
     status_lost: str | None = None
+    unread: str | None = None
 
 
 def certify(ending: Ending) -> tuple[Status, DeathCertificate]:
     """The status and the certificate of an attempt that did not end by itself."""
     status, verdict, sent_by = _verdict(ending)
     code = ending.exit_code
-    said = (ending.hangs_in_c or ending.oom or ending.detail, ending.status_lost)
+    why = ending.hangs_in_c or ending.oom or ending.detail
+    said = (why, None if ending.stack else ending.unread, ending.status_lost)
     return status, DeathCertificate(
         verdict=verdict,
         signal=signal_name(-code) if code is not None and code < 0 else None,

@@ -93,6 +93,7 @@ class ProcHandle:
         "state",
         "status_lost",
         "theirs",
+        "unread",
         "woken_fd",
         "worn",
     )  # fmt: skip
@@ -135,6 +136,8 @@ class ProcHandle:
         self.is_dumped = False
         # Why its stack had to be read from outside.
         self.silence = "it was not asked"
+        # Why not even that was done.
+        self.unread: str | None = None
         self.hangs_in_c: str | None = None
         self.descendants_killed = 0
         self.below: list[int] = []
@@ -191,7 +194,7 @@ class ProcHandle:
         self.echoes = self.page.heard()
         self.is_dumped = False
         self.silence = "it did not answer"
-        self.hangs_in_c = self.stack = None
+        self.hangs_in_c = self.stack = self.unread = None
         with contextlib.suppress(OSError):
             clear_dump(self.page_fd)
 
