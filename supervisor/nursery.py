@@ -16,6 +16,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from fsmv2.ipc.channel import READS_MAX
 from fsmv2.ipc.messages import Fork, Forked
 from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
 from fsmv2.supervisor.core import startrate
@@ -266,7 +267,7 @@ class Nursery:
         self._exits[proc.serial] = ended
         self._pool.poller.unwatch(proc.pidfd)
         # What it managed to say before it died still counts.
-        self._pool.answers.readable(proc, select.EPOLLIN)
+        self._pool.answers.readable(proc, select.EPOLLIN, READS_MAX)
         self._pool.answers.last_output(proc)
         self._pool.happen(proc, ProcEvent.EXITED)
 
