@@ -23,7 +23,7 @@ from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool, PoolOptions, check_lane_names
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.processes import is_importing_main
 from fsmv2.supervisor.settings import default_procs
@@ -66,6 +66,7 @@ class ActionPool:
         sizes = {"actions": default_procs() if procs is None else procs, **(lanes or {})}
         for name, size in sizes.items():
             _check("procs" if name == "actions" else f"lanes[{name!r}]", size, 1)
+        check_lane_names(sizes)
         chosen = _options(options)
         self._driver = Driver()
         self._folder = tempfile.mkdtemp(prefix="fsmv2-pool-")
@@ -198,6 +199,7 @@ class ActionPool:
         self._driver.close()
         if self._driver.is_closed:
             atexit.unregister(self.close)
+            self._pool.poller.close()  # also when it was never started
             shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -108,7 +108,13 @@ class Nursery:
         if self.groups is NO_GROUPS:
             self.groups = ProcGroups.open(f"{self._name}procs")
             reader_fault()  # proves the layout of stacks, once: 5 ms now instead of at a kill
-        self.keeper.start(now)
+        try:
+            self.keeper.start(now)
+        except OSError:
+            self.groups.close()
+            self.groups = NO_GROUPS
+            raise
+        self.oom.open()
 
     def forked(self, reply: Forked, now: float) -> None:
         """The template has made a proc, or could not."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal
 
@@ -77,6 +77,12 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     search: tuple[str, ...] = ()
 
 
+def check_lane_names(lanes: Iterable[str]) -> None:
+    """Raises `SpecError` for a name that no lane can have."""
+    if QUARANTINE in lanes:
+        raise SpecError(f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own")
+
+
 class Pool:
     """Lanes of procs. ``lanes`` maps a lane's name to its number of procs.
 
@@ -94,10 +100,7 @@ class Pool:
         on_result: OnResult,
         on_event: OnEvent = lambda event: None,
     ) -> None:
-        if QUARANTINE in lanes:
-            raise SpecError(
-                f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own"
-            )
+        check_lane_names(lanes)
         self.options = options
         self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
         # Empty until an action type is kept apart.
