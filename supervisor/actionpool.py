@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import atexit
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +24,7 @@ from fsmv2.supervisor.handles import Handle
 from fsmv2.supervisor.pool import Pool, PoolOptions, check_lane_names
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.processes import is_importing_main
+from fsmv2.supervisor.runfolders import Leftovers, RunFolder
 from fsmv2.supervisor.settings import default_procs
 from fsmv2.supervisor.shelter import Shelter
 
@@ -69,8 +68,11 @@ class ActionPool:
         check_lane_names(sizes)
         chosen = _options(options)
         self._driver = Driver()
-        self._folder = tempfile.mkdtemp(prefix="fsmv2-pool-")
-        self._pool = Pool(sizes, chosen, run_folder=self._folder, on_result=self._driver.on_result)
+        self._folder = RunFolder("fsmv2-pool-")
+        self._leftovers = Leftovers()
+        self._pool = Pool(
+            sizes, chosen, run_folder=self._folder.path, on_result=self._driver.on_result
+        )
 
     def __enter__(self) -> Self:
         self.start()
@@ -97,7 +99,13 @@ class ActionPool:
                 "cannot start the pool: its own processes import this script, and would each "
                 'start a pool again; want what starts it below `if __name__ == "__main__":`'
             )
-        self._pool.start()
+        self._folder.make()
+        try:
+            self._pool.start()
+        except BaseException:
+            self._folder.remove()
+            raise
+        self._leftovers.begin(self._pool)
         self._driver.start(self._pool)
         atexit.register(self.close)
 
@@ -200,7 +208,8 @@ class ActionPool:
         if self._driver.is_closed:
             atexit.unregister(self.close)
             self._pool.poller.close()  # also when it was never started
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._leftovers.close()
+            self._folder.remove()
 
 
 _MODULE_OF_CALLS = "fsmv2.supervisor.callables"
