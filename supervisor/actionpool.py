@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import atexit
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,9 +22,10 @@ from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
 from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.pooloptions import PoolOptions, check_lane_names
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.processes import is_importing_main
+from fsmv2.supervisor.runfolders import Leftovers, RunFolder
 from fsmv2.supervisor.settings import default_procs
 from fsmv2.supervisor.shelter import Shelter
 
@@ -67,10 +66,14 @@ class ActionPool:
         sizes = {"actions": default_procs() if procs is None else procs, **(lanes or {})}
         for name, size in sizes.items():
             _check("procs" if name == "actions" else f"lanes[{name!r}]", size, 1)
+        check_lane_names(sizes)
         chosen = _options(options)
         self._driver = Driver()
-        self._folder = tempfile.mkdtemp(prefix="fsmv2-pool-")
-        self._pool = Pool(sizes, chosen, run_folder=self._folder, on_result=self._driver.on_result)
+        self._folder = RunFolder("fsmv2-pool-")
+        self._leftovers = Leftovers()
+        self._pool = Pool(
+            sizes, chosen, run_folder=self._folder.path, on_result=self._driver.on_result
+        )
 
     def __enter__(self) -> Self:
         self.start()
@@ -97,7 +100,13 @@ class ActionPool:
                 "cannot start the pool: its own processes import this script, and would each "
                 'start a pool again; want what starts it below `if __name__ == "__main__":`'
             )
-        self._pool.start()
+        self._folder.make()
+        try:
+            self._pool.start()
+        except BaseException:
+            self._folder.remove()
+            raise
+        self._leftovers.begin(self._pool)
         self._driver.start(self._pool)
         atexit.register(self.close)
 
@@ -200,7 +209,9 @@ class ActionPool:
         self._driver.close()
         if self._driver.is_closed:
             atexit.unregister(self.close)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._pool.poller.close()  # also when it was never started
+            self._leftovers.close()
+            self._folder.remove()
 
 
 _MODULE_OF_CALLS = "fsmv2.supervisor.callables"

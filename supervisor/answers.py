@@ -43,6 +43,8 @@ _ANSWERS = (Done, Raised, Spilled)
 LAST_READS = 16
 _monotonic = time.monotonic
 _time = time.time
+# Of 32 KiB, in one step: as much as a pipe holds. What is more waits until others had their turn.
+READS_AT_ONCE = 2
 # How long a proc that says too much is not listened to.
 NOT_LISTENING_S = 0.05
 
@@ -53,10 +55,11 @@ class Answers:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    def readable(self, proc: ProcHandle, _mask: int) -> None:
-        """The channel of ``proc`` has something, or has ended."""
+    def readable(self, proc: ProcHandle, _mask: int, reads_max: int = READS_AT_ONCE) -> None:
+        """The channel of ``proc`` has something, or has ended. Of a living one `READS_AT_ONCE` are
+        read, the rest shows as readable again; of a dead one all that its pipe may hold."""
         channel = proc.channel
-        frames = channel.receive_frames()
+        frames = channel.receive_frames(reads_max)
         # What was printed by what is answered here has been written by now.
         if proc.has_output():
             self._hear_output(proc)

@@ -113,7 +113,7 @@ def _priority() -> tuple[bool, str]:
 
 
 def _oom() -> tuple[bool, str]:
-    counters = OomCounters()
+    counters = OomCounters().open()
     try:
         limit = memory_limit()
         bound = f"limit {limit} bytes" if limit is not None else "no limit"

@@ -123,7 +123,9 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
     ``cause`` is why the root killed it: "deadline", "cancelled", "operator", "stop", "channel",
     "memory", "processes", or None when it did not. ``exit_code`` is as Python gives it: negative
-    for a signal. ``hangs_in_c`` and ``oom`` say what was read that makes it sure.
+    for a signal; None: nobody knows, and ``status_lost`` says why, ``was_killed`` whether the root
+    had sent its SIGKILL. ``hangs_in_c`` and ``oom`` say what was read that makes it sure,
+    ``unread`` why there is no stack.
     """
 
     cause: str | None
@@ -139,12 +141,17 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     detail: str | None
     hangs_in_c: str | None = None
     oom: str | None = None
+    was_killed: bool = False
+    status_lost: str | None = None
+    unread: str | None = None
 
 
 def certify(ending: Ending) -> tuple[Status, DeathCertificate]:
     """The status and the certificate of an attempt that did not end by itself."""
     status, verdict, sent_by = _verdict(ending)
     code = ending.exit_code
+    why = ending.hangs_in_c or ending.oom or ending.detail
+    said = (why, None if ending.stack else ending.unread, ending.status_lost)
     return status, DeathCertificate(
         verdict=verdict,
         signal=signal_name(-code) if code is not None and code < 0 else None,
@@ -159,12 +166,15 @@ def certify(ending: Ending) -> tuple[Status, DeathCertificate]:
         started_at=ending.started_at,
         ended_at=ending.ended_at,
         slot_back_s=ending.slot_back_s,
-        detail=ending.hangs_in_c or ending.oom or ending.detail,
+        detail="; ".join(each for each in said if each) or None,
     )
 
 
 def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
-    killed = ending.exit_code == -signal.SIGKILL
+    # With the status lost: it did not answer, and our SIGKILL was sent. Whether that ended it or it
+    # was faster is what nobody knows, so no signal is told.
+    is_unknown = ending.exit_code is None and ending.status_lost is not None
+    killed = ending.exit_code == -signal.SIGKILL or (is_unknown and ending.was_killed)
     match ending.cause:
         case "deadline" if killed:
             who = f"the root: {ending.detail}"
@@ -184,9 +194,11 @@ def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
             return "cancelled", "cancelled", "the root: the pool was stopped"
         case "channel" if killed:
             return "crashed", "lost_channel", "the root: its channel was lost"
-    if killed and ending.oom is not None:
+    if ending.oom is not None and ending.exit_code == -signal.SIGKILL:
         return "crashed", "out_of_memory", f"the kernel's OOM killer: {ending.oom}"
-    who_else = "not this root; the kernel does not tell who" if killed else None
+    who_else = None
+    if ending.exit_code == -signal.SIGKILL:
+        who_else = "not this root; the kernel does not tell who"
     if ending.exit_code == -signal.SIGXCPU:
         who_else = "the kernel: its limit of CPU seconds was spent (RLIMIT_CPU)"
     return "crashed", death_verdict(ending.exit_code), who_else

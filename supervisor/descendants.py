@@ -3,7 +3,8 @@
 Knows: signals, who is whose child, orphans that came to us as sub-reaper.
 Does not know: procs, groups, when any of it is called for.
 Invariants: never waits; each call does a bounded amount of work and says whether it was enough;
-a pid is stopped only while it is seen to be below ours, so a stranger is never touched.
+one that was not enough has left fewer for the next; a pid is stopped only while it is seen to be
+below ours, so a stranger is never touched.
 
 Why freeze first: a list of children is reliable only while they are stopped (proc(5)), and
 what is stopped cannot fork. Why the process itself dies last, and only when nobody is left
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from typing import NamedTuple
 
 from fsmv2.ipc.linux import (
@@ -31,8 +32,10 @@ from fsmv2.ipc.linux import (
 )
 
 ROUNDS_MAX = 8
-PROCESSES_MAX = 256
-LOOK_MAX = 10_000
+# In one call: processes stopped and killed, and processes looked at. The latter costs 20 to 120 µs
+# for each, and the root stands still meanwhile: with 10,000 of them, for a second.
+PROCESSES_MAX = 128
+LOOKS_MAX = 300
 _OUR_NAMES = "fsmv2."
 
 
@@ -46,28 +49,45 @@ class Killed(NamedTuple):
     is_complete: bool
 
 
+class Trail:
+    """What a kill has found out so far, for its next call: ``passed`` need no further look (the
+    dead that their stopped parents do not reap, and strangers); ``killed`` got their SIGKILL while
+    they were stopped, and run no more code of their own, whenever they die."""
+
+    __slots__ = ("killed", "passed")
+
+    def __init__(self) -> None:
+        self.passed: set[int] = set()
+        self.killed: set[int] = set()
+
+
+Look = Callable[[int, int, Container[int]], list[int]]
+
+
 def kill_tree(
     pid: int,
     *,
-    rounds_max: int = ROUNDS_MAX,
     processes_max: int = PROCESSES_MAX,
     known: Collection[int] = (),
-    look: Callable[[int, int], list[int]] | None = None,
+    look: Look | None = None,
+    trail: Trail | None = None,
 ) -> Killed:
-    """SIGKILL ``pid`` and all processes below it, at most ``processes_max`` in a call.
+    """SIGKILL ``pid`` and all processes below it, at most ``processes_max`` in a call, which
+    looks at `LOOKS_MAX` of them at most.
 
-    It looks at most ``rounds_max`` times; a quiet tree needs three looks. ``known`` are
-    children of this process that are not to be looked at as orphans of ``pid``: its other
-    procs. ``look(pid, limit)`` finds whom to kill, `descendants_of` unless given; for a group
-    without ``cgroup.kill`` give ``lambda pid, limit: group.pids()``. Call it again, from a
-    timer, while the answer is not complete. ``pid`` must not be reaped before.
+    A quiet tree is looked at three times. ``known`` are children of this process that are not to
+    be looked at as orphans of ``pid``: its other procs. ``look(pid, limit, skip)`` finds whom to
+    kill, `descendants_of` unless given; for a group without ``cgroup.kill`` give one that tells
+    the group's pids. Call it again, from a timer, while the answer is not complete, with the same
+    ``trail``. ``pid`` must not be reaped before.
     """
     if look is None:
         look = descendants_of if has_children_lists() else descendants_by_scan
-    hunt = _Hunt(pid, processes_max, frozenset({*known, pid, os.getpid()}), look)
+    hunt = _Hunt(pid, frozenset({*known, pid, os.getpid()}), look, trail or Trail())
+    hunt.processes_max = processes_max
     _signal(pid, signal.SIGSTOP)
     is_settled = False
-    for _ in range(rounds_max):
+    for _ in range(ROUNDS_MAX):
         if hunt.is_full:
             break
         if hunt.stop_new():
@@ -76,8 +96,6 @@ def kill_tree(
             # Nobody new since the last ones died: nobody is left who could start another.
             is_settled = not hunt.is_cut
             break
-    else:
-        is_settled = False
     hunt.kill_stopped()
     if is_settled and not hunt.refused and _signal(pid, signal.SIGKILL):
         hunt.killed.append(pid)
@@ -87,18 +105,14 @@ def kill_tree(
 class _Hunt:
     """One call's work: who was stopped, killed, refused."""
 
-    def __init__(
-        self,
-        pid: int,
-        processes_max: int,
-        known: frozenset[int],
-        look: Callable[[int, int], list[int]],
-    ) -> None:
+    def __init__(self, pid: int, known: frozenset[int], look: Look, trail: Trail) -> None:
         self._pid = pid
-        self._processes_max = processes_max
         self._known = known
         self._look = look
-        # Whether there were more than one look shows.
+        self._trail = trail
+        self.processes_max = PROCESSES_MAX
+        self._looks_left = LOOKS_MAX
+        # Whether there may be somebody who was not looked at.
         self.is_cut = False
         self._stopped: list[int] = []
         self._seen: set[int] = set()
@@ -108,24 +122,26 @@ class _Hunt:
     @property
     def is_full(self) -> bool:
         """Whether this call's budget of processes is spent."""
-        return len(self._seen) >= self._processes_max
+        return len(self._seen) >= self.processes_max
 
     def stop_new(self) -> int:
         """Look, and stop whom we had not seen; how many those were."""
-        # All of them, dead ones too: a parent that is stopped does not reap, and those that an
-        # earlier call has killed must not take the places of the living.
-        found = self._look(self._pid, LOOK_MAX)
-        for orphan in adopted_from(self._pid, self._known):
-            found += [orphan, *self._look(orphan, LOOK_MAX)]
-        self.is_cut = len(found) >= LOOK_MAX
+        found = self._below(self._pid)
+        for orphan in self._adopted():
+            found += [orphan, *self._below(orphan)]
         tree = {self._pid, os.getpid(), *found}
         stopped = 0
         for pid in found:
             if pid in self._seen or pid in self._known or self.is_full:
                 continue
             place = place_of(pid)
-            if place is None or place.state in "ZX" or place.parent_pid not in tree:
-                continue  # dead, or a stranger who got a dead one's pid
+            if place is not None and place.state in "ZX":
+                # Nobody is below it (they have another parent by now), and it stays: a parent that
+                # is stopped does not reap. It must not take the place of the living next time.
+                self._trail.passed.add(pid)
+                continue
+            if place is None or place.parent_pid not in tree or pid in self._trail.killed:
+                continue  # gone, a stranger who got a dead one's pid, or dying
             self._seen.add(pid)
             if _signal(pid, signal.SIGSTOP):
                 self._stopped.append(pid)
@@ -134,6 +150,27 @@ class _Hunt:
                 self.refused.append(pid)
         return stopped
 
+    def _below(self, pid: int) -> list[int]:
+        limit = self._looks_left
+        found = self._look(pid, limit, self._trail.passed)[:limit] if limit > 0 else []
+        self._spend(len(found))
+        return found
+
+    def _adopted(self) -> list[int]:
+        """Children of this process that came from ours and were not below it any more."""
+        skip = {*self._known, *self._trail.passed}
+        unknown = [child for child in children_of(os.getpid()) if child not in skip]
+        unknown = unknown[: max(0, self._looks_left)]
+        self._spend(len(unknown))
+        found = adopted_from(self._pid, unknown)
+        # The host's own children: they do not become ours later.
+        self._trail.passed.update({*unknown}.difference(found))
+        return found
+
+    def _spend(self, looks: int) -> None:
+        self._looks_left -= looks
+        self.is_cut |= self._looks_left <= 0
+
     def kill_stopped(self) -> int:
         """SIGKILL whom we stopped, last found first; how many those were."""
         killed = 0
@@ -141,19 +178,19 @@ class _Hunt:
             if _signal(pid, signal.SIGKILL):
                 self.killed.append(pid)
                 killed += 1
+        self._trail.killed.update(self._stopped)
         self._stopped.clear()
         return killed
 
 
-def adopted_from(pid: int, known: Collection[int]) -> list[int]:
-    """Children of this process, ``known`` ones aside, that came from ``pid``: of its session,
-    with its mark in their environment, or of the same name if that is one of ours."""
-    unknown = [child for child in children_of(os.getpid()) if child not in known]
-    if not unknown:
+def adopted_from(pid: int, children: Collection[int]) -> list[int]:
+    """Those ``children`` of this process that came from ``pid``: of its session, with its mark in
+    their environment, or of the same name if that is one of ours."""
+    if not children:
         return []
     own = orphan_of(pid).name
     found = []
-    for child in unknown:
+    for child in children:
         orphan = orphan_of(child)
         # Who was forked and never called exec has no mark, but its proc's name.
         if orphan.proc_pid == pid or (own == orphan.name and own.startswith(_OUR_NAMES)):

@@ -134,6 +134,9 @@ class Endings:
                 slot_back_s=back_s,
                 detail=proc.detail,
                 hangs_in_c=proc.hangs_in_c,
+                was_killed=proc.killed_at is not None,
+                status_lost=proc.status_lost,
+                unread=proc.unread,
                 oom=pool.nursery.oom.risen(proc.pid, pool.nursery.name_of(proc))
                 if proc.cause is None and code == -signal.SIGKILL
                 else None,

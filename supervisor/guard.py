@@ -1,39 +1,41 @@
 """Watches what procs use: the memory and process limits of action types, and when to recycle.
 
-Knows: how to read a proc's resident memory, the limits of what it runs, the pool's recycling.
+Knows: how much memory a proc has, the limits of what it runs, the pool's recycling.
 Does not know: how a proc is killed.
 Invariants: sampled only while an action with such a limit is at work; a sample costs some
-microseconds a proc and waits for nothing. The kernel's own killer picks its victim by size; a
-limit of ours, crossed first, ends the action that asked for it and nobody else.
+microseconds a process, of `LOOK_MAX` a proc at most, and waits for nothing. The kernel's own
+killer picks its victim by size; a limit of ours, crossed first, ends the action that asked for it
+and nobody else.
+
+Memory is sampled as what is resident (proc(5), statm), which is cheap and counts a page that
+several processes have once for each: those of the template, and all that a process had when it
+was forked. So before a kill their shares are read (Pss), which is dear: see `memoryshare`.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.linux import descendants_of
+from fsmv2.ipc.linux import DESCENDANTS_MAX
 from fsmv2.supervisor.core import recycling
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
+from fsmv2.supervisor.memoryshare import Share, resident_bytes
 
 if TYPE_CHECKING:
+    from fsmv2.supervisor.attempts import Attempt
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
 SAMPLE_S = 0.05
 OOM_LOOK_S = 1.0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def resident_bytes(pid: int) -> int | None:
-    """The resident memory of ``pid``, or None when it cannot be read. Source: proc(5), statm."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
-            return int(file.read(256).split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return None
+# A sample of many processes takes longer: at most a tenth of the root's time goes into them.
+REST_PER_LOOK = 10.0
+# Of one sample, for reading shares; what was not read is read by the next ones.
+SHARE_BUDGET_S = 0.010
+# Processes below a proc that are looked at one by one; beyond, its kernel group counts.
+LOOK_MAX = 200
 
 
 class Guard:
@@ -42,6 +44,9 @@ class Guard:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._is_sampling = False
+        # By attempt, of those that were found over their limit by what is resident.
+        self._shares: dict[int, Share] = {}
+        self._share_until_s: float | None = None
         self.is_awake = False
 
     def be_awake(self) -> None:
@@ -64,31 +69,33 @@ class Guard:
             self._pool.deadlines.call(time.monotonic() + SAMPLE_S, self._sample)
 
     def _sample(self) -> None:
-        self._is_sampling = False
+        began = time.monotonic()
+        guarded = set()
+        self._share_until_s = None
         for proc in list(self._pool.nursery.procs):
             attempt = proc.attempt
             if attempt is None or not attempt.kind.is_guarded:
                 continue
             if proc.state is ProcState.BUSY:
                 self._look(proc)
-            self.watch()
+            guarded.add(attempt.id)
+        self._shares = {each: share for each, share in self._shares.items() if each in guarded}
+        self._is_sampling = bool(guarded)
+        if guarded:
+            now = time.monotonic()
+            wait_s = max(SAMPLE_S, (now - began) * REST_PER_LOOK)
+            self._pool.deadlines.call(now + wait_s, self._sample)
 
     def _look(self, proc: ProcHandle) -> None:
         attempt = proc.attempt
         if attempt is None:
             return
         limits = attempt.kind.limits
-        below = descendants_of(proc.pid)
+        below = proc.look_below(self._looks(proc, limits.processes))
         cause = detail = None
         if limits.memory_bytes is not None:
-            read = [size for pid in (proc.pid, *below) if (size := resident_bytes(pid)) is not None]
-            if sum(read) > limits.memory_bytes:
-                cause = "memory"
-                detail = (
-                    f"{sum(read)} bytes were resident in {len(read)} process"
-                    f"{'es' if len(read) != 1 else ''}, its limit is {limits.memory_bytes} bytes "
-                    f"(/proc/PID/statm, read every {SAMPLE_S:g} s)"
-                )
+            detail = self._too_much_memory(attempt, (proc.pid, *below), limits.memory_bytes)
+            cause = "memory" if detail else None
         if cause is None and limits.processes is not None and len(below) > limits.processes:
             cause = "processes"
             detail = (
@@ -99,6 +106,32 @@ class Guard:
             proc.cause, proc.detail = cause, detail
             proc.overdue_at = time.monotonic()
             self._pool.happen(proc, ProcEvent.DEADLINE_PASSED)
+
+    @staticmethod
+    def _looks(proc: ProcHandle, processes: int | None) -> int:
+        if processes is None or proc.group.is_made:
+            return LOOK_MAX
+        return max(LOOK_MAX, min(processes + 1, DESCENDANTS_MAX))
+
+    def _too_much_memory(
+        self, attempt: Attempt, pids: tuple[int, ...], limit_bytes: int
+    ) -> str | None:
+        sizes = {pid: size for pid in pids[:LOOK_MAX] if (size := resident_bytes(pid)) is not None}
+        if sum(sizes.values()) <= limit_bytes:
+            return None
+        if self._share_until_s is None:
+            self._share_until_s = time.monotonic() + SHARE_BUDGET_S
+        share = self._shares.setdefault(attempt.id, Share()).over(
+            sizes, limit_bytes, self._share_until_s
+        )
+        if share is None:
+            return None
+        return (
+            f"{share} bytes were its share of what was resident in {len(sizes)} process"
+            f"{'es' if len(sizes) != 1 else ''} ({sum(sizes.values())} bytes), its limit is "
+            f"{limit_bytes} bytes (/proc/PID/statm, read every {SAMPLE_S:g} s, and the Pss of "
+            "smaps_rollup)"
+        )
 
     def limit_processes(self, proc: ProcHandle, wanted: int | None) -> None:
         """Have the kernel hold ``proc`` to so many processes below it where it can, so that a

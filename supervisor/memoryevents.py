@@ -25,23 +25,34 @@ _UNLIMITED = 1 << 60
 
 
 class OomCounters:
-    """`look` now and then while there is work; `risen` says what has changed since.
+    """`open` it, `look` now and then while there is work; `risen` says what has changed since.
 
     ``proc`` is where procfs is mounted, ``kmsg`` the kernel log's device.
     """
 
     def __init__(self, proc: str = "/proc", kmsg: str = "/dev/kmsg") -> None:
-        self._files = _counter_files(proc)
+        self._proc = proc
+        self._kmsg_path = kmsg
+        self._files: list[str] = []
         self._vmstat = f"{proc}/vmstat"
         self._kmsg = -1
-        with contextlib.suppress(OSError):
-            self._kmsg = os.open(kmsg, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.lseek(self._kmsg, 0, os.SEEK_END)  # what is older is not about us
-        self._seen = self._read()
-        self._before = dict(self._seen)
+        self._seen: dict[str, int] = {}
+        self._before: dict[str, int] = {}
         # The log's lines about kills, of the time since the last look and of that before it.
         self._lines: list[str] = []
         self._old_lines: list[str] = []
+
+    def open(self) -> OomCounters:
+        """Begin: what was counted and written so far is not about us. Returns itself. Until then
+        nothing has risen, and no descriptor is open."""
+        self.close()
+        self._files = _counter_files(self._proc)
+        with contextlib.suppress(OSError):
+            self._kmsg = os.open(self._kmsg_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.lseek(self._kmsg, 0, os.SEEK_END)
+        self._seen = self._read()
+        self._before = dict(self._seen)
+        return self
 
     @property
     def is_sure(self) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from fsmv2.ipc.channel import READS_MAX
 from fsmv2.ipc.messages import Fork, Forked
 from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
 from fsmv2.supervisor.core import startrate
@@ -72,7 +73,7 @@ class Nursery:
             options.starts_per_s, self.wanted + STARTS_BURST_EXTRA, time.monotonic()
         )
         self._is_throttled = False
-        self._exits: dict[int, tuple[int, float]] = {}
+        self._exits: dict[int, tuple[int | None, float]] = {}
         # Several pools may live in one process; none may reap another's procs.
         self._name = f"fsmv2.{next(_pools)}."
         # Told when a proc has said hello, and before one is forgotten.
@@ -100,7 +101,13 @@ class Nursery:
         if self.groups is NO_GROUPS:
             self.groups = ProcGroups.open(f"{self._name}procs")
             reader_fault()  # proves the layout of stacks, once: 5 ms now instead of at a kill
-        self.keeper.start(now)
+        try:
+            self.keeper.start(now)
+        except OSError:
+            self.groups.close()
+            self.groups = NO_GROUPS
+            raise
+        self.oom.open()
 
     def forked(self, reply: Forked, now: float) -> None:
         """The template has made a proc, or could not."""
@@ -299,12 +306,12 @@ class Nursery:
         self._exits[proc.serial] = ended
         self._pool.poller.unwatch(proc.pidfd)
         # What it managed to say before it died still counts.
-        self._pool.answers.readable(proc, select.EPOLLIN)
+        self._pool.answers.readable(proc, select.EPOLLIN, READS_MAX)
         self._pool.answers.last_output(proc)
         self._pool.happen(proc, ProcEvent.EXITED)
 
     def exit_of(self, proc: ProcHandle) -> tuple[int | None, float]:
-        """Exit code and CPU seconds of a reaped proc."""
+        """Exit code (None: nobody knows it) and CPU seconds of a reaped proc."""
         return self._exits.pop(proc.serial, (None, 0.0))
 
     def bury(self, proc: ProcHandle, failed_start: bool, by_others: bool) -> None:

@@ -3,7 +3,8 @@
 Knows: which children of the root are procs, whose mark or session an unknown one carries.
 Does not know: lanes, attempts, what the orphans were for.
 Invariants: only processes that carry our mark or belong to a proc's session are touched, and
-only once their proc is dead; the host's own children, and those of other pools, are left alone.
+only once their proc is dead; the host's own children, and those of other pools, are left alone;
+one sweep looks at `LOOKS_MAX` of them, and says when it has to go on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from collections.abc import Callable, Iterable
 from fsmv2.ipc.linux import children_of, is_alive, orphan_of
 
 SWEEP_AGAIN_S = 0.05
+# A look costs some 20 to 100 µs; a proc may have left ten thousand of them.
+LOOKS_MAX = 300
+SWEEP_ON_S = 0.005
 BURIED_MAX = 1_000
 
 
@@ -28,6 +32,8 @@ class Orphans:
         self._name = name
         self._buried: deque[int] = deque(maxlen=BURIED_MAX)
         self._doomed: set[int] = set()
+        # Children that the last sweep has not come to.
+        self._left: list[int] = []
         self.sweep_at: float | None = None
         # The host's own children, which a sweep must leave alone; the supervisor sets both.
         self.known_pids: Callable[[], set[int]] = set
@@ -44,18 +50,18 @@ class Orphans:
         the procs among them that are alive. Returns how many were killed now."""
         known = known | self.known_pids()
         killed = 0
-        self.sweep_at = None
-        children = children_of(os.getpid())
+        children = {pid: None for pid in children_of(os.getpid()) if pid not in known}
         # Killed with their proc: once dead they are ours to reap, unless their own parent lives.
-        self._doomed = {pid for pid in self._doomed if pid in children or is_alive(pid)}
-        for pid in children:
-            if pid in known:
-                continue
+        elsewhere = [pid for pid in self._doomed if pid not in children]
+        self._doomed.difference_update(pid for pid in elsewhere[:LOOKS_MAX] if not is_alive(pid))
+        theirs = living | set(self._buried)
+        for pid in self._next_of(children):
             if pid in self._buried:
+                theirs = theirs - {pid} | living
                 # A dead proc's number, given out anew: what bears it now is the host's.
                 self._buried = deque((one for one in self._buried if one != pid), BURIED_MAX)
             orphan = orphan_of(pid)
-            ours = pid in self._doomed or orphan.proc_pid in living | set(self._buried)
+            ours = pid in self._doomed or orphan.proc_pid in theirs
             if orphan.is_zombie:
                 # A proc that died before anybody told us its pid still bears its name.
                 if ours or self.owns_process or orphan.name.startswith(self._name):
@@ -67,9 +73,22 @@ class Orphans:
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
                 self._doomed.add(pid)
-        if self._doomed:
+        if self._left:
+            self.sweep_at = time.monotonic() + SWEEP_ON_S
+        elif self._doomed:
             self.sweep_at = time.monotonic() + SWEEP_AGAIN_S
         return killed
+
+    def _next_of(self, children: dict[int, None]) -> list[int]:
+        """Whom this sweep looks at: first those the last one had not come to. If that is all it
+        was called for, whom it has looked at already is not looked at again."""
+        is_going_on = self.sweep_at is not None and time.monotonic() >= self.sweep_at
+        self.sweep_at = None
+        todo = [pid for pid in self._left if pid in children]
+        if not (todo and is_going_on):
+            todo = [*dict.fromkeys((*todo, *children))]
+        self._left = todo[LOOKS_MAX:]
+        return todo[:LOOKS_MAX]
 
     def has_strays(self) -> bool:
         """Whether a proc lives that was forked while its handle was being forgotten. It finds

@@ -27,7 +27,6 @@ from fsmv2.supervisor.attempts import Attempt, Ledger
 from fsmv2.supervisor.certificate import is_exiting
 from fsmv2.supervisor.core import recycling
 from fsmv2.supervisor.core.action import Action, ActionResult
-from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.procfsm import ALIVE, ProcEffect, ProcEvent, ProcState, step
 from fsmv2.supervisor.deadlines import Deadlines
@@ -38,7 +37,7 @@ from fsmv2.supervisor.kinds import Kinds
 from fsmv2.supervisor.lanes import QUARANTINE, Dispatcher, Lane
 from fsmv2.supervisor.nursery import Nursery
 from fsmv2.supervisor.poller import READABLE, Poller
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.pooloptions import PoolOptions, check_lane_names
 from fsmv2.supervisor.procs import ProcHandle
 from fsmv2.supervisor.witness import Witness
 
@@ -46,7 +45,7 @@ LEAVE_BUDGET_S = 0.050
 RETIRE_BUDGET_S = 1.0
 # A proc that has started more processes than one look can stop is looked at again.
 KILL_AGAIN_S = 0.002
-KILL_TRIES_MAX = 100
+KILL_TRIES_MAX = 200
 
 OnResult = Callable[[int, ActionResult], None]
 OnEvent = Callable[[Event], None]
@@ -71,10 +70,7 @@ class Pool:
         on_result: OnResult,
         on_event: OnEvent = lambda event: None,
     ) -> None:
-        if QUARANTINE in lanes:
-            raise SpecError(
-                f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own"
-            )
+        check_lane_names(lanes)
         self.options = options
         self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
         self.kinds = Kinds(dict(self.lanes))

@@ -7,12 +7,15 @@ Invariants: frozen; an unknown option is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
+from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.quarantine import QuarantineRules
 from fsmv2.supervisor.core.recycling import Recycling
+from fsmv2.supervisor.lanes import QUARANTINE
 
 # Short actions with one proc at a time.
 PIPELINE = 16
@@ -40,3 +43,9 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     start_method: StartMethod = "auto"
     preload: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+
+
+def check_lane_names(lanes: Iterable[str]) -> None:
+    """Raises `SpecError` for a name that no lane can have."""
+    if QUARANTINE in lanes:
+        raise SpecError(f"cannot make a lane called {QUARANTINE!r}: the pool has one of its own")

@@ -68,6 +68,11 @@ class ProcGroup:
         return self._home is not None
 
     @property
+    def can_kill(self) -> bool:
+        """Whether `kill` can be expected to work."""
+        return self._home is not None and self._shared.can_kill
+
+    @property
     def members_path(self) -> str:
         """The file to which a process writes ``0`` to join by itself; empty without a group."""
         return f"{self._home.path}/{self.name}/cgroup.procs" if self._home is not None else ""

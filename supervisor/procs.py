@@ -15,7 +15,7 @@ import os
 import signal
 import termios
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Container, Iterable
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.channel import Channel
@@ -24,7 +24,7 @@ from fsmv2.ipc.page import Page, clear_dump, create_page, read_dump
 from fsmv2.supervisor.certificate import LastLook, look_at, signs_of
 from fsmv2.supervisor.cgroups import NO_GROUPS
 from fsmv2.supervisor.core.procfsm import ProcState
-from fsmv2.supervisor.descendants import kill_tree
+from fsmv2.supervisor.descendants import Trail, kill_tree
 from fsmv2.supervisor.output import Allowance, OutputLines
 
 if TYPE_CHECKING:
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 # Progress and log records a proc may send; what is more is not listened to for a while.
 CHATTER_PER_S = 2_000.0
 CHATTER_AT_ONCE = 5_000.0
+# Processes below a proc that one look at it finds one by one.
+BELOW_MAX = 200
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
+STATUS_TAKEN = "its exit status was taken by another waiter of this process"
+SIGCHLD_IGNORED = "its exit status was not kept: this process ignores SIGCHLD"
 _NO_BYTES = bytes(4)
 # While a proc is asked for its stack. Only a privileged root can raise it so far.
 RAISED_NICENESS = -5
@@ -45,6 +49,7 @@ class ProcHandle:
     """The root's side of one proc, from the fork order to the reaping."""
 
     __slots__ = (
+        "_trail",
         "actions",
         "anchor",
         "asked_at",
@@ -91,7 +96,9 @@ class ProcHandle:
         "stack",
         "stalled_on",
         "state",
+        "status_lost",
         "theirs",
+        "unread",
         "woken_fd",
         "worn",
     )  # fmt: skip
@@ -140,9 +147,14 @@ class ProcHandle:
         self.is_dumped = False
         # Why its stack had to be read from outside.
         self.silence = "it was not asked"
+        # Why not even that was done.
+        self.unread: str | None = None
         self.hangs_in_c: str | None = None
         self.descendants_killed = 0
         self.below: list[int] = []
+        self._trail = Trail()
+        # Why nobody knows how it ended.
+        self.status_lost: str | None = None
         self.overdue_at: float | None = None
         self.killed_at: float | None = None
         self.replaced_at: float | None = None
@@ -202,7 +214,7 @@ class ProcHandle:
         self.echoes = self.page.heard()
         self.is_dumped = False
         self.silence = "it did not answer"
-        self.hangs_in_c = self.stack = None
+        self.hangs_in_c = self.stack = self.unread = None
         with contextlib.suppress(OSError):
             clear_dump(self.page_fd)
 
@@ -257,46 +269,71 @@ class ProcHandle:
             return True
         self.look = look_at(self.pid)
         self.killed_at = now
-        # Before the kill: afterwards they have another parent.
-        self.below = descendants_of(self.pid)
-        members = max(0, (self.group.count() or 1) - 1)
-        if self.group.kill():
-            # Root may have moved some of them out of the group.
-            for pid in self.below:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-            self.descendants_killed += max(members, len(self.below))
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            return True
+        if self.group.can_kill:
+            # Before the kill: afterwards they have another parent. The group's list costs the same
+            # for one and for thousands; who is of root may have moved himself out of it.
+            members = self.group.pids()
+            seen = descendants_of(self.pid, BELOW_MAX)
+            if self.group.kill():
+                for pid in {*seen}.difference(members):
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                self._note_killed((*seen, *members))
+                self.kill_alone()
+                return True
         return self.kill_more(known)
+
+    def _note_killed(self, pids: Iterable[int]) -> None:
+        noted = {*self.below, self.pid}
+        new = [pid for pid in dict.fromkeys(pids) if pid not in noted]
+        self.below += new
+        self.descendants_killed += len(new)
 
     def kill_more(self, known: Collection[int]) -> bool:
         """Go on with a kill that was not complete; whether it is now."""
         # A group without cgroup.kill still knows its members, daemons among them.
-        killed = kill_tree(self.pid, known=known, look=self._below if self.group.is_made else None)
-        self.below += [pid for pid in killed.pids if pid != self.pid]
-        self.descendants_killed += len(killed.pids) - (self.pid in killed.pids)
+        look = self._look_below if self.group.is_made else None
+        killed = kill_tree(self.pid, known=known, look=look, trail=self._trail)
+        self._note_killed(killed.pids)
         return killed.is_complete
 
-    def _below(self, pid: int, limit: int) -> list[int]:
-        return [*dict.fromkeys((*descendants_of(pid, limit), *self.group.pids())).keys() - {pid}]
+    def look_below(self, limit: int = BELOW_MAX) -> list[int]:
+        """The processes below the proc, ``limit`` of them at most, and those of its group."""
+        return self._look_below(self.pid, limit, ())
+
+    def _look_below(self, pid: int, limit: int, skip: Container[int]) -> list[int]:
+        found = (*descendants_of(pid, limit, skip), *self.group.pids())
+        return [each for each in dict.fromkeys(found) if each != self.pid and each not in skip]
 
     def kill_alone(self) -> None:
         """SIGKILL the proc itself; what it started is left to the sweeps after its death."""
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
-    def reap(self) -> tuple[int, float] | None:
-        """Exit code (negative: the signal) and CPU seconds of its whole life; None: it lives."""
+    def reap(self) -> tuple[int | None, float] | None:
+        """Exit code (negative: the signal) and CPU seconds of its whole life; None: it lives. The
+        code is None when its status is lost: ``status_lost`` says how. Source: wait(2)."""
         try:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         except ChildProcessError:
-            # Somebody else in this process waited for all children: the status is lost.
-            return -signal.SIGKILL if self.killed_at is not None else 0, 0.0
+            if self._exists():
+                return None  # dead, and its parent, between the template and it, lives yet
+            self.status_lost = (
+                SIGCHLD_IGNORED
+                if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+                else STATUS_TAKEN
+            )
+            return None, 0.0
         if pid == 0:
             return None
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+    def _exists(self) -> bool:
+        try:
+            signal.pidfd_send_signal(self.pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def has_output(self) -> bool:
         """Whether `read_output` would find something. Cheaper than to look: ioctl_pipe(2)."""

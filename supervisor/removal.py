@@ -21,13 +21,15 @@ ENTRIES_MAX = 200
 class Removal:
     """Of one run folder. `add` folders, then `go_on` until it says that nothing is left."""
 
-    def __init__(self, run_folder: str) -> None:
-        self._bin = os.path.join(run_folder, "removed")
+    def __init__(self, run_folder: str, name: str = "removed") -> None:
+        """``name`` is that of the folder in ``run_folder`` which holds what is to go."""
+        self._bin = os.path.join(run_folder, name)
         self._made = 0
         self._todo: list[str] = []
 
-    def add(self, folder: str) -> None:
-        """Have ``folder`` removed; its name is free at once. It need not be there."""
+    def add(self, folder: str) -> bool:
+        """Have ``folder`` removed; its name is free at once. False: it is not there, or cannot
+        be moved."""
         moved = os.path.join(self._bin, str(self._made))
         with contextlib.suppress(OSError):
             # Its parent's entry in it is changed by the move: rename(2).
@@ -36,6 +38,8 @@ class Removal:
             os.rename(folder, moved)
             self._made += 1
             self._todo.append(moved)
+            return True
+        return False
 
     def go_on(self, entries_max: int = ENTRIES_MAX) -> bool:
         """Remove up to ``entries_max`` entries, some 10 µs each. Whether something is left."""

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -41,6 +39,7 @@ from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.publisher import Publisher
+from fsmv2.supervisor.runfolders import Leftovers, RunFolder
 from fsmv2.supervisor.settings import PoolSettings, Settings
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.summary import Summary
@@ -114,8 +113,7 @@ class Supervisor:
             server = bind(self.settings.http.listen)
             undo.callback(server.close)
             self.address = address_of(server)
-        run_folder = self._make_run_folder()
-        undo.callback(shutil.rmtree, run_folder, ignore_errors=True)
+        run_folder = self._make_run_folder(undo)
         self._metrics_folder = self._make_metrics_folder(run_folder)
         # Not earlier: no metric may exist before its folder was tried out.
         metricfile.install("root", self._metrics_folder)
@@ -130,6 +128,9 @@ class Supervisor:
         try:
             self._pool.start()
             undo.callback(self._pool.close)
+            leftovers = Leftovers()
+            leftovers.begin(self._pool)
+            undo.callback(leftovers.close)
             self._poller.watch(self._pool.fileno(), lambda _mask: self._pool.step())
             if server is not None:
                 self._ops = OpsProcess(
@@ -156,11 +157,14 @@ class Supervisor:
         )
         self._say_started()
 
-    def _make_run_folder(self) -> str:
+    def _make_run_folder(self, undo: contextlib.ExitStack) -> str:
         try:
-            return tempfile.mkdtemp(prefix=f"fsmv2-{self.settings.name}-")
+            folder = RunFolder(f"fsmv2-{self.settings.name}-")
+            folder.make()
         except OSError as error:
             raise StartError(f"cannot make a run folder: {error}") from None
+        undo.callback(folder.remove)
+        return folder.path
 
     def _make_metrics_folder(self, run_folder: str) -> str:
         folder = (

@@ -3,8 +3,9 @@
 Knows: the dump signal and its two halves, signs that a proc cannot answer, the outside reader.
 Does not know: why the proc is killed, what the certificate says.
 Invariants: evidence has a budget, and the kill goes ahead when it is spent; nothing here waits;
-that a proc hangs in C code is said only of one that was seen to run, or to sleep, without
-coming to its handler.
+reading from outside holds up the root for 10 ms at a time, and for half of the time at most,
+however many procs die at one moment; that a proc hangs in C code is said only of one that was
+seen to run, or to sleep, without coming to its handler.
 
 The dump signal's handler has two halves. The C half writes the stacks, whatever Python does.
 The Python half runs when the main thread gets back to Python code, or sits in a call that
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 STACK_BUDGET_S = 0.020
+# For reading from outside: of all procs together, refilled by the time that passes. One that
+# cannot be read now is tried again until its time for evidence is over; then its certificate
+# says so.
 READER_BUDGET_S = 0.010
+READ_S_MIN = 0.002
+READ_SOON_S = 0.0003
+READ_AGAIN_S = 0.002
+UNREAD = "its stack was not read from outside: the budget was spent on other procs"
 # When the root looks whether Python code has run since the dump. Not sooner: a virtual machine's
 # CPU may stand still for a millisecond while the clock goes on, and a Python loop would be called
 # a hang in C (seen). The last look comes after a thread that waits for the GIL would have got it
@@ -56,6 +64,8 @@ class Witness:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._reader_left_s = READER_BUDGET_S
+        self._reader_left_at = 0.0
 
     def ask(self, proc: ProcHandle, now: float) -> None:
         """Ask ``proc`` for its stack; `STACK_CAME`, `ECHO_OVERDUE` or `STACK_OVERDUE` follows."""
@@ -67,10 +77,11 @@ class Witness:
             proc.silence = (
                 "it is stopped" if signs.is_stopped else "it blocks the signal that asks for it"
             )
-            self._read_from_outside(proc)
-            self._happen_at(now, proc, ProcEvent.STACK_CAME)
-            return
-        proc.ask_for_stack()
+            # Not in this step: a spare has just been woken that stands in for it.
+            soon = partial(self._read_soon, proc, proc.attempt)
+            self._pool.deadlines.call(now + READ_SOON_S, soon)
+        else:
+            proc.ask_for_stack()
         self._happen_at(now + STACK_BUDGET_S, proc, ProcEvent.STACK_OVERDUE)
 
     def _happen_at(self, moment: float, proc: ProcHandle, event: ProcEvent) -> None:
@@ -137,9 +148,33 @@ class Witness:
         if proc.stack is None and proc.attempt is not None and proc.cause != "stop":
             self._read_from_outside(proc)
 
-    def _read_from_outside(self, proc: ProcHandle) -> None:
-        if not proc.anchor:
+    def _read_soon(self, proc: ProcHandle, attempt: Attempt | None) -> None:
+        if proc.state is not ProcState.WITNESSING or proc.attempt is not attempt:
             return
-        stack = read_stacks(proc.pid, proc.anchor, READER_BUDGET_S)
+        is_done = self._read_from_outside(proc)
+        now = time.monotonic()
+        if is_done:
+            self._pool.deadlines.set(now, proc, ProcEvent.STACK_CAME)
+        else:
+            self._pool.deadlines.call(now + READ_AGAIN_S, partial(self._read_soon, proc, attempt))
+
+    def _read_from_outside(self, proc: ProcHandle) -> bool:
+        """Whether it was tried; not when the time for that is spent."""
+        if not proc.anchor:
+            return True
+        began = time.monotonic()
+        passed_s = began - self._reader_left_at
+        budget_s = min(READER_BUDGET_S, self._reader_left_s + passed_s)
+        self._reader_left_at, self._reader_left_s = began, budget_s
+        if budget_s < READ_S_MIN:
+            proc.unread = UNREAD
+            return False
+        stack = read_stacks(proc.pid, proc.anchor, budget_s)
+        # Less than nothing is left when it took longer: that is made up for, too. And nothing was
+        # refilled meanwhile.
+        self._reader_left_at = time.monotonic()
+        self._reader_left_s -= self._reader_left_at - began
+        proc.unread = None
         if stack:
             proc.stack = f"(read from outside: {proc.silence})\n{without_our_frames(stack)}"
+        return True

@@ -29,7 +29,7 @@ def test_risen_counter_of_our_group_is_told_with_where_it_was_read(
     tmp_path: Path, version: int
 ) -> None:
     make_proc(tmp_path, version, 2)
-    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
+    counters = OomCounters(str(tmp_path), kmsg="/nonexistent").open()
     assert counters.is_sure
     assert counters.risen(1, "x") is None
 
@@ -48,7 +48,7 @@ def test_risen_counter_of_our_group_is_told_with_where_it_was_read(
 
 def test_a_rise_two_looks_ago_explains_nothing(tmp_path: Path) -> None:
     make_proc(tmp_path, 2, 2)
-    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
+    counters = OomCounters(str(tmp_path), kmsg="/nonexistent").open()
     make_proc(tmp_path, 2, 3)
     counters.look()
     counters.look()
@@ -63,7 +63,7 @@ def test_counter_of_the_whole_machine_counts_only_if_the_kernel_log_names_the_pr
     (tmp_path / "group/memory.events").unlink()
     log = tmp_path / "kmsg"
     log.write_text("")
-    counters = OomCounters(str(tmp_path), kmsg=str(log))
+    counters = OomCounters(str(tmp_path), kmsg=str(log)).open()
     make_proc(tmp_path, 2, 0, vmstat=1)
     (tmp_path / "group/memory.events").unlink()
     assert counters.risen(17, "fsmv2.1.p3") is None
@@ -81,7 +81,7 @@ def test_two_kills_at_once_explain_two_deaths_and_no_third(tmp_path: Path) -> No
     (tmp_path / "group/memory.events").unlink()
     log = tmp_path / "kmsg"
     log.write_text("")
-    counters = OomCounters(str(tmp_path), kmsg=str(log))
+    counters = OomCounters(str(tmp_path), kmsg=str(log)).open()
     (tmp_path / "vmstat").write_text("oom_kill 2\n")
     with log.open("a") as file:
         file.write("3,1,1,-;Out of memory: Killed process 17 (fsmv2.1.p3) total-vm:1kB\n")
@@ -101,7 +101,7 @@ def test_as_many_deaths_are_explained_as_our_group_has_counted(
     tmp_path: Path, looks_between: int
 ) -> None:
     make_proc(tmp_path, 2, 5)
-    counters = OomCounters(str(tmp_path), kmsg="/nonexistent")
+    counters = OomCounters(str(tmp_path), kmsg="/nonexistent").open()
     make_proc(tmp_path, 2, 7)
 
     told = [counters.risen(1, "x") is not None]
@@ -119,7 +119,7 @@ def test_our_groups_counter_explains_no_death_if_the_log_names_somebody_else(
     make_proc(tmp_path, 2, 0)
     log = tmp_path / "kmsg"
     log.write_text("")
-    counters = OomCounters(str(tmp_path), kmsg=str(log))
+    counters = OomCounters(str(tmp_path), kmsg=str(log)).open()
     make_proc(tmp_path, 2, 1)
     with log.open("a") as file:
         file.write("3,1,1,-;Memory cgroup out of memory: Killed process 17 (fsmv2.1.p3)\n")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import gc
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +19,16 @@ from fsmv2.supervisor.core.errors import FsmError, SpecError
 class Nothing(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> None:
         """Never run."""
+
+
+def open_files() -> list[str]:
+    """What this process has open."""
+    gc.collect()
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the list itself
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sorted(found)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +44,20 @@ class Nothing(Action, frozen=True):
         ({"start_method": "forkserver"}, "forkserver"),
         ({"recycling": 5}, "recycling"),
         ({"surprise": 1}, "surprise"),
+        ({"lanes": {"quarantine": 1}}, "a lane called 'quarantine': the pool has one of its own"),
     ],
 )
-def test_options_that_cannot_be_are_refused_by_name(options: dict[str, Any], says: str) -> None:
+def test_options_that_cannot_be_are_refused_by_name(
+    options: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pool without procs would keep everybody waiting; one of no known start method would
-    take another."""
+    take another. Nothing is opened or made before."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fds = open_files()
     with pytest.raises(SpecError, match=says):
         ActionPool(**options)
+    assert os.listdir(tmp_path) == []
+    assert open_files() == fds
 
 
 def test_a_pool_that_was_not_started_says_so() -> None:
@@ -47,3 +70,36 @@ def test_a_pool_that_was_not_started_says_so() -> None:
     finally:
         pool.close()
     assert pool.run(Nothing()).status == "refused"
+
+
+def test_a_pool_that_was_not_started_has_nothing_open_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the kernel's log before it is."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fds = open_files()
+    pool = ActionPool(procs=1)
+    assert "/dev/kmsg" not in set(open_files()) - set(fds)
+    pool.close()
+    assert open_files() == fds
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_start_that_the_machine_refuses_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be tried again."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fds = open_files()
+    pool = ActionPool(procs=1)
+
+    def refuse(_now: float) -> None:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(pool._pool.nursery.keeper, "start", refuse)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no more processes"):
+            pool.start()
+    pool.close()
+    assert open_files() == fds
+    assert os.listdir(tmp_path) == []

@@ -13,7 +13,8 @@ from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.quarantine import Record
-from fsmv2.supervisor.pool import Pool, PoolOptions
+from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.poolstatistics import pool_statistics
 
 

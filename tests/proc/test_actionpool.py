@@ -500,7 +500,7 @@ def test_closing_gives_those_who_wait_their_results() -> None:
 
 def test_a_pool_that_never_started_can_be_closed(tmp_path: Path) -> None:
     pool = ActionPool(procs=1)
-    folder = pool._folder
+    folder = pool._folder.path
     pool.close()
     pool.close()
     assert not os.path.exists(folder)
@@ -515,7 +515,7 @@ def test_an_exit_without_close_ends_everything(tmp_path: Path) -> None:
         handle = pool.submit(acts.Sleep(60))
         while not handle.running():
             time.sleep(0.01)
-        print(pool._folder, *(p["pid"] for p in pool.statistics()["procs"] if p["pid"]))
+        print(pool._folder.path, *(p["pid"] for p in pool.statistics()["procs"] if p["pid"]))
         """,
     )
     folder, *pids = done.stdout.split()

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
 from running import fsmv2, until
 
-from fsmv2.ipc.linux import is_alive
+from fsmv2.ipc.linux import children_of, descendants_of, is_alive
+from fsmv2.supervisor import descendants
 from fsmv2.supervisor.capabilities import as_text, capabilities, tried
 from fsmv2.supervisor.cgroupplaces import Hierarchy, Places, folder_of, groups_of, hierarchies
 from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
@@ -253,6 +254,50 @@ def test_a_kill_by_hand_has_a_bound_and_goes_on_when_asked_again() -> None:
         child.wait(20)
     assert calls > 1
     assert len(set(killed)) == 21
+
+
+def test_a_kill_by_hand_finds_the_living_behind_more_dead_than_it_may_look_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their parent, stopped, does not reap them; each call adds those that it has killed."""
+    monkeypatch.setattr(descendants, "LOOKS_MAX", 25)
+    program = (
+        "import os, time\n"
+        "for number in range(80):\n"
+        "    if os.fork() == 0:\n"
+        "        if number >= 40: time.sleep(1000)\n"
+        "        os._exit(0)\n"
+        "print('ready', flush=True)\ntime.sleep(1000)"
+    )
+    looks: list[int] = []
+
+    def look(pid: int, limit: int, skip: Container[int]) -> list[int]:
+        found = descendants_of(pid, limit, skip)
+        looks.append(len(found))
+        return found
+
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        trail = descendants.Trail()
+        killed: list[int] = []
+        is_complete = False
+        for _ in range(200):
+            looks.clear()
+            answer = kill_tree(child.pid, look=look, trail=trail)
+            assert sum(looks) <= 25
+            killed += answer.pids
+            is_complete = answer.is_complete
+            if is_complete:
+                break
+            time.sleep(0.002)
+        for pid in () if is_complete else (*children_of(child.pid), child.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert is_complete
+        child.wait(20)
+    assert len(set(killed)) >= 41  # some of those that end at once may not have ended yet
 
 
 # --- the doctor -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +201,8 @@ def test_all_are_stopped_before_the_second_look_and_nobody_dies_before_it() -> N
     """Who is stopped cannot fork, so that one who is not seen twice is not there."""
     states: list[str] = []
 
-    def look(pid: int, limit: int) -> list[int]:
-        found = descendants_of(pid, limit)
+    def look(pid: int, limit: int, skip: Container[int]) -> list[int]:
+        found = descendants_of(pid, limit, skip)
         if not states:
             states.append("first")
         elif len(states) == 1:

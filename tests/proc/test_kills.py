@@ -175,6 +175,7 @@ def test_memory_guard_kills_before_the_kernel_does_and_says_what_it_read(shared:
     assert said.startswith("the root's memory guard: ")
     assert f"its limit is {64 << 20} bytes" in said
     assert "statm" in said
+    assert "smaps_rollup" in said
 
 
 def test_memory_of_what_an_action_started_counts_too(shared: Driven) -> None:

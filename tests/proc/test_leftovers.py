@@ -1,20 +1,26 @@
-"""What a root that was killed leaves in kernel groups: the next root ends and removes it."""
+"""What a root that was killed leaves behind, the next root ends and removes."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pool_actions as acts
 import pytest
-from running import until
+from running import SUPPORT, until
 
-from fsmv2.ipc.linux import is_alive
+from fsmv2.ipc.linux import descendants_of, is_alive
+from fsmv2.supervisor import ActionPool
 from fsmv2.supervisor.cgroups import ProcGroups
 from fsmv2.supervisor.groupfolders import Folders, kill_in_tree, remove_leftovers
+from fsmv2.supervisor.runfolders import LOCK
 
 ROOT = """
 import os, subprocess, time
@@ -93,3 +99,76 @@ def test_leftovers_are_killed_one_by_one_where_the_kernel_has_no_such_call(tmp_p
         finally:
             left.kill()
             other.kill()
+
+
+# --- run folders ----------------------------------------------------------------------------
+
+POOL = """
+import sys, tempfile, time
+import pool_actions as acts
+from fsmv2.supervisor import ActionPool
+tempfile.tempdir = sys.argv[1]
+if __name__ == "__main__":
+    with ActionPool(procs=1) as pool:
+        pool.submit(acts.UseScratch())
+        handle = pool.submit(acts.Sleep(1000.0))
+        while not handle.running():
+            time.sleep(0.01)
+        print(pool._folder.path, flush=True)
+        time.sleep(1000)
+"""
+
+
+def holders_of(path: str, pids: list[int]) -> list[int]:
+    """Which of ``pids`` have the file ``path`` open."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") == path:
+                        found.append(pid)
+    return found
+
+
+@contextlib.contextmanager
+def other_pool(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A pool in a process of its own that uses ``folder``, with an action at work; and its run
+    folder."""
+    program = folder / "program.py"
+    program.write_text(POOL)
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    with subprocess.Popen(
+        [sys.executable, "-P", str(program), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as root:
+        assert root.stdout is not None
+        try:
+            yield root, root.stdout.readline().strip()
+        finally:
+            root.kill()
+
+
+def test_the_run_folder_of_a_killed_root_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its root lives it is not, and no proc holds its lock."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with other_pool(tmp_path) as (root, left), ActionPool(procs=1) as pool:
+        lock = os.path.join(left, LOCK)
+        below = descendants_of(root.pid)
+        assert len(below) >= 2
+        assert holders_of(lock, [root.pid, *below]) == [root.pid]
+        assert pool.run(acts.Echo(1)).succeeded
+        assert os.path.exists(lock)
+        root.kill()
+        root.wait()
+        until(lambda: not any(map(is_alive, below)), "its procs end")
+        assert os.path.exists(lock)
+
+        with ActionPool(procs=1):
+            until(lambda: not os.path.exists(left), "its folder is removed")
+        assert pool.run(acts.Echo(1)).succeeded
+    assert os.listdir(tmp_path) == ["program.py"]

@@ -13,6 +13,8 @@ import limited_actions as limited
 import pytest
 from driving import Driven, driven
 
+from fsmv2.supervisor.memoryshare import share_bytes
+
 pytestmark = pytest.mark.proc
 
 
@@ -90,6 +92,15 @@ def test_spent_cpu_limit_ends_the_proc_with_its_stack_kept(shared: Driven) -> No
     assert (result.status, result.verdict) == ("crashed", "crashed:SIGXCPU")
     assert result.certificate is not None
     assert "guilty_loop" in (result.certificate.stack or "")
+
+
+def test_pages_that_processes_share_count_once_for_the_memory_limit(shared: Driven) -> None:
+    """Six have 100 MiB each and the same; the limit is 256 MiB."""
+    if share_bytes(os.getpid()) is None:
+        pytest.skip("no smaps_rollup here: before Linux 4.14")
+    result = shared.run(limited.ShareMemory(size=100 << 20, processes=5, seconds=1.0))
+
+    assert result.value == 5, result
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may lower a niceness again")

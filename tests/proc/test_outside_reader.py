@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hanging_target
+import pool_actions
 import pytest
+from driving import driven
 from running import PATIENCE_S, until
 
+from fsmv2.supervisor import witness
 from fsmv2.supervisor.outsidereader import read_stacks, reader_capability, reader_fault
 from fsmv2.supervisor.processmemory import ProcessMemory, could_wait
 from fsmv2.supervisor.pythonlayout import supposed_layout
@@ -364,3 +367,20 @@ def test_the_reader_works_on_this_machine_or_says_why_not() -> None:
     works, how = reader_capability()
     assert works, how
     assert ".".join(map(str, sys.version_info[:3])) in how
+
+
+# --- in a pool ------------------------------------------------------------------------------
+
+
+def test_a_certificate_says_that_the_time_for_reading_was_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On procs that died at the same moment; here on nobody, there is none."""
+    monkeypatch.setattr(witness, "READER_BUDGET_S", 0.0)
+    with driven({"actions": 1}, spares=0) as made:
+        result = made.run(pool_actions.StopMyself(), timeout_s=0.5)
+
+    assert result.verdict == "stopped_process"
+    assert result.certificate is not None
+    assert result.certificate.stack is None
+    assert (result.certificate.detail or "").endswith(witness.UNREAD)

@@ -167,6 +167,23 @@ def test_killed_root_leaves_no_process_behind(tmp_path: Path) -> None:
         assert [pid for pid in below if is_alive(pid)] == []
 
 
+def test_run_folder_of_a_killed_root_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    config, env = write(tmp_path, beater(tmp_path)), {"TMPDIR": str(tmp_path)}
+    with Running(config, env=env) as root:
+        root.wait_ready()
+        below = descendants_of(root.pid)
+        os.kill(root.pid, signal.SIGKILL)
+        root.process.wait(10)
+    [left] = run_folders(tmp_path)
+    until(lambda: not any(is_alive(pid) for pid in below), "its processes end")
+    with Running(config, env=env) as root:
+        root.wait_ready()
+        until(lambda: left not in run_folders(tmp_path), "its folder is removed")
+        assert len(run_folders(tmp_path)) == 1
+        assert root.end() == 0
+    assert run_folders(tmp_path) == []
+
+
 def test_secret_never_shows(tmp_path: Path) -> None:
     """Not in the log at any level, not in the API, the metrics, or the run folder's names."""
     token = "s3cr3t-t0ken-value"

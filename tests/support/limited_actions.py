@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import mmap
 import os
 import resource
 import threading
@@ -190,3 +191,26 @@ class ExtendTo(Action, frozen=True):
         before = ctx.deadline_s
         after = ctx.extend(self.seconds)
         return before, after, ctx.deadline_s
+
+
+class ShareMemory(Action, frozen=True):
+    """Forks processes that have its pages and write none of them; they are all resident."""
+
+    size: int
+    processes: int
+    seconds: float
+    timeout_s = 60.0
+    limits = Limits(memory_bytes=256 << 20)
+
+    def execute(self, ctx: ActionContext) -> int:
+        data = bytearray(self.size)
+        for at in range(0, self.size, mmap.PAGESIZE):
+            data[at] = 1
+        pids = []
+        for _ in range(self.processes):
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(self.seconds)
+                os._exit(0)
+            pids.append(pid)
+        return sum(os.waitpid(pid, 0)[1] == 0 for pid in pids)
