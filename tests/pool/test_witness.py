@@ -92,7 +92,7 @@ def test_what_cannot_be_read_in_this_step_is_read_in_a_later_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Reads are quick as a rule, and there are 20 ms for them."""
-    played = Played(monkeypatch, lambda _pid: READ_S_MIN)
+    played = Played(monkeypatch, lambda _pid: 0.75 * READ_S_MIN)
     steps = played.run()
     assert len(steps) > 1
     assert max(steps) <= READER_BUDGET_S
