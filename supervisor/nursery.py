@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
 
 START_BUDGET_S = 10.0
+# A spare has just taken a place, and needs a CPU for that; the next one can wait so long.
+NEXT_SPARE_S = 0.003
 DIE = "procs die before they say hello"
 LOST = "procs are killed or lost before they say hello"
 # Starts granted at once beyond the procs that are wanted in the first place.
@@ -290,6 +292,7 @@ class Nursery:
         if self._pool.spares and len(lane.members) < lane.size and not self._pool.closing:
             dying.replaced_at = now
             self._assign(lane, self._pool.spares.pop(0))
+            self._fork_after = max(self._fork_after, now + NEXT_SPARE_S)
         elif lane.queue.size:
             self._pool.dispatcher.dispatch(lane)  # what came back from the dying one's pipe
 
