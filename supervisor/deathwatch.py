@@ -2,8 +2,8 @@
 
 Knows: which procs have a lifeline, how the thread is woken.
 Does not know: what is done about a death.
-Invariants: the thread touches nothing but pages and its own list; a proc that has none, or is one
-too many, is noticed when its channel ends, as is every proc without this.
+Invariants: the thread touches the pool as any other would, and else nothing but pages; a proc
+that has no lifeline, or is one too many, is noticed when its channel ends, as any is without this.
 
 For pools whose owner has threads anyway; the supervisor's root has none.
 """
@@ -14,9 +14,11 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.lifeline import WAITS_MAX, Word, wait_for_end
+from fsmv2.supervisor.core.errors import FsmError
 
 if TYPE_CHECKING:
     from fsmv2.ipc.page import Page
@@ -26,15 +28,15 @@ AGAIN_S = 0.001
 
 
 class DeathWatch:
-    """Of one pool, from its start to `close`."""
+    """Of one pool, from its start to `close`. ``use`` calls a function with the pool, from any
+    thread, while nobody else uses it."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, use: Callable[[Callable[[Pool], object]], object]) -> None:
         self._pool = pool
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._use = use
         self._pages: tuple[Page, ...] = ()
         self._changed = Word(0)
         self._ends = False
-        pool.poller.watch(self._fd, self._look)
         pool.nursery.on_change = self.change
         self._thread = threading.Thread(target=self._run, name="fsmv2-deaths", daemon=True)
         self._thread.start()
@@ -52,18 +54,6 @@ class DeathWatch:
         self._changed.wake()
         self._thread.join()
         self._pool.nursery.on_change = None
-        self._pool.poller.unwatch(self._fd)
-        os.close(self._fd)
-
-    # --- in the pool's thread -----------------------------------------------------------------
-
-    def _look(self, _mask: int) -> None:
-        os.eventfd_read(self._fd)
-        for proc in list(self._pool.nursery.procs):
-            if proc.ready_at is not None and proc.page.has_let_go():
-                self._pool.dies(proc)
-
-    # --- in its own ---------------------------------------------------------------------------
 
     def _run(self) -> None:
         _hurry()
@@ -79,10 +69,20 @@ class DeathWatch:
             if not wait_for_end(words[:WAITS_MAX]):
                 return  # not on this kernel
             if changed == self._changed.value:
-                # A proc ends. First tell it; and be out of the way while that is heard.
-                os.eventfd_write(self._fd, 1)
-                time.sleep(AGAIN_S)
-            told += tuple(page for page in self._pages if page not in told and _has_ended(page))
+                try:
+                    self._use(_look)
+                except FsmError:
+                    return  # the pool is broken, or this is a forked process's copy
+            ended = tuple(page for page in self._pages if page not in told and _has_ended(page))
+            told += ended
+            if not ended and changed == self._changed.value:
+                time.sleep(AGAIN_S)  # a page went between our look and the wait
+
+
+def _look(pool: Pool) -> None:
+    for proc in list(pool.nursery.procs):
+        if proc.ready_at is not None and proc.page.has_let_go():
+            pool.dies(proc)
 
 
 def _hurry() -> None:

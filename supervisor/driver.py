@@ -79,7 +79,7 @@ class Driver(Deliveries):
         """Drive ``pool``, whose ``on_result`` must be this driver's."""
         self._pool = pool
         self._letterbox = Letterbox(pool, self._open)
-        self._death_watch = DeathWatch(pool)
+        self._death_watch = DeathWatch(pool, self.change)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = SOON  # whatever is due already
         self._why_not = None
@@ -368,6 +368,7 @@ class Driver(Deliveries):
             with self._lead:  # the leader leaves when it has seen that
                 if self._thread is not None:
                     self._thread.join()
+                    self._death_watch.close()  # not under the lock, for which it may wait
                     self._end_the_pool()
                 with self._lock:
                     self.is_closed = True
@@ -379,7 +380,6 @@ class Driver(Deliveries):
             self._enter()
             try:
                 self._letterbox.empty()
-                self._death_watch.close()
                 self._pool.close()
             finally:
                 self._inside = False

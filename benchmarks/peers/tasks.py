@@ -28,8 +28,9 @@ class Mark(NamedTuple):
 
 def mark(path: str) -> None:
     """Say in ``path`` that this process is here now."""
+    now = time.monotonic()  # to make a file takes a while
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.write(fd, _MARK.pack(time.monotonic(), os.getpid()))
+    os.write(fd, _MARK.pack(now, os.getpid()))
     os.close(fd)
 
 
