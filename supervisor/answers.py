@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.codec import fault_of, plain_decoder
@@ -33,6 +34,7 @@ from fsmv2.supervisor.core.quarantine import CLEAN
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
+    from fsmv2.supervisor.kinds import ActionKind
     from fsmv2.supervisor.pool import Pool
     from fsmv2.supervisor.procs import ProcHandle
 
@@ -64,14 +66,20 @@ class Answers:
         if proc.has_output():
             self._hear_output(proc)
         has_room = False
-        for body in frames:
+        begun = 0
+        while begun < len(frames):
+            simple = self._done(proc, frames, begun)
+            if simple:
+                has_room = True
+                begun += simple
+                continue
+            body = frames[begun]
+            begun += 1
             try:
                 message: FromProc = _decode(body)
             except Exception as error:
                 return self._lost(proc, f"garbled frame: {fault_of(body, error)}")
-            if type(message) is Done and self._done(proc, message):
-                has_room = True
-            elif isinstance(message, _ANSWERS):
+            if isinstance(message, _ANSWERS):
                 if proc.output.partial:
                     # Only now: the two halves of a secret may be printed around a message.
                     self._hear_output(proc, flush=True)
@@ -192,43 +200,67 @@ class Answers:
 
     # --- answers ----------------------------------------------------------------------------
 
-    def _done(self, proc: ProcHandle, message: Done) -> bool:
-        """`_answer` for what most answers are: the attempt at work has returned, and nothing else
-        is to be done about its type or its proc. False: it is not that simple."""
-        attempt, pool = proc.attempt, self._pool
-        if attempt is None or attempt.id != message.attempt_id or proc.state is not ProcState.BUSY:
-            return False
-        kind, output = attempt.kind, proc.output
-        if not kind.is_simple or kind.record is not CLEAN or output.tail or output.partial:
-            return False
-        try:
-            value = kind.decode(message.value)
-        except FrameError:
-            return False
-        ran_s = message.ran_s
-        kind.ran(ran_s)
-        kind.running -= 1
-        proc.actions += 1
-        proc.stalled_on = attempt.proc = None
-        if proc.behind:
-            pool.dispatcher.next_of(proc, _monotonic())
-        else:
-            proc.attempt = None
-            proc.state = ProcState.IDLE  # the table's row (busy, answer_came)
-        if attempt.key:
-            attempt.lane.queue.release(attempt.key)
-        result = ActionResult(
-            status="succeeded",
-            action_type=kind.name,
-            attempt_id=attempt.id,
-            value=value,
-            queued_s=message.began_at - attempt.submitted_at,
-            ran_s=ran_s,
-            ended_at=_time(),
-        )
-        if pool.ledger.close(attempt, result):
-            pool.tell(attempt.id, result)
-        return True
+    def _done(self, proc: ProcHandle, frames: list[bytes], first: int) -> int:
+        """`_answer` for what most answers are, a row of them: each attempt has returned, and there
+        is nothing else to do. Returns how many frames from ``first`` on were that simple."""
+        attempt, output = proc.attempt, proc.output
+        if attempt is None or proc.state is not ProcState.BUSY or output.tail or output.partial:
+            return 0
+        kind, behind = attempt.kind, proc.behind
+        if not kind.is_simple or kind.record is not CLEAN:
+            return 0
+        decode, action_type = kind.decode_bare, kind.name
+        pool, ended_at = self._pool, _time()
+        tell, open_attempts = pool.tell, pool.ledger.open
+        at = first
+        for body in islice(frames, first, None):
+            try:
+                message = _decode(body)
+                if type(message) is not Done or message.attempt_id != attempt.id:
+                    break
+                value = decode(message.value)
+            except Exception:  # the usual way says what it is
+                break
+            at += 1
+            kind.ran(message.ran_s)
+            if attempt.key:
+                attempt.lane.queue.release(attempt.key)
+            attempt_id = attempt.id
+            result = ActionResult(
+                status="succeeded",
+                action_type=action_type,
+                attempt_id=attempt_id,
+                value=value,
+                queued_s=message.began_at - attempt.submitted_at,
+                ran_s=message.ran_s,
+                ended_at=ended_at,
+            )
+            if open_attempts.pop(attempt_id, None) is not None:
+                tell(attempt_id, result)
+            if not behind:
+                attempt = None
+                break
+            attempt = behind.popleft()
+            attempt.lane.waiting_in_pipes -= 1
+            if attempt.kind is not kind:
+                break
+        self._row_ended(proc, kind, attempt, at - first)
+        return at - first
+
+    def _row_ended(
+        self, proc: ProcHandle, kind: ActionKind, following: Attempt | None, count: int
+    ) -> None:
+        """So many attempts of ``kind`` have been answered; ``following`` has its turn."""
+        if count:
+            kind.running -= count
+            proc.actions += count
+            proc.stalled_on = None
+            self._pool.ledger.finished["succeeded"] += count
+            if following is None:
+                proc.attempt = None
+                proc.state = ProcState.IDLE  # the table's row (busy, answer_came)
+            else:
+                self._pool.dispatcher.turn_of(proc, following, _monotonic())
 
     def _answer(self, proc: ProcHandle, message: Answer) -> bool:
         """Give the attempt its result. False: there is nothing more to do about it now."""

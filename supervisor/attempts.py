@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 BEGINS_MAX = 20
 
 
-class Attempt(msgspec.Struct, eq=False):
+# Without the garbage collector: no cycle through it lasts, for a proc lets go of its attempts when
+# they are over.
+class Attempt(msgspec.Struct, eq=False, gc=False):
     """One attempt; monotonic seconds in ``*_at``. ``lane`` is the lane it was submitted to and
     whose queue its key belongs to; ``proc`` is where it runs or waits in the pipe, as its order
     number ``place``."""

@@ -16,7 +16,7 @@ import msgspec
 from fsmv2.supervisor.callables import Outcome, unpack
 from fsmv2.supervisor.core.action import ActionError, ActionResult
 from fsmv2.supervisor.driver import Driver
-from fsmv2.supervisor.handles import Handle
+from fsmv2.supervisor.handles import FINISHED, PENDING, Handle
 from fsmv2.supervisor.spill import load
 
 
@@ -24,11 +24,22 @@ class CallHandle(Handle):
     """A `Handle` whose result is that of a plain call. ``error`` is the exception it raised."""
 
     error: BaseException | None = None
-    _always_laden = True
 
     def __init__(self, driver: Driver, function: Callable[..., Any]) -> None:
         super().__init__(driver)
         self._function = function
+
+    def publish(self, result: ActionResult) -> bool:
+        """Each result goes through `_load`."""
+        if self._state is not PENDING:
+            return False
+        self._settled = result
+        self._is_laden = True
+        self._state = self._final_state(result)
+        return True
+
+    def _final_state(self, result: ActionResult) -> str:
+        return FINISHED
 
     def _load(self, result: ActionResult) -> ActionResult:
         name = getattr(self._function, "__qualname__", repr(self._function))

@@ -40,15 +40,16 @@ class Handle(Future[Any]):
 
     # `Future.__init__` is not called: it makes a condition and two lists, which cost more than
     # all the rest of a submission and are needed only where somebody waits from outside.
-    _state: str = PENDING
     _settled: ActionResult | None = None
-    _made_condition: threading.Condition | None = None
-    # Whether the value is still to be made of what the pool gave: see `_load`.
-    _is_laden = False
     attempt_id: int = 0
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        # What is read of every handle is its own: the interpreter finds it three times as fast.
+        self._state: str = PENDING
+        self._made_condition: threading.Condition | None = None
+        # Whether the value is still to be made of what the pool gave: see `_load`.
+        self._is_laden = False
 
     def __repr__(self) -> str:
         settled = self._settled
@@ -199,14 +200,10 @@ class Handle(Future[Any]):
         if self._state is not PENDING:
             return False
         self._settled = result
-        self._is_laden = self._always_laden or isinstance(result.value, SpilledValue)
-        final_state = self._final_state
-        self._state = FINISHED if final_state is None else final_state(result)  # last: it tells
+        if result.value.__class__ is SpilledValue:
+            self._is_laden = True
+        self._state = FINISHED  # last: it tells
         return True
-
-    # For subclasses: whether every result goes through `_load`, and the state it ends in.
-    _always_laden = False
-    _final_state: Callable[[ActionResult], str] | None = None
 
     def _tell(self, waiter: Any) -> None:
         waiter.add_result(self)

@@ -117,6 +117,23 @@ class Intake:
         ):
             pool.dispatcher.dispatch(chosen)
 
+    def queue_all(self, attempts: list[Attempt]) -> None:
+        """Have ``attempts`` wait, and give out what can go."""
+        pool, lane = self._pool, attempts[0].lane
+        for attempt in attempts:
+            if attempt.key or attempt.lane is not lane:
+                break
+        else:
+            # The common case: nothing in it asks for a look of its own.
+            may = not (pool.closing or pool.nursery.failed.is_hopeless)
+            if may and lane.queue.offer_all(attempts):
+                pool.ledger.open.update({attempt.id: attempt for attempt in attempts})
+                pool.dispatcher.dispatch(lane)
+                return
+        queued = {attempt.lane: None for attempt in attempts if self.queue(attempt)}
+        for lane in queued:
+            pool.dispatcher.dispatch(lane)
+
     def queue(self, attempt: Attempt) -> bool:
         """Have ``attempt`` wait for its lane to be dispatched. False: it is refused."""
         pool, queue = self._pool, attempt.lane.queue

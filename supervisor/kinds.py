@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from fsmv2.ipc.codec import decoder_of
+from fsmv2.ipc.codec import decoder_of, plain_decoder
 from fsmv2.ipc.redact import may_hide
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import (
@@ -44,6 +44,8 @@ class ActionKind:
     __slots__ = (
         "concurrency",
         "decode",
+        "decode_bare",
+        "flows",
         "grace_s",
         "heartbeat_s",
         "held",
@@ -79,6 +81,8 @@ class ActionKind:
         self.value_type = value_type(kind)
         # The value of an attempt, as `execute` is annotated. Raises `FrameError`.
         self.decode = decoder_of(self.value_type)
+        # The same for the hottest path, where any exception is a reason to leave it.
+        self.decode_bare = _bare_decoder(self.value_type, self.decode)
         self.timeout_s = float(kind.timeout_s)
         self.timeout_s_max = kind.timeout_s_max
         self.heartbeat_s = math.inf if kind.heartbeat_s is None else kind.heartbeat_s
@@ -94,6 +98,8 @@ class ActionKind:
         # Nothing must be redacted, sampled or lifted for one of several in a pipe.
         self.is_quiet = not (self.may_hide or self.is_guarded or self.is_limited)
         self.may_wait_in_pipe = False
+        # Whether it may, without a further look at the type.
+        self.flows = False
         # Whether an attempt has ever answered: its module can be imported in a proc.
         self.is_proven = False
         # Whether an answer asks for nothing but to be passed on: see `Answers`.
@@ -124,11 +130,19 @@ class ActionKind:
         # A share of each run: a single long one makes the type a long one for some dozens.
         self.mean_ran_s = mean = self.mean_ran_s + (seconds - self.mean_ran_s) * _WEIGHT
         self.may_wait_in_pipe = mean < SHORT_S and self.is_quiet
+        self.flows = self.may_wait_in_pipe and self.is_simple
 
     def spoke(self) -> None:
         """An attempt wrote to standard output or error. Whose lines those are is certain only
         while no other attempt of the type waits in the same proc's pipe."""
-        self.is_quiet = self.may_wait_in_pipe = False
+        self.is_quiet = self.may_wait_in_pipe = self.flows = False
+
+
+def _bare_decoder(kind: Any, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    try:
+        return plain_decoder(kind)
+    except TypeError:  # an annotation that says nothing: `decode` says so
+        return decode
 
 
 class Kinds(dict[type[Action], ActionKind]):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -131,7 +132,7 @@ class Dispatcher:
         proc.attempt_at = now
         proc.stack = None
         proc.state = ProcState.BUSY  # the table's row (idle, action_given)
-        order = self._order(proc, attempt, now)
+        [order] = self._orders(proc, (attempt,), now)
         pool, kind = self._pool, attempt.kind
         if now + attempt.timeout_s < proc.deadline_at or kind.heartbeat_s < NEVER:
             pool.deadlines.watch(proc, attempt, now)
@@ -144,25 +145,26 @@ class Dispatcher:
                 guard.limit_processes(proc, kind.limits.processes)
         self._send(proc, pack_frame(encode(order)))
 
-    def _order(self, proc: ProcHandle, attempt: Attempt, now: float) -> Run:
-        """Note that ``attempt`` goes to ``proc``; the order to send."""
-        kind = attempt.kind
-        kind.running += 1
-        attempt.begins += 1
-        attempt.proc = proc
-        attempt.dispatched_at = now
-        attempt.place = proc.orders = place = proc.orders + 1
-        if attempt.key:
-            attempt.lane.remember(attempt.key, proc)
-        pool = self._pool
-        return Run(
-            attempt.id,
-            place,
-            kind.reference,
-            Raw(attempt.payload),
-            attempt.timeout_s,
-            len(pool.ledger.open) < pool.cpus,
-        )
+    def _orders(self, proc: ProcHandle, attempts: Sequence[Attempt], now: float) -> list[Run]:
+        """Note that ``attempts`` go to ``proc``; the orders to send."""
+        pool, place = self._pool, proc.orders
+        stays_awake = len(pool.ledger.open) < pool.cpus
+        orders = []
+        for attempt in attempts:
+            kind = attempt.kind
+            kind.running += 1
+            attempt.begins += 1
+            attempt.proc = proc
+            attempt.dispatched_at = now
+            attempt.place = place = place + 1
+            if attempt.key:
+                attempt.lane.remember(attempt.key, proc)
+            payload = Raw(attempt.payload)
+            orders.append(
+                Run(attempt.id, place, kind.reference, payload, attempt.timeout_s, stays_awake)
+            )
+        proc.orders = place
+        return orders
 
     def _send(self, proc: ProcHandle, frames: bytes) -> None:
         channel = proc.channel
@@ -177,9 +179,14 @@ class Dispatcher:
 
     def next_of(self, proc: ProcHandle, now: float) -> None:
         """The attempt of ``proc`` is over: what waits behind it has its turn."""
-        attempt = proc.attempt = proc.behind.popleft()
-        proc.attempt_at = now
+        attempt = proc.behind.popleft()
         attempt.lane.waiting_in_pipes -= 1
+        self.turn_of(proc, attempt, now)
+
+    def turn_of(self, proc: ProcHandle, attempt: Attempt, now: float) -> None:
+        """``attempt`` does not wait behind another one any more."""
+        proc.attempt = attempt
+        proc.attempt_at = now
         if (
             now + attempt.timeout_s < proc.deadline_at
             or attempt.cancel_cause is not None
@@ -220,28 +227,22 @@ class Dispatcher:
 
     def _fill_pipe(self, lane: Lane, proc: ProcHandle) -> None:
         queue, behind = lane.queue, proc.behind
-        now = _monotonic()
-        orders = []
-        for _ in range(self._behind_max - len(behind)):
-            taken = queue.take()
-            if taken is None:
-                break
-            attempt = taken[0]
+        short = queue.take_several(self._behind_max - len(behind))
+        for number, attempt in enumerate(short):
             kind = attempt.kind
-            if (
-                not kind.may_wait_in_pipe
-                or len(attempt.payload) > SMALL_BYTES
-                or (not (kind.is_simple and kind.record is CLEAN) and kind.is_full)
-            ):
-                queue.put_back(attempt, taken[1], attempt.urgent)
+            if kind.flows and kind.record is CLEAN and len(attempt.payload) <= SMALL_BYTES:
+                continue
+            if not _may_wait(attempt, short[:number]):
+                for other in reversed(short[number:]):
+                    queue.put_back(other, other.key, other.urgent)
+                del short[number:]
                 break
-            orders.append(self._order(proc, attempt, now))
-            behind.append(attempt)
-        if orders:
-            lane.waiting_in_pipes += len(orders)
+        if short:
+            behind.extend(short)
+            lane.waiting_in_pipes += len(short)
             if not proc.is_watched:
                 self._watch_for_a_stall(proc)
-            self._send(proc, pack_frame(encode(Runs(orders))))
+            self._send(proc, pack_frame(encode(Runs(self._orders(proc, short, _monotonic())))))
 
     def _watch_for_a_stall(self, proc: ProcHandle) -> None:
         # One look at a time: filled and emptied a thousand times, a pipe is not watched by as many.
@@ -375,3 +376,16 @@ class Dispatcher:
             attempt = kind.held.popleft()
             self.unhold(attempt)
             self.give(solo.idle.pop(), attempt, now)
+
+
+def _may_wait(attempt: Attempt, ahead: Sequence[Attempt]) -> bool:
+    """Whether ``attempt`` may wait in a pipe behind what runs, and ``ahead``."""
+    kind = attempt.kind
+    if (
+        not kind.may_wait_in_pipe
+        or len(attempt.payload) > SMALL_BYTES
+        or kind.record.is_quarantined
+    ):
+        return False
+    running = kind.running + sum(other.kind is kind for other in ahead)
+    return kind.concurrency is None or running < kind.concurrency

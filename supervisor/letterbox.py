@@ -25,7 +25,6 @@ from fsmv2.supervisor.intake import CANNOT_ENCODE, PAYLOAD_BYTES_MAX
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.handles import Handle
-    from fsmv2.supervisor.lanes import Lane
     from fsmv2.supervisor.pool import Pool
 
 LEFT_MAX = 1_000
@@ -82,11 +81,6 @@ class Letterbox:
 
     def empty(self) -> None:
         """Give all that was left to the pool. Under the pool's lock."""
-        left, queue = self.left, self._pool.intake.queue
-        lanes: dict[Lane, None] = {}
-        while left:
-            attempt = left.popleft()
-            if queue(attempt):
-                lanes[attempt.lane] = None
-        for lane in lanes:
-            self._pool.dispatcher.dispatch(lane)
+        take, count = self.left.popleft, len(self.left)
+        if count:
+            self._pool.intake.queue_all([take() for _ in range(count)])

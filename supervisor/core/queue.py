@@ -10,6 +10,8 @@ are unrelated to each other, and each counts as a key of its own.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Generic, TypeVar
 
 from fsmv2.supervisor.core.errors import check
@@ -76,6 +78,14 @@ class KeyedQueue(Generic[T]):
         items.append((item, urgent))
         return True
 
+    def offer_all(self, items: Sequence[T]) -> bool:
+        """`offer` for several items without a key, none of them urgent: all or none."""
+        if self.size + self.held + len(items) > self.capacity:
+            return False
+        self.size += len(items)
+        self._ready.extend(zip(items, repeat("")))
+        return True
+
     def take_at_once(self, key: str) -> bool:
         """`offer` and `take` in one, for an item that need not wait: True, and the key is busy
         from now on. False: something waits already, or the key is busy."""
@@ -126,6 +136,22 @@ class KeyedQueue(Generic[T]):
             self._calm(key)
         self._busy.add(key)
         return item, key
+
+    def take_several(self, most: int) -> list[T]:
+        """What so many calls of `take` would give one after the other."""
+        taken: list[T] = []
+        for _ in range(most):
+            ready = self._urgent or self._returned or self._ready
+            if not ready:
+                break
+            item = ready[0][0]
+            if item is None:
+                taken.append(self.take()[0])  # type: ignore[index]
+            else:
+                ready.popleft()
+                self.size -= 1
+                taken.append(item)
+        return taken
 
     def release(self, key: str) -> None:
         """The item that was out under ``key`` is over: its next one may go."""

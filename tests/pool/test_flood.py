@@ -49,7 +49,8 @@ class Listening:
 
     def _proc(self, attempt_id: int) -> ProcHandle:
         proc = ProcHandle(f"p{attempt_id}", attempt_id, 0.0)
-        attempt: Any = SimpleNamespace(id=attempt_id, key="", name="Flood", progress="")
+        kind = SimpleNamespace(is_simple=False)
+        attempt: Any = SimpleNamespace(id=attempt_id, key="", name="Flood", progress="", kind=kind)
         proc.attempt, proc.state = attempt, ProcState.BUSY
         fcntl.fcntl(proc.theirs[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.pool.poller.watch(
