@@ -126,6 +126,11 @@ class Channel:
                 data = os.read(self.read_fd, READ_BYTES)
             except BlockingIOError:
                 break
+            if 0 < len(data) < READ_BYTES and not frames:
+                # The common case: that was all there is.
+                frames = buffer.feed(data)
+                self.is_over = buffer.fault is not None
+                return frames
             if not data:
                 buffer.close()
                 self.is_over = True
