@@ -85,6 +85,8 @@ def wait_for_end(words: Sequence[tuple[int, int]]) -> bool:
     waits = (_Wait * len(words))(
         *(_Wait(value, address, _FUTEX2_SIZE_U32, 0) for address, value in words)
     )
+    if _FUTEX is None:
+        return False
     if _libc.syscall(_FUTEX_WAITV, waits, len(words), 0, None, 0) >= 0:
         return True
     return ctypes.get_errno() in (errno.EAGAIN, errno.EFAULT, errno.EINTR)

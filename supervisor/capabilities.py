@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from fsmv2.ipc.lifeline import Word, wait_for_end
 from fsmv2.ipc.linux import (
     has_children_lists,
     is_subreaper,
@@ -104,6 +105,12 @@ def _barriers() -> tuple[bool, str]:
     return there, "membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED)"
 
 
+def _early_deaths() -> tuple[bool, str]:
+    # Another value than the word has: told at once, where the call is known and allowed.
+    word = Word(0)
+    return wait_for_end([(word.address, 1)]), "futex_waitv"
+
+
 def _priority() -> tuple[bool, str]:
     # Asked for, not tried: what is lowered here could stay so.
     lowest = 20 - resource.getrlimit(resource.RLIMIT_NICE)[0]
@@ -160,6 +167,11 @@ _TRIES: tuple[tuple[str, Callable[[], tuple[bool, str]], str], ...] = (
     ("process descriptors", _pidfd, "nothing: fsmv2 needs Linux 5.3"),
     ("adoption of orphans", _adoption, "nothing: fsmv2 needs Linux 3.4"),
     ("lists of children", _children, "all of /proc is read for what an action started"),
+    (
+        "early word of deaths",
+        _early_deaths,
+        "a library's pool sees a proc's end when the kernel has freed its memory, not before",
+    ),
     ("higher priority", _priority, "a starved proc is asked for its stack at its own priority"),
     ("stacks from outside", reader_capability, "a stopped proc's certificate has no stack"),
     ("wait channels", _wait_channels, "a certificate does not say what the kernel waited for"),
