@@ -334,6 +334,8 @@ class Driver(Deliveries):
                 finally:
                     self._inside = False
             self._deliver(settled)
+            if settled and self._leads:  # who leads may wait for one of these
+                self._kick()
         return answer
 
     def look(self, function: Any) -> Any:
@@ -351,8 +353,7 @@ class Driver(Deliveries):
         self._make_locks()
 
     def close(self) -> None:
-        """End everything: what is open gets its result, the background thread ends. A second
-        caller waits for the first."""
+        """End everything: what is open gets its result. A second caller waits for the first."""
         if self._foreign:
             return
         with Shelter(), self._close_lock:
