@@ -176,6 +176,17 @@ def test_an_overdue_proc_that_answers_after_all_is_a_spare_then(
     assert pool.lanes["actions"].idle == [spare]
 
 
+def test_a_proc_that_was_overdue_once_is_not_so_for_its_next_attempt(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the certificate of a later death would say that the slot was back after so long."""
+    *_, worker, _solo, _spare = [join(pool) for _ in range(5)]
+    attempt = overdue(pool, worker, monkeypatch)
+    worker.overdue_at = NOW
+    answer(pool, worker, attempt)
+    assert worker.overdue_at is None
+
+
 def test_an_overdue_proc_that_answers_after_all_and_is_worn_out_leaves(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
