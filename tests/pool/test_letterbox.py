@@ -114,3 +114,37 @@ def test_what_was_taken_out_by_the_one_who_closes_is_not_taken_back() -> None:
         assert driver.open_handles() == [handle]
         driver.close()
         assert handle.result(0).status == "cancelled"
+
+
+class Awkward:
+    """Its own code for the wire raises what no encoder would."""
+
+    def __wire_encode__(self) -> str:
+        raise KeyError("no such part")
+
+    @classmethod
+    def __wire_decode__(cls, _raw: object) -> Awkward:
+        return cls()
+
+
+class Carries(Action, frozen=True):
+    what: Awkward
+
+    def execute(self, ctx: ActionContext) -> None:
+        """Never run."""
+
+
+def test_an_action_whose_own_code_fails_when_it_is_sent_is_refused() -> None:
+    """Whatever it raises, and nothing is left open that never gets a result."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        for _known in (False, True):
+            handle = Handle(driver)
+            assert not driver.leave(handle, Carries(Awkward()), "", None)
+            driver.submit(handle, Carries(Awkward()), "", None)
+            result = handle.result(PATIENCE_S)
+            assert result.status == "refused"
+            assert result.error is not None
+            assert (result.error.type, result.error.message) == ("KeyError", "'no such part'")
+        assert not driver.open_handles()
+        driver.close()
