@@ -20,6 +20,7 @@ from fsmv2.supervisor.core.quarantine import Record
 from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.procs import ProcHandle
 
 NOW = 1_000.0
@@ -147,6 +148,8 @@ def test_a_spare_stands_in_for_an_overdue_proc_while_its_stack_is_taken(
     assert (worker.lane, spare.lane) == (None, "actions")
     assert worker.replaced_at is not None
     assert worker.attempt is attempt
+    told = {proc["slot"]: proc["lane"] for proc in pool_statistics(pool)["procs"]}
+    assert told[worker.slot] == "actions", "where it works, not where it waits"
 
     waiting = pool.submit(Plain())
     assert spare.attempt is not None
