@@ -65,8 +65,10 @@ class Letterbox:
         if len(payload) > PAYLOAD_BYTES_MAX:
             return False
         handle.attempt_id = attempt_id = pool.ledger.next_id()
+        attempt = Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic())
+        # Nothing that a Ctrl-C could break off may come between these two.
         self._handles[attempt_id] = handle
-        left.append(Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic()))
+        left.append(attempt)
         return True
 
     def take_back(self, handle: Handle) -> bool:

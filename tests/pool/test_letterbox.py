@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import tempfile
 import threading
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fsmv2.supervisor import Action, ActionContext
+from fsmv2.supervisor import Action, ActionContext, letterbox
 from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
 from fsmv2.supervisor.letterbox import Letterbox
@@ -114,6 +116,38 @@ def test_what_was_taken_out_by_the_one_who_closes_is_not_taken_back() -> None:
         assert driver.open_handles() == [handle]
         driver.close()
         assert handle.result(0).status == "cancelled"
+
+
+def interrupted(*_: object) -> float:
+    raise KeyboardInterrupt
+
+
+def test_an_action_that_ctrl_c_kept_from_being_left_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the shutdown of an executor waits for all that are open."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(letterbox, "_monotonic", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                submit(driver)
+        assert not driver.open_handles()
+        driver.close()
+
+
+def test_a_kick_that_ctrl_c_breaks_off_is_not_taken_for_one_that_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or nobody would ever be kicked again, for a deadline or for the close."""
+    driver = Driver()
+    with monkeypatch.context() as patch:
+        patch.setattr(contextlib, "suppress", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            driver._kick()
+    driver._kick()
+    assert os.eventfd_read(driver._kick_fd) == 1
+    driver.close()
 
 
 class Awkward:
