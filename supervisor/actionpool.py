@@ -37,8 +37,10 @@ AnyHandle = TypeVar("AnyHandle", bound=Handle)
 class ActionPool:
     """Runs actions in killable processes. ``with ActionPool(procs=2) as pool: …``
 
-    ``procs`` is how many actions run at a time (None: one per CPU, at least 2). ``lanes`` are
-    further procs, reserved for the action types with that ``lane``: name to number of procs.
+    ``procs`` is how many actions run at a time (None: one per CPU, at least 2). One that is being
+    ended counts no more: a spare runs the next beside it until it is dead, some milliseconds as a
+    rule. ``Limits.concurrency`` and a key count it until then. ``lanes`` are further procs,
+    reserved for the action types with that ``lane``: name to number of procs.
     ``callables`` opts in to `call`. The other ``options`` are the fields of `PoolOptions`:
     ``spares``, ``queue`` (actions that may wait per lane, 10,000 here), ``preload``,
     ``pipeline``, ``recycling``, ``quarantine``, ``start_method``, ``result_bytes_max`` (bytes),

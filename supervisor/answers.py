@@ -282,7 +282,7 @@ class Answers:
         proc.actions += 1
         if kind.is_limited and proc.page.is_worn_out():
             proc.worn = f"a limit of {kind.name} could not be lifted"
-        proc.cause = proc.detail = None
+        proc.cause = proc.detail = proc.overdue_at = None
         if proc.output.tail:  # a certificate shows the attempt's own last lines
             proc.output.tail.clear()
         result = self.result_of(proc, attempt, message)

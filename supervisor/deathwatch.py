@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc.lifeline import WAITS_MAX, Word, wait_for_end
+from fsmv2.ipc.lifeline import OWNER_DIED, WAITS_MAX, Word, wait_for_end
 from fsmv2.supervisor.core.errors import FsmError
 
 if TYPE_CHECKING:
@@ -64,18 +64,20 @@ class DeathWatch:
             words = [(self._changed.address, changed)]
             for page in self._pages:
                 with contextlib.suppress(ValueError):  # closed meanwhile
-                    if page not in told and page.lifeline():
-                        words.append((page.lifeline_at(), page.lifeline()))
+                    if page not in told and (word := page.lifeline()):
+                        # What has ended since the last round must not be slept on.
+                        words.append((page.lifeline_at(), word & ~OWNER_DIED))
             if not wait_for_end(words[:WAITS_MAX]):
                 return  # not on this kernel
-            if changed == self._changed.value:
+            # Before the look, which then has seen all of them; others are the next round's.
+            ended = tuple(page for page in self._pages if page not in told and _has_ended(page))
+            if ended:
+                told += ended
                 try:
                     self._use(_look)
                 except FsmError:
                     return  # the pool is broken, or this is a forked process's copy
-            ended = tuple(page for page in self._pages if page not in told and _has_ended(page))
-            told += ended
-            if not ended and changed == self._changed.value:
+            elif changed == self._changed.value:
                 time.sleep(AGAIN_S)  # a page went between our look and the wait
 
 

@@ -143,13 +143,8 @@ class Driver(Deliveries):
         self.check_ours()
         if self._closing:
             return True  # that is about to happen anyway
-        return bool(
-            self.change(
-                lambda pool: (
-                    handle.attempt_id in self._open and pool.cancel(handle.attempt_id, cause)
-                )
-            )
-        )
+        number = handle.attempt_id
+        return bool(self.change(lambda pool: number in self._open and pool.cancel(number, cause)))
 
     def is_running(self, handle: Handle) -> bool:
         """See `Handle.running`."""
@@ -270,8 +265,9 @@ class Driver(Deliveries):
     def _kick(self) -> None:
         """Have whoever polls look now: something is due earlier than they know, or was left."""
         if not self._kicked and not self.is_closed:
-            self._kicked = True
             with contextlib.suppress(OSError):  # closed in this very moment
+                # Nothing that a Ctrl-C could break off may come between these two.
+                self._kicked = True
                 os.eventfd_write(self._kick_fd, 1)
 
     # --- the pool, under the lock -------------------------------------------------------------
@@ -334,6 +330,8 @@ class Driver(Deliveries):
                 finally:
                     self._inside = False
             self._deliver(settled)
+            if settled and self._leads:  # who leads may wait for one of these
+                self._kick()
         return answer
 
     def look(self, function: Any) -> Any:
@@ -351,8 +349,7 @@ class Driver(Deliveries):
         self._make_locks()
 
     def close(self) -> None:
-        """End everything: what is open gets its result, the background thread ends. A second
-        caller waits for the first."""
+        """End everything: what is open gets its result. A second caller waits for the first."""
         if self._foreign:
             return
         with Shelter(), self._close_lock:

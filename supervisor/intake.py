@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _monotonic = time.monotonic
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
-CANNOT_ENCODE = (TypeError, OverflowError, RecursionError, ValueError, SpecError)
 
 
 class Refused(FsmError):
@@ -69,7 +68,7 @@ class Intake:
         """Take an action that has its number, and a type that can be sent."""
         try:
             payload = encode(action)
-        except CANNOT_ENCODE as error:
+        except Exception as error:  # a field's own code may raise whatever it likes
             self._refuse(attempt_id, kind.name, type(error).__name__, str(error))
         else:
             self.take(attempt_id, kind, payload, key, lane, timeout_s, urgent)

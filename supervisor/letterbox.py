@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from fsmv2.ipc.codec import encode
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.action import Action
-from fsmv2.supervisor.intake import CANNOT_ENCODE, PAYLOAD_BYTES_MAX
+from fsmv2.supervisor.intake import PAYLOAD_BYTES_MAX
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.handles import Handle
@@ -59,13 +59,15 @@ class Letterbox:
             return False
         try:
             payload = encode(action)
-        except CANNOT_ENCODE:
+        except Exception:  # `submit` says what
             return False
         if len(payload) > PAYLOAD_BYTES_MAX:
             return False
         handle.attempt_id = attempt_id = pool.ledger.next_id()
+        attempt = Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic())
+        # Nothing that a Ctrl-C could break off may come between these two.
         self._handles[attempt_id] = handle
-        left.append(Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic()))
+        left.append(attempt)
         return True
 
     def take_back(self, handle: Handle) -> bool:

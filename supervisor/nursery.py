@@ -3,8 +3,8 @@
 Knows: the template, slots, spares, the wait after failed starts.
 Does not know: actions, results.
 Invariants: a slot's name is free again only when its proc is reaped (two live writers would
-corrupt its metric files); a spare steps in at the kill, never at the reap; starts that fail in
-a row are spaced by a growing wait.
+corrupt its metric files); a spare steps in at the deadline or at the kill, never at the reap;
+starts that fail in a row are spaced by a growing wait.
 """
 
 from __future__ import annotations

@@ -324,6 +324,8 @@ class Pool:
                     self.dispatcher.dispatch(lane)
             case ProcEffect.TAKE_STACK:
                 self.witness.ask(proc, now)
+            case ProcEffect.KILL if proc.is_reaped:
+                pass  # its last words were no frames: nobody is left to be killed
             case ProcEffect.KILL:
                 self.witness.make_do(proc)
                 if proc.pid:

@@ -23,7 +23,8 @@ def pool_statistics(pool: Pool) -> dict[str, Any]:
                 "slot": proc.slot,
                 "pid": proc.pid,
                 "state": str(proc.state),
-                "lane": proc.lane or "spare",
+                # One that is overdue has left its lane to a spare, and is none for that.
+                "lane": proc.lane or (proc.attempt.lane.name if proc.attempt else "spare"),
                 "action": proc.attempt.name if proc.attempt else None,
                 "attempt_id": proc.attempt.id if proc.attempt else None,
             }

@@ -69,6 +69,7 @@ class ProcHandle:
         "hangs_in_c",
         "hid",
         "is_dumped",
+        "is_reaped",
         "is_watched",
         "killed_at",
         "lane",
@@ -161,6 +162,7 @@ class ProcHandle:
         self.fork_sent_at = now
         self.ready_at: float | None = None
         self.pid = 0
+        self.is_reaped = False  # from then on its pid may be a stranger's
         self.pidfd = -1
         self.output = OutputLines()
         self.chatter = Allowance(CHATTER_PER_S, CHATTER_AT_ONCE)
@@ -323,9 +325,11 @@ class ProcHandle:
                 if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
                 else STATUS_TAKEN
             )
+            self.is_reaped = True
             return None, 0.0
         if pid == 0:
             return None
+        self.is_reaped = True
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
     def _exists(self) -> bool:

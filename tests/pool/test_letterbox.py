@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import tempfile
 import threading
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fsmv2.supervisor import Action, ActionContext
+from fsmv2.supervisor import Action, ActionContext, letterbox
 from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
 from fsmv2.supervisor.letterbox import Letterbox
@@ -114,3 +116,69 @@ def test_what_was_taken_out_by_the_one_who_closes_is_not_taken_back() -> None:
         assert driver.open_handles() == [handle]
         driver.close()
         assert handle.result(0).status == "cancelled"
+
+
+def interrupted(*_: object) -> float:
+    raise KeyboardInterrupt
+
+
+def test_an_action_that_ctrl_c_kept_from_being_left_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the shutdown of an executor waits for all that are open."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(letterbox, "_monotonic", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                submit(driver)
+        assert not driver.open_handles()
+        driver.close()
+
+
+def test_a_kick_that_ctrl_c_breaks_off_is_not_taken_for_one_that_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or nobody would ever be kicked again, for a deadline or for the close."""
+    driver = Driver()
+    with monkeypatch.context() as patch:
+        patch.setattr(contextlib, "suppress", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            driver._kick()
+    driver._kick()
+    assert os.eventfd_read(driver._kick_fd) == 1
+    driver.close()
+
+
+class Awkward:
+    """Its own code for the wire raises what no encoder would."""
+
+    def __wire_encode__(self) -> str:
+        raise KeyError("no such part")
+
+    @classmethod
+    def __wire_decode__(cls, _raw: object) -> Awkward:
+        return cls()
+
+
+class Carries(Action, frozen=True):
+    what: Awkward
+
+    def execute(self, ctx: ActionContext) -> None:
+        """Never run."""
+
+
+def test_an_action_whose_own_code_fails_when_it_is_sent_is_refused() -> None:
+    """Whatever it raises, and nothing is left open that never gets a result."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        for _known in (False, True):
+            handle = Handle(driver)
+            assert not driver.leave(handle, Carries(Awkward()), "", None)
+            driver.submit(handle, Carries(Awkward()), "", None)
+            result = handle.result(PATIENCE_S)
+            assert result.status == "refused"
+            assert result.error is not None
+            assert (result.error.type, result.error.message) == ("KeyError", "'no such part'")
+        assert not driver.open_handles()
+        driver.close()

@@ -20,6 +20,7 @@ from fsmv2.supervisor.core.quarantine import Record
 from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.procs import ProcHandle
 
 NOW = 1_000.0
@@ -147,6 +148,8 @@ def test_a_spare_stands_in_for_an_overdue_proc_while_its_stack_is_taken(
     assert (worker.lane, spare.lane) == (None, "actions")
     assert worker.replaced_at is not None
     assert worker.attempt is attempt
+    told = {proc["slot"]: proc["lane"] for proc in pool_statistics(pool)["procs"]}
+    assert told[worker.slot] == "actions", "where it works, not where it waits"
 
     waiting = pool.submit(Plain())
     assert spare.attempt is not None
@@ -174,6 +177,17 @@ def test_an_overdue_proc_that_answers_after_all_is_a_spare_then(
     assert pool.spares == [worker]
     assert worker.replaced_at is None
     assert pool.lanes["actions"].idle == [spare]
+
+
+def test_a_proc_that_was_overdue_once_is_not_so_for_its_next_attempt(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the certificate of a later death would say that the slot was back after so long."""
+    *_, worker, _solo, _spare = [join(pool) for _ in range(5)]
+    attempt = overdue(pool, worker, monkeypatch)
+    worker.overdue_at = NOW
+    answer(pool, worker, attempt)
+    assert worker.overdue_at is None
 
 
 def test_an_overdue_proc_that_answers_after_all_and_is_worn_out_leaves(

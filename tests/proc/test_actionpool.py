@@ -17,7 +17,7 @@ from typing import Any
 import pool_actions as acts
 import pytest
 
-from fsmv2.supervisor import ActionPool, ActionResult, driver, handles
+from fsmv2.supervisor import ActionPool, ActionResult, driver, guard, handles
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.handles import Handle
 
@@ -223,7 +223,7 @@ def test_a_follower_leads_when_the_leader_leaves(monkeypatch: pytest.MonkeyPatch
         leader = threading.Thread(target=lambda: slow.wait(0.3))
         leader.start()
         until(lambda: pool._driver._leads, "the other thread leads")
-        assert slow.result(PATIENCE_S / 2).value == "slept"
+        assert slow.result(5.0).value == "slept"
         leader.join(PATIENCE_S)
 
 
@@ -290,6 +290,25 @@ def test_a_thread_that_follows_gets_a_result_that_comes_before_the_leaders(
     slow.kill()
     leader.join(PATIENCE_S)
     assert not leader.is_alive()
+
+
+def test_a_leader_gets_a_result_that_another_thread_brings_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It polls, and from what it waits for nothing will come: that has not begun."""
+    monkeypatch.setattr(guard, "OOM_LOOK_S", 3600.0)  # or that would wake it
+    with ActionPool(procs=1) as pool:
+        assert pool.run(acts.Echo(0)).succeeded
+        until(lambda: pool.statistics()["starts"] == 2, "the spare is there, too")
+        pool.submit(acts.Sleep(3600.0), timeout_s=3600.0)
+        waiting = pool.submit(acts.Echo(1))
+        leader = threading.Thread(target=waiting.result)
+        leader.start()
+        until(lambda: pool._driver._leads, "it leads")
+        time.sleep(0.1)
+        assert waiting.cancel()
+        leader.join(PATIENCE_S / 2)
+        assert not leader.is_alive()
 
 
 def test_a_large_value_is_read_once_by_whoever_asks_first(shared: ActionPool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -99,3 +100,19 @@ def test_a_kill_whose_effect_nobody_knows_is_still_ours() -> None:
     assert result.certificate.signal is None
     assert result.certificate.detail is not None
     assert result.certificate.detail.endswith(f"had passed; {STATUS_TAKEN}")
+
+
+def test_a_proc_that_dies_with_garbage_in_its_pipe_is_not_killed_once_more() -> None:
+    """It is reaped by the time that is read: its pid may be a stranger's, its end is known."""
+    with driven({"actions": 1}, spares=0) as made:
+        made.wait_ready()
+        (proc,) = made.pool.lanes["actions"].members
+        attempt = made.submit(actions.WriteGarbage(b"\x01\x04\x00\x00\x00\x81\xa4ty"))
+        made.pool.poller.unwatch(proc.channel.read_fd)
+        made.until(lambda: select.select([proc.channel.read_fd], [], [], 0)[0], "garbage")
+        os.kill(proc.pid, signal.SIGKILL)
+        certificate = made.result(attempt).certificate
+        assert certificate is not None
+        assert certificate.verdict == "killed_from_outside"
+        assert certificate.signal == "SIGKILL"
+        assert proc.killed_at is None
