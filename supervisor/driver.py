@@ -21,7 +21,6 @@ up the lead, then looks for followers; a follower takes its seat, then looks for
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -270,9 +269,13 @@ class Driver(Deliveries):
     def _kick(self) -> None:
         """Have whoever polls look now: something is due earlier than they know, or was left."""
         if not self._kicked and not self.is_closed:
+            # Not contextlib.suppress: a handler that raises in it would leave the mark without the
+            # kick, and all later ones would be left out.
             self._kicked = True
-            with contextlib.suppress(OSError):  # closed in this very moment
+            try:  # noqa: SIM105
                 os.eventfd_write(self._kick_fd, 1)
+            except OSError:  # closed in this very moment
+                pass
 
     # --- the pool, under the lock -------------------------------------------------------------
 

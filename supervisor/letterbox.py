@@ -65,8 +65,11 @@ class Letterbox:
         if len(payload) > PAYLOAD_BYTES_MAX:
             return False
         handle.attempt_id = attempt_id = pool.ledger.next_id()
+        attempt = Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic())
+        # Nothing between the two: a handler runs after a call has returned, and would leave a
+        # handle here that never gets a result.
         self._handles[attempt_id] = handle
-        left.append(Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic()))
+        left.append(attempt)
         return True
 
     def take_back(self, handle: Handle) -> bool:

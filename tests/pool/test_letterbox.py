@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -114,3 +117,48 @@ def test_what_was_taken_out_by_the_one_who_closes_is_not_taken_back() -> None:
         assert driver.open_handles() == [handle]
         driver.close()
         assert handle.result(0).status == "cancelled"
+
+
+def test_a_handler_that_raises_leaves_no_handle_without_an_action_and_no_lost_kick() -> None:
+    # A handle without an action is open for ever: a shutdown that waits for it hangs. A kick that
+    # is noted and was not made keeps all later ones from being made.
+    before = signal.signal(signal.SIGALRM, break_off)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            driver = driver_without_procs(folder)
+            try:
+                for round_number in range(ROUNDS):
+                    with contextlib.suppress(BrokenOff):
+                        signal.setitimer(signal.ITIMER_REAL, 20e-6 + round_number * 1e-6)
+                        for _ in range(10_000):
+                            driver.leave(Handle(driver), Nothing(), "", None)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    waiting = driver.look(lambda pool: {attempt.id for attempt in pool.ledger})
+                    assert {handle.attempt_id for handle in driver.open_handles()} == waiting
+                    wait_until(lambda: not driver._kicked)
+                    driver.change(cancel_all)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                driver.close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+class BrokenOff(Exception):
+    """Raised by a signal's handler."""
+
+
+def break_off(_number: int, _frame: object) -> None:
+    raise BrokenOff
+
+
+def cancel_all(pool: Pool) -> None:
+    for attempt in pool.ledger:
+        pool.cancel(attempt.id)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
