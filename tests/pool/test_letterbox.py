@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -162,3 +166,44 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.001)
+
+
+class Unwritable:
+    def __wire_encode__(self) -> bytes:
+        raise KeyError("the field's own code raises")
+
+
+class Holds(Nothing, frozen=True):
+    field: Any = None
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "timeout_s", "says"),
+    [
+        (Nothing(), ["a"], None, r"got key \['a'\], want a str"),
+        (Nothing(), None, None, "got key None, want a str"),
+        (Nothing(), "", "5", "got timeout_s '5', want a number of seconds"),
+        (Nothing(), "", True, "got timeout_s True"),  # no proc could decode it
+        (Nothing(), "", Decimal(5), r"got timeout_s Decimal\('5'\)"),
+        (Nothing(), "", math.nan, "got timeout_s nan"),
+        (Nothing(), "", 10**400, "got timeout_s 1000"),
+        (Holds(Unwritable()), "", None, "the field's own code raises"),
+    ],
+)
+def test_what_no_proc_could_take_is_refused_and_nobody_else_has_a_loss_of_it(
+    action: Action, key: Any, timeout_s: Any, says: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        try:
+            waiting = submit(driver)
+            refused = Handle(driver)
+            if not driver.leave(refused, action, key, timeout_s):
+                driver.submit(refused, action, key, timeout_s)
+            result = refused.result(PATIENCE_S)
+            assert result.status == "refused"
+            assert re.search(says, str(result.error))
+            assert driver.look(lambda _pool: driver.open_handles()) == [waiting]
+            assert not waiting.done()
+        finally:
+            driver.close()
