@@ -102,15 +102,21 @@ class ActionPool:
                 "cannot start the pool: its own processes import this script, and would each "
                 'start a pool again; want what starts it below `if __name__ == "__main__":`'
             )
-        self._folder.make()
-        try:
-            self._pool.start()
-        except BaseException:
-            self._folder.remove()
-            raise
-        self._leftovers.begin(self._pool)
-        self._driver.start(self._pool)
-        atexit.register(self.close)
+        with Shelter():  # a template that nobody knows of would keep the interpreter from its exit
+            self._folder.make()
+            try:
+                self._pool.start()
+            except BaseException:
+                self._folder.remove()
+                raise
+            self._leftovers.begin(self._pool)
+            try:
+                self._driver.start(self._pool)
+            except BaseException:
+                self._pool.close(0.0)
+                self.close()
+                raise
+            atexit.register(self.close)
 
     def submit(self, action: Action, *, key: str = "", timeout_s: float | None = None) -> Handle:
         """Take ``action`` and return its handle at once.

@@ -38,8 +38,13 @@ class DeathWatch:
         self._changed = Word(0)
         self._ends = False
         pool.nursery.on_change = self.change
-        self._thread = threading.Thread(target=self._run, name="fsmv2-deaths", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = threading.Thread(
+            target=self._run, name="fsmv2-deaths", daemon=True
+        )
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads: nobody is told early
+            self._thread = pool.nursery.on_change = None
 
     def change(self) -> None:
         """A proc has come or gone."""
@@ -52,7 +57,8 @@ class DeathWatch:
         """End the thread."""
         self._ends = True
         self._changed.wake()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._pool.nursery.on_change = None
 
     def _run(self) -> None:

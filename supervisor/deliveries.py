@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from typing import Any
 
 from fsmv2.supervisor.core.action import ActionError, ActionResult
@@ -37,6 +38,13 @@ class Deliveries:
         self._why_not: tuple[str, str] | None = NOT_STARTED
         self._pid = os.getpid()
         self._foreign = False
+        _all.add(self)
+
+    def disown(self) -> None:
+        """We are in a forked process: the procs are not ours, the locks were left as they were."""
+        self._foreign = True
+        self._why_not = ("PoolForked", "")
+        self.state_lock = threading.RLock()
 
     def check_ours(self) -> None:
         """Raises `FsmError` in a process that was forked from the pool's."""
@@ -146,3 +154,14 @@ def broke_in() -> FsmError:
         "cannot use the pool here: this thread is in the middle of using it, and a finalizer or "
         "a signal's handler broke in; want a done callback or a thread"
     )
+
+
+_all: weakref.WeakSet[Deliveries] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for each in list(_all):
+        each.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)

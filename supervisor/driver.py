@@ -21,11 +21,9 @@ up the lead, then looks for followers; a follower takes its seat, then looks for
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
@@ -63,8 +61,7 @@ class Driver(Deliveries):
         self._thread: threading.Thread | None = None
         self._thread_rests = False
         self._kicked = False
-        self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        _drivers.add(self)
+        self._kick_fd = -1
 
     def _make_locks(self) -> None:
         # Re-entrant, so that a signal's handler that uses the pool never waits for the very
@@ -76,15 +73,21 @@ class Driver(Deliveries):
         self._alarm.acquire()
 
     def start(self, pool: Pool) -> None:
-        """Drive ``pool``, whose ``on_result`` must be this driver's."""
+        """Drive ``pool``, whose ``on_result`` must be this driver's. Raises OSError."""
+        self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pool = pool
         self._letterbox = Letterbox(pool, self._open)
         self._death_watch = DeathWatch(pool, self.change)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = SOON  # whatever is due already
         self._why_not = None
-        self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._death_watch.close()
+            raise OSError(f"cannot start the pool's thread: {error}") from None
+        self._thread = thread
 
     @property
     def is_started(self) -> bool:
@@ -265,10 +268,12 @@ class Driver(Deliveries):
     def _kick(self) -> None:
         """Have whoever polls look now: something is due earlier than they know, or was left."""
         if not self._kicked and not self.is_closed:
-            with contextlib.suppress(OSError):  # closed in this very moment
-                # Nothing that a Ctrl-C could break off may come between these two.
-                self._kicked = True
+            # Not contextlib.suppress: a handler that raises in it would leave the mark alone.
+            self._kicked = True
+            try:  # noqa: SIM105
                 os.eventfd_write(self._kick_fd, 1)
+            except (OSError, ValueError):  # not open, or closed in this very moment
+                pass
 
     # --- the pool, under the lock -------------------------------------------------------------
 
@@ -343,9 +348,8 @@ class Driver(Deliveries):
             return function(self._pool)
 
     def disown(self) -> None:
-        """We are in a forked process: the procs are not ours, the locks were left as they were."""
-        self._foreign = True
-        self._why_not = ("PoolForked", "")
+        """We are in a forked process."""
+        super().disown()
         self._make_locks()
 
     def close(self) -> None:
@@ -369,7 +373,8 @@ class Driver(Deliveries):
                     self._end_the_pool()
                 with self._lock:
                     self.is_closed = True
-                    os.close(self._kick_fd)
+                    if self._kick_fd >= 0:
+                        os.close(self._kick_fd)
             self.callbacks.end()
 
     def _end_the_pool(self) -> None:
@@ -383,14 +388,3 @@ class Driver(Deliveries):
                 self._give_up_on_the_open()
                 settled = self._take_settled()
         self._deliver(settled)
-
-
-_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
-
-
-def _disown_all() -> None:
-    for driver in list(_drivers):
-        driver.disown()
-
-
-os.register_at_fork(after_in_child=_disown_all)

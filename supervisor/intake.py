@@ -8,9 +8,10 @@ Invariants: never waits, never raises for the action's own fate: what is not tak
 
 from __future__ import annotations
 
-import math
+import sys
 import time
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 _monotonic = time.monotonic
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
+FLOAT_MAX = sys.float_info.max
+
+
+def seconds_of(timeout_s: Any) -> float | None:
+    """A caller's timeout as a proc can decode it; None: it is none."""
+    is_number = not isinstance(timeout_s, bool) and isinstance(timeout_s, Real)
+    return float(timeout_s) if is_number and 0 < timeout_s <= FLOAT_MAX else None
 
 
 class Refused(FsmError):
@@ -92,15 +100,17 @@ class Intake:
             if len(payload) > PAYLOAD_BYTES_MAX:
                 got = f"got {len(payload)} bytes, want at most {PAYLOAD_BYTES_MAX} bytes"
                 raise Refused("PayloadTooLarge", got)
-            if timeout_s is None:
-                timeout_s = kind.timeout_s
-            elif not 0 < timeout_s < math.inf:
-                raise Refused("SpecError", f"got timeout_s {timeout_s!r}, want more than 0")
+            if not isinstance(key, str):
+                raise Refused("SpecError", f"got key {key!r}, want a str")
+            seconds = kind.timeout_s if timeout_s is None else seconds_of(timeout_s)
+            if seconds is None:
+                got = f"got timeout_s {timeout_s!r}, want a number of seconds, more than 0"
+                raise Refused("SpecError", got)
         except Refused as why:
             self._refuse(attempt_id, kind.name, why.kind, str(why))
             return
         now = _monotonic()
-        attempt = Attempt(attempt_id, kind, payload, key, chosen, timeout_s, now, urgent)
+        attempt = Attempt(attempt_id, kind, payload, key, chosen, seconds, now, urgent)
         # The common case, a proc is idle and nobody waits, needs no queue.
         if (
             chosen.idle

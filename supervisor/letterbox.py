@@ -13,7 +13,6 @@ procs have other actions to do.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -21,14 +20,13 @@ from typing import TYPE_CHECKING
 from fsmv2.ipc.codec import encode
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.action import Action
-from fsmv2.supervisor.intake import PAYLOAD_BYTES_MAX
+from fsmv2.supervisor.intake import PAYLOAD_BYTES_MAX, seconds_of
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.handles import Handle
     from fsmv2.supervisor.pool import Pool
 
 LEFT_MAX = 1_000
-_NEVER = math.inf
 _monotonic = time.monotonic
 
 
@@ -53,19 +51,19 @@ class Letterbox:
         lane, left = kind.home, self.left
         if lane is None or (lane.idle and not left) or len(left) >= LEFT_MAX:
             return False
-        if timeout_s is None:
-            timeout_s = kind.timeout_s
-        elif not 0 < timeout_s < _NEVER:
+        seconds = kind.timeout_s if timeout_s is None else seconds_of(timeout_s)
+        if seconds is None or type(key) is not str:
             return False
         try:
             payload = encode(action)
-        except Exception:  # `submit` says what
+        except Exception:
             return False
         if len(payload) > PAYLOAD_BYTES_MAX:
             return False
         handle.attempt_id = attempt_id = pool.ledger.next_id()
-        attempt = Attempt(attempt_id, kind, payload, key, lane, timeout_s, _monotonic())
-        # Nothing that a Ctrl-C could break off may come between these two.
+        attempt = Attempt(attempt_id, kind, payload, key, lane, seconds, _monotonic())
+        # Nothing between the two: a handler runs after a call has returned, and would leave a
+        # handle here that never gets a result.
         self._handles[attempt_id] = handle
         left.append(attempt)
         return True

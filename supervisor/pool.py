@@ -374,6 +374,11 @@ class Pool:
         if proc.attempt is None and proc.state is ProcState.BUSY:
             proc.state = ProcState.IDLE
         lane = self.lanes.get(proc.lane) if proc.lane is not None else None
+        if lane is None or lane.name == QUARANTINE:
+            # What it has answered is another lane's: the next of its key may go there.
+            for other in self.lanes.values():
+                if other.queue.size:
+                    self.dispatcher.dispatch(other)
         if lane is None:
             if proc.state is ProcState.IDLE:
                 self.nursery.came_back(proc)

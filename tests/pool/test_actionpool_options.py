@@ -7,9 +7,11 @@ import errno
 import gc
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
+import pool_actions as acts
 import pytest
 
 from fsmv2.supervisor import Action, ActionContext, ActionPool
@@ -103,3 +105,47 @@ def test_a_start_that_the_machine_refuses_leaves_nothing_open(
     pool.close()
     assert open_files() == fds
     assert os.listdir(tmp_path) == []
+
+
+def test_a_pool_that_was_not_started_and_is_forgotten_leaves_nothing_open() -> None:
+    fds = open_files()
+    for _ in range(3):
+        ActionPool(procs=1)
+    assert open_files() == fds
+
+
+def without_thread(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The machine has no thread left when the one called ``name`` is started."""
+    start = threading.Thread.start
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+
+
+@pytest.mark.proc
+def test_a_start_without_a_thread_to_be_had_leaves_no_template_and_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The template would keep the interpreter from its exit."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    without_thread(monkeypatch, "fsmv2-pool")
+    pool = ActionPool(procs=1)
+    with pytest.raises(OSError, match="cannot start the pool's thread: can't start new thread"):
+        pool.start()
+    assert pool._pool.nursery.keeper.pid == 0
+    assert os.listdir(tmp_path) == []
+    assert [thread.name for thread in threading.enumerate() if "fsmv2" in thread.name] == []
+    pool.close()
+
+
+@pytest.mark.proc
+def test_a_pool_works_without_the_thread_that_hears_of_deaths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_thread(monkeypatch, "fsmv2-deaths")
+    with ActionPool(procs=1) as pool:
+        assert pool.submit(acts.Echo(7)).result(60.0).value == 7

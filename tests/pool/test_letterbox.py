@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import math
+import re
+import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -136,20 +141,6 @@ def test_an_action_that_ctrl_c_kept_from_being_left_is_not_waited_for(
         driver.close()
 
 
-def test_a_kick_that_ctrl_c_breaks_off_is_not_taken_for_one_that_is_under_way(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Or nobody would ever be kicked again, for a deadline or for the close."""
-    driver = Driver()
-    with monkeypatch.context() as patch:
-        patch.setattr(contextlib, "suppress", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            driver._kick()
-    driver._kick()
-    assert os.eventfd_read(driver._kick_fd) == 1
-    driver.close()
-
-
 class Awkward:
     """Its own code for the wire raises what no encoder would."""
 
@@ -182,3 +173,89 @@ def test_an_action_whose_own_code_fails_when_it_is_sent_is_refused() -> None:
             assert (result.error.type, result.error.message) == ("KeyError", "'no such part'")
         assert not driver.open_handles()
         driver.close()
+
+
+def test_a_handler_that_raises_leaves_no_handle_without_an_action_and_no_lost_kick() -> None:
+    # A handle without an action is open for ever: a shutdown that waits for it hangs. A kick that
+    # is noted and was not made keeps all later ones from being made.
+    before = signal.signal(signal.SIGALRM, break_off)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            driver = driver_without_procs(folder)
+            try:
+                for round_number in range(ROUNDS):
+                    with contextlib.suppress(BrokenOff):
+                        signal.setitimer(signal.ITIMER_REAL, 20e-6 + round_number * 1e-6)
+                        for _ in range(10_000):
+                            driver.leave(Handle(driver), Nothing(), "", None)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    waiting = driver.look(lambda pool: {attempt.id for attempt in pool.ledger})
+                    assert {handle.attempt_id for handle in driver.open_handles()} == waiting
+                    wait_until(lambda: not driver._kicked)
+                    driver.change(cancel_all)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                driver.close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+class BrokenOff(Exception):
+    """Raised by a signal's handler."""
+
+
+def break_off(_number: int, _frame: object) -> None:
+    raise BrokenOff
+
+
+def cancel_all(pool: Pool) -> None:
+    for attempt in pool.ledger:
+        pool.cancel(attempt.id)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+class Unwritable:
+    def __wire_encode__(self) -> bytes:
+        raise KeyError("the field's own code raises")
+
+
+class Holds(Nothing, frozen=True):
+    field: Any = None
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "timeout_s", "says"),
+    [
+        (Nothing(), ["a"], None, r"got key \['a'\], want a str"),
+        (Nothing(), None, None, "got key None, want a str"),
+        (Nothing(), "", "5", "got timeout_s '5', want a number of seconds"),
+        (Nothing(), "", True, "got timeout_s True"),  # no proc could decode it
+        (Nothing(), "", Decimal(5), r"got timeout_s Decimal\('5'\)"),
+        (Nothing(), "", math.nan, "got timeout_s nan"),
+        (Nothing(), "", 10**400, "got timeout_s 1000"),
+        (Holds(Unwritable()), "", None, "the field's own code raises"),
+    ],
+)
+def test_what_no_proc_could_take_is_refused_and_nobody_else_has_a_loss_of_it(
+    action: Action, key: Any, timeout_s: Any, says: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        try:
+            waiting = submit(driver)
+            refused = Handle(driver)
+            if not driver.leave(refused, action, key, timeout_s):
+                driver.submit(refused, action, key, timeout_s)
+            result = refused.result(PATIENCE_S)
+            assert result.status == "refused"
+            assert re.search(says, str(result.error))
+            assert driver.look(lambda _pool: driver.open_handles()) == [waiting]
+            assert not waiting.done()
+        finally:
+            driver.close()

@@ -14,6 +14,7 @@ from driving import Driven, driven
 
 from fsmv2.supervisor import procs, witness
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
+from fsmv2.supervisor.core.quarantine import Record
 from fsmv2.supervisor.deadlines import Deadlines
 from fsmv2.supervisor.procs import ProcHandle
 
@@ -82,3 +83,39 @@ def test_the_time_for_evidence_is_the_attempts_own(made: Driven, tmp_path: Path)
     let_pass(made, own)
     assert proc.state is ProcState.KILLED
     assert made.result(attempt).status == "crashed"
+
+
+def test_the_next_of_its_key_goes_though_a_spare_has_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All other procs have been idle for long: nobody but it can tell that the key is free."""
+    monkeypatch.setattr(procs, "DUMP_SIGNAL", 0)
+    monkeypatch.setattr(witness, "STACK_BUDGET_S", BUDGET_S)
+    with driven({"actions": 1}, spares=1) as made:
+        made.wait_ready()
+        path = tmp_path / "go"
+        (proc,) = made.pool.lanes["actions"].members
+        first = made.submit(acts.Await(str(path)), key="a")
+        made.until(lambda: proc.page.begun()[0] == first, "begun")
+        made.pool.happen(proc, ProcEvent.DEADLINE_PASSED)
+        assert proc not in made.pool.lanes["actions"].members
+        second = made.submit(acts.Both(str(tmp_path / "notes"), "second"), key="a")
+        path.touch()
+        assert made.result(first).succeeded
+        assert made.result(second).succeeded
+        made.until(lambda: made.pool.spares == [proc], "it is the spare now")
+
+
+def test_the_next_of_its_key_goes_when_an_attempt_in_quarantine_fails(tmp_path: Path) -> None:
+    """Which leaves its type in quarantine; the next one's is not."""
+    with driven({"actions": 1}, spares=0) as made:
+        pool = made.pool
+        kind = pool.kinds[acts.Note]
+        kind.record = Record(since=0.0)
+        pool.endings.enter_quarantine(kind)
+        made.wait_ready()
+        first = made.submit(acts.Note(str(tmp_path / "missing" / "notes"), "first"), key="a")
+        second = made.submit(acts.Both(str(tmp_path / "notes"), "second"), key="a")
+        assert made.result(first).status == "failed"
+        assert kind.record.is_quarantined
+        assert made.result(second).succeeded
