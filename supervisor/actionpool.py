@@ -10,6 +10,7 @@ this class: it owns a `Pool` and has neither threads nor locks.
 from __future__ import annotations
 
 import atexit
+import errno
 import math
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -93,7 +94,7 @@ class ActionPool:
         return f"<ActionPool {self._pool!r}>"
 
     def start(self) -> None:
-        """Start the processes. Called by ``with``. Raises OSError."""
+        """Start the processes and the threads. Called by ``with``. Raises OSError."""
         self._driver.check_ours()
         if self._driver.is_started or self._driver.is_closed:
             raise FsmError("cannot start the pool: it was started before")
@@ -109,7 +110,12 @@ class ActionPool:
             self._folder.remove()
             raise
         self._leftovers.begin(self._pool)
-        self._driver.start(self._pool)
+        try:
+            self._driver.start(self._pool)
+        except RuntimeError as error:
+            self._pool.close()
+            self.close()
+            raise OSError(errno.EAGAIN, f"cannot start the pool's thread: {error}") from None
         atexit.register(self.close)
 
     def submit(self, action: Action, *, key: str = "", timeout_s: float | None = None) -> Handle:

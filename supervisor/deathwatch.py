@@ -39,7 +39,8 @@ class DeathWatch:
         self._ends = False
         pool.nursery.on_change = self.change
         self._thread = threading.Thread(target=self._run, name="fsmv2-deaths", daemon=True)
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # no more threads: then it is done without
+            self._thread.start()
 
     def change(self) -> None:
         """A proc has come or gone."""
@@ -52,7 +53,8 @@ class DeathWatch:
         """End the thread."""
         self._ends = True
         self._changed.wake()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._pool.nursery.on_change = None
 
     def _run(self) -> None:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
 from fsmv2.supervisor.deathwatch import DeathWatch
-from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, wake
+from fsmv2.supervisor.deliveries import NOT_STARTED, NOTHING, Deliveries, Settled, broke_in, wake
 from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.letterbox import Letterbox
 from fsmv2.supervisor.shelter import Shelter
@@ -76,15 +76,21 @@ class Driver(Deliveries):
         self._alarm.acquire()
 
     def start(self, pool: Pool) -> None:
-        """Drive ``pool``, whose ``on_result`` must be this driver's."""
+        """Drive ``pool``, whose ``on_result`` must be this driver's. Raises RuntimeError."""
         self._pool = pool
         self._letterbox = Letterbox(pool, self._open)
         self._death_watch = DeathWatch(pool, self.change)
         pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = SOON  # whatever is due already
         self._why_not = None
-        self._thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads
+            self._why_not = NOT_STARTED
+            self._death_watch.close()
+            raise
+        self._thread = thread
 
     @property
     def is_started(self) -> bool:
@@ -151,8 +157,7 @@ class Driver(Deliveries):
         self.check_ours()
         with Shelter(), self._lock:
             attempt = self._pool.in_flight(handle.attempt_id)
-            proc = attempt.proc if attempt is not None else None
-            return proc is not None and proc.attempt is attempt
+            return bool(attempt and attempt.proc and attempt.proc.attempt is attempt)
 
     def wait_for(
         self, handle: Handle, timeout_s: float | None, shelter: Shelter | None = None
@@ -189,8 +194,7 @@ class Driver(Deliveries):
         pool = self._pool
         collect_soon, open_attempts = pool.poller.collect_soon, pool.ledger.open
         while handle._state is PENDING and self._why_not is None:  # noqa: SLF001
-            now = _monotonic()
-            wait_s = min(self._looks_at, end) - now
+            wait_s = min(self._looks_at, end) - _monotonic()
             try:
                 ready = shelter.wait(
                     collect_soon, min(max(0.0, wait_s), WAIT_S_MAX), len(open_attempts) < pool.cpus
