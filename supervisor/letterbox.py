@@ -81,6 +81,11 @@ class Letterbox:
 
     def empty(self) -> None:
         """Give all that was left to the pool. Under the pool's lock."""
-        take, count = self.left.popleft, len(self.left)
-        if count:
-            self._pool.intake.queue_all([take() for _ in range(count)])
+        take, attempts = self.left.popleft, []
+        try:
+            for _ in range(len(self.left)):
+                attempts.append(take())  # noqa: PERF402, some are to be kept when it raises
+        except IndexError:
+            pass  # a caller has taken its own back: see `take_back`
+        if attempts:
+            self._pool.intake.queue_all(attempts)

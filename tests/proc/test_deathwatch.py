@@ -13,6 +13,7 @@ from typing import Any
 import pool_actions as acts
 import pytest
 
+from fsmv2.ipc.linux import children_of
 from fsmv2.supervisor import ActionPool, deathwatch
 from fsmv2.supervisor.certificate import is_exiting
 from fsmv2.supervisor.core.procfsm import ProcState
@@ -83,6 +84,48 @@ def test_without_early_word_a_death_is_noticed_all_the_same(
         os.kill(look(pool, worker_of).pid, signal.SIGKILL)
         assert handle.result(PATIENCE_S).verdict == "killed_from_outside"
         assert pool.run(acts.Echo(7)).value == 7
+
+
+def without_a_thread_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are as many as the machine lets us have."""
+    start = threading.Thread.start
+
+    def start_if_it_can(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_it_can)
+
+
+def test_without_a_thread_for_it_a_death_is_noticed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_a_thread_called("fsmv2-deaths", monkeypatch)
+    with ActionPool(procs=1) as pool:
+        assert pool.run(acts.KillMyself()).status == "crashed"
+        assert pool.run(acts.Echo(7)).value == 7
+
+
+def test_a_pool_that_gets_no_thread_to_be_driven_by_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, children = threading.active_count(), set(children_of(os.getpid()))
+    without_a_thread_called("fsmv2-pool", monkeypatch)
+    pool = ActionPool(procs=1)
+    with pytest.raises(OSError, match="cannot start the pool's thread"):
+        pool.start()
+    pool.close()
+    until(lambda: threading.active_count() <= threads, "no thread is left")
+    left = [pid for pid in {*children_of(os.getpid())} - children if not is_tracker(pid)]
+    assert not left
+    assert not os.path.exists(pool._folder.path)
+
+
+def is_tracker(pid: int) -> bool:
+    """multiprocessing's own helper, which stays for the next time."""
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return b"resource_tracker" in file.read()
 
 
 def test_the_thread_ends_with_the_pool() -> None:
