@@ -93,7 +93,7 @@ class Answers:
         if channel.is_over and channel.fault is not None and not channel.is_cut:
             return self._lost(proc, str(channel.fault))
         # Once for all of them: it must not be noted as idle twice.
-        if has_room:
+        if has_room and not (channel.is_over or proc.is_dying):
             self._pool.has_room(proc)
         if channel.is_over:
             self._pool.poller.unwatch(channel.read_fd)

@@ -27,6 +27,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
+from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.deathwatch import DeathWatch
 from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, wake
 from fsmv2.supervisor.handles import PENDING, Handle
@@ -267,13 +268,11 @@ class Driver(Deliveries):
 
     def _kick(self) -> None:
         """Have whoever polls look now: something is due earlier than they know, or was left."""
-        if not self._kicked and not self.is_closed:
-            # Not contextlib.suppress: a handler that raises in it would leave the mark alone.
-            self._kicked = True
-            try:  # noqa: SIM105
+        with self.state_lock:  # its descriptor may be another's once it is closed
+            if not self._kicked and self._kick_fd >= 0:
+                # Nothing between the two: a handler that raises would leave the mark alone.
+                self._kicked = True
                 os.eventfd_write(self._kick_fd, 1)
-            except (OSError, ValueError):  # not open, or closed in this very moment
-                pass
 
     # --- the pool, under the lock -------------------------------------------------------------
 
@@ -324,17 +323,25 @@ class Driver(Deliveries):
     def change(self, function: Any) -> Any:
         """``function(pool)``, under the lock, where it may give results and work."""
         self.check_usable()
+        settled = NOTHING
         with Shelter():
-            with self._lock:
-                self._enter()
-                try:
-                    self._letterbox.empty()
-                    answer = function(self._pool)
-                    self._look_sooner()
-                    settled = self._take_settled()
-                finally:
-                    self._inside = False
-            self._deliver(settled)
+            try:
+                with self._lock:
+                    self._enter()
+                    try:
+                        self._letterbox.empty()
+                        answer = function(self._pool)
+                        self._look_sooner()
+                    except FsmError:
+                        raise  # a refusal
+                    except BaseException as error:
+                        self._break(error)
+                        raise
+                    finally:
+                        self._inside = False
+                        settled = self._take_settled()
+            finally:
+                self._deliver(settled)
             if settled and self._leads:  # who leads may wait for one of these
                 self._kick()
         return answer
@@ -371,10 +378,11 @@ class Driver(Deliveries):
                     self._thread.join()
                     self._death_watch.close()  # not under the lock, for which it may wait
                     self._end_the_pool()
-                with self._lock:
+                with self._lock, self.state_lock:
                     self.is_closed = True
                     if self._kick_fd >= 0:
                         os.close(self._kick_fd)
+                        self._kick_fd = -1
             self.callbacks.end()
 
     def _end_the_pool(self) -> None:

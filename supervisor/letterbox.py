@@ -84,7 +84,7 @@ class Letterbox:
         take, attempts = self.left.popleft, []
         try:
             for _ in range(len(self.left)):
-                attempts.append(take())  # noqa: PERF402, some are to be kept when it raises
+                attempts.append(take())  # noqa: PERF401, what was taken is kept when it raises
         except IndexError:
             pass  # a caller has taken its own back: see `take_back`
         if attempts:

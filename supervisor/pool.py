@@ -299,6 +299,7 @@ class Pool:
 
     def dies(self, proc: ProcHandle) -> None:
         """The kernel is about to end ``proc``; what it has said until now still counts."""
+        proc.is_dying = True
         if proc.state in ALIVE:
             self.answers.readable(proc, READABLE)
         if proc.state in ALIVE:

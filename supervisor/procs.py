@@ -69,6 +69,7 @@ class ProcHandle:
         "hangs_in_c",
         "hid",
         "is_dumped",
+        "is_dying",
         "is_reaped",
         "is_watched",
         "killed_at",
@@ -117,6 +118,8 @@ class ProcHandle:
         # The attempt that keeps those behind it waiting for too long.
         self.stalled_on: Attempt | None = None
         self.is_watched = False
+        # Whether the kernel is about to end it.
+        self.is_dying = False
         # The last attempt it has answered that may hide something: what that one started, or left
         # behind in a thread, may print it much later.
         self.hid: Attempt | None = None

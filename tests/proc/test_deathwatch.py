@@ -159,3 +159,22 @@ def _is_seen_exiting() -> bool:
     os.close(pidfd)
     os.waitpid(pid, 0)
     return seen
+
+
+def test_a_bug_met_by_the_deaths_thread_is_told_to_all_who_wait(
+    pool: ActionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half changed, the pool must not go on as if nothing had been."""
+
+    def bug(*_: object) -> None:
+        raise AssertionError("planted")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    handle = pool.submit(acts.Sleep(60.0))
+    until(lambda: look(pool, has_begun), "it is at work")
+    pid = pool._driver.change(go_deaf).pid
+    monkeypatch.setattr(Pool, "dies", bug)
+    os.kill(pid, signal.SIGKILL)
+    result = handle.result(PATIENCE_S)
+    assert result.status == "refused"
+    assert "planted" in str(result.error)
