@@ -33,10 +33,12 @@ _monotonic = time.monotonic
 class Letterbox:
     """Of one pool. ``handles`` is where the handle of each attempt is entered."""
 
-    __slots__ = ("_handles", "_pool", "left")
+    __slots__ = ("_handles", "_kinds", "_next_id", "_pool", "left")
 
     def __init__(self, pool: Pool, handles: dict[int, Handle]) -> None:
         self._pool = pool
+        self._kinds = pool.kinds
+        self._next_id = pool.ledger.next_id
         self._handles = handles
         self.left: deque[Attempt] = deque()
 
@@ -44,15 +46,19 @@ class Letterbox:
         """Leave ``action``. False: it was not, since its lane has an idle proc, or it needs a
         closer look. Whatever breaks in here, a signal's handler or another thread, the action
         is left or it is not."""
-        pool = self._pool
-        kind = pool.kinds.get(type(action))
-        if kind is None:
+        kind = self._kinds.get(type(action))
+        if kind is None or (lane := kind.home) is None:
             return False
-        lane, left = kind.home, self.left
-        if lane is None or (lane.idle and not left) or len(left) >= LEFT_MAX:
+        left = self.left
+        if left:
+            if len(left) >= LEFT_MAX:
+                return False
+        elif lane.idle:
             return False
         seconds = kind.timeout_s if timeout_s is None else seconds_of(timeout_s)
-        if seconds is None or type(key) is not str:
+        if seconds is None:
+            return False
+        if type(key) is not str:
             return False
         try:
             payload = encode(action)
@@ -60,7 +66,7 @@ class Letterbox:
             return False
         if len(payload) > PAYLOAD_BYTES_MAX:
             return False
-        handle.attempt_id = attempt_id = pool.ledger.next_id()
+        handle.attempt_id = attempt_id = self._next_id()
         attempt = Attempt(attempt_id, kind, payload, key, lane, seconds, _monotonic())
         # Nothing between the two: a handler runs after a call has returned, and would leave a
         # handle here that never gets a result.
