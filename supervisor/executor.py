@@ -9,6 +9,7 @@ and the executor goes on; after `shutdown` nothing is taken and nothing is lost.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -133,6 +134,7 @@ class KillableExecutor(concurrent.futures.Executor):
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._is_shut = False
+        self._pid = os.getpid()
         self._pool = ActionPool(max_workers, callables=True, **options)
         self._pool.start()
 
@@ -169,7 +171,10 @@ class KillableExecutor(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the processes when those taken are done. ``wait``: return
-        then; else a thread waits for it. ``cancel_futures``: what does not run yet is cancelled."""
+        then; else a thread waits for it. ``cancel_futures``: what does not run yet is cancelled.
+        Does nothing in a process forked from the executor's."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
             self._is_shut = True
         if cancel_futures:

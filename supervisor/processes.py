@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import Any
@@ -104,6 +105,7 @@ def start(name: str, target: Callable[..., None], *args: Any) -> Child:
     needs some 100 ms more until it runs. Raises OSError when the machine cannot."""
     process = _context.Process(target=target, name=name, args=args, daemon=False)
     process.start()
+    _started.add(process)
     return Child(process)
 
 
@@ -115,3 +117,14 @@ def start_unwatched(name: str, target: Named, *args: Any) -> int:
     popen = Popen(process)
     popen.close()
     return int(popen.pid)
+
+
+_started: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # The package would want to wait for them at the exit of this forked process, fail, and say so.
+    multiprocess.process._children.difference_update(_started)  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

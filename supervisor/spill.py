@@ -42,18 +42,22 @@ class SpilledValue:
     def take(self) -> object:
         """Read and decode the value. Costs time in proportion to its size: about 1 ms a MiB.
         Raises `FrameError` for a value of another type, `OSError` when it cannot be read."""
+        # Broken off by Ctrl-C, or for want of memory, it can be read again.
+        data = bytearray(self.size)
+        view = memoryview(data)
+        at = 0
         try:
-            data = bytearray(self.size)
-            view = memoryview(data)
-            at = 0
             while at < self.size:
                 got = os.preadv(self._fd, [view[at:]], at)
                 if got == 0:
                     raise OSError(f"got {at} bytes, want {self.size} bytes")
                 at += got
-        finally:
+            value = self.kind.decode(data)
+        except (OSError, FrameError):
             self.drop()
-        return self.kind.decode(data)
+            raise
+        self.drop()
+        return value
 
     def drop(self) -> None:
         """Close the file without reading it. Safe to call twice."""

@@ -182,3 +182,21 @@ def test_a_file_that_grows_after_it_was_taken_is_read_as_far_as_was_said(parts: 
         value = parts.open(len(data))
         theirs.write(b"y" * 10_000)
     assert spill.load(result(value)).value == "x" * 100
+
+
+def test_a_read_that_ctrl_c_breaks_off_loses_nothing(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks again has the value."""
+    data = encode("x" * 500)
+    parts.path.write_bytes(data)
+    value = parts.open(len(data))
+
+    def broken_off(*_args: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "preadv", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            value.take()
+    assert value.take() == "x" * 500

@@ -194,6 +194,30 @@ def test_an_interpreter_that_ends_waits_for_a_shutdown_under_way(tmp_path: Path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done None\n", "")
 
 
+def test_a_forked_process_leaves_the_executor_alone_and_ends_without_a_word(tmp_path: Path) -> None:
+    """Neither the end of its ``with`` block nor its exit is about what it does not have."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "from fsmv2.supervisor import KillableExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    with KillableExecutor(1) as executor:\n"
+        "        pid = os.fork()\n"
+        "        if pid == 0:\n"
+        "            sys.exit(6)\n"
+        "        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "        print(executor.submit(abs, -7).result())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("6\n7\n", "")
+
+
 def test_an_interpreter_that_ends_without_a_shutdown_cancels_what_is_open(tmp_path: Path) -> None:
     """It does not wait for calls that may never end, as `ProcessPoolExecutor` would."""
     file = tmp_path / "script.py"
