@@ -21,6 +21,7 @@ up the lead, then looks for followers; a follower takes its seat, then looks for
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
 from fsmv2.supervisor.deathwatch import DeathWatch
-from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, wake
+from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, start_thread, wake
 from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.letterbox import Letterbox
 from fsmv2.supervisor.shelter import Shelter
@@ -81,13 +82,11 @@ class Driver(Deliveries):
         pool.poller.watch(self._kick_fd, self._kicked_awake)
         self._looks_at = SOON  # whatever is due already
         self._why_not = None
-        thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
         try:
-            thread.start()
-        except RuntimeError as error:
+            self._thread = start_thread(self._run, "fsmv2-pool")
+        except OSError:
             self._death_watch.close()
-            raise OSError(f"cannot start the pool's thread: {error}") from None
-        self._thread = thread
+            raise
 
     @property
     def is_started(self) -> bool:
@@ -315,7 +314,8 @@ class Driver(Deliveries):
                 self._deliver(settled)
 
     def _kicked_awake(self, _mask: int) -> None:
-        os.eventfd_read(self._kick_fd)
+        with contextlib.suppress(BlockingIOError):  # read already by a handler that broke in
+            os.eventfd_read(self._kick_fd)
         self._kicked = False
 
     def _look_sooner(self) -> None:
@@ -343,12 +343,17 @@ class Driver(Deliveries):
         return answer
 
     def look(self, function: Any) -> Any:
-        """``function(pool)``, under the lock."""
+        """``function(pool)``, under the lock; also from a handler that breaks in."""
         self.check_usable()
         with Shelter(), self._lock:
-            if self._why_not is None:
+            if self._inside or self._why_not is not None:
+                return function(self._pool)
+            self._inside = True
+            try:
                 self._letterbox.empty()
-            return function(self._pool)
+                return function(self._pool)
+            finally:
+                self._inside = False
 
     def disown(self) -> None:
         """We are in a forked process."""
@@ -363,9 +368,10 @@ class Driver(Deliveries):
         with Shelter(), self._close_lock:
             if self.is_closed:
                 return
+            # Not even where nothing is half changed: the threads that end here may wait for it.
+            if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+                raise broke_in()
             with self._lock:
-                if self._inside:
-                    raise broke_in()
                 self._closing = True
                 self._take_no_more()
                 self._kick()
