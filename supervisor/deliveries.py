@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from fsmv2.supervisor.core.action import ActionError, ActionResult
@@ -140,6 +141,16 @@ class Deliveries:
             for seat in self._followers:
                 wake(seat)
                 break
+
+
+def start_thread(run: Callable[[], None], name: str) -> threading.Thread:
+    """Start a daemon thread. Raises OSError when there is none to be had."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(f"cannot start the pool's thread: {error}") from None
+    return thread
 
 
 def wake(lock: Any) -> None:

@@ -21,7 +21,6 @@ up the lead, then looks for followers; a follower takes its seat, then looks for
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -29,8 +28,9 @@ from typing import TYPE_CHECKING, Any
 from fsmv2.supervisor.core.action import Action, action_name
 from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.deathwatch import DeathWatch
-from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, wake
+from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, start_thread, wake
 from fsmv2.supervisor.handles import PENDING, Handle
+from fsmv2.supervisor.kick import Kick
 from fsmv2.supervisor.letterbox import Letterbox
 from fsmv2.supervisor.shelter import Shelter
 
@@ -61,8 +61,7 @@ class Driver(Deliveries):
         self._thread_looks_at = SOON
         self._thread: threading.Thread | None = None
         self._thread_rests = False
-        self._kicked = False
-        self._kick_fd = -1
+        self._kick = Kick()
 
     def _make_locks(self) -> None:
         # Re-entrant, so that a signal's handler that uses the pool never waits for the very
@@ -75,20 +74,18 @@ class Driver(Deliveries):
 
     def start(self, pool: Pool) -> None:
         """Drive ``pool``, whose ``on_result`` must be this driver's. Raises OSError."""
-        self._kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._kick.open()
         self._pool = pool
         self._letterbox = Letterbox(pool, self._open)
         self._death_watch = DeathWatch(pool, self.change)
-        pool.poller.watch(self._kick_fd, self._kicked_awake)
+        pool.poller.watch(self._kick.fd, self._kicked_awake)
         self._looks_at = SOON  # whatever is due already
         self._why_not = None
-        thread = threading.Thread(target=self._run, name="fsmv2-pool", daemon=True)
         try:
-            thread.start()
-        except RuntimeError as error:
+            self._thread = start_thread(self._run, "fsmv2-pool")
+        except OSError:
             self._death_watch.close()
-            raise OSError(f"cannot start the pool's thread: {error}") from None
-        self._thread = thread
+            raise
 
     @property
     def is_started(self) -> bool:
@@ -101,8 +98,8 @@ class Driver(Deliveries):
         """Leave ``action`` for whoever drives: see `Letterbox`. False: `submit` it instead."""
         if self._why_not is not None or not self._letterbox.leave(handle, action, key, timeout_s):
             return False
-        if not self._kicked:
-            self._kick()
+        if not self._kick.is_given:
+            self._kick.give()
         # Another thread may have changed it meanwhile.
         return self._why_not is None or not self._letterbox.take_back(handle)  # type: ignore[unreachable]
 
@@ -135,7 +132,7 @@ class Driver(Deliveries):
             heap = pool.deadlines.heap
             if heap and heap[0][0] < self._looks_at:
                 self._looks_at = heap[0][0]
-                self._kick()
+                self._kick.give()
             return self._take_settled() if self._settled else NOTHING
         finally:
             self._inside = False
@@ -231,7 +228,7 @@ class Driver(Deliveries):
             wake(self._alarm)
         elif self._looks_at < self._thread_looks_at:
             with self._lock:
-                self._kick()
+                self._kick.give()
 
     # --- the background thread ----------------------------------------------------------------
 
@@ -266,14 +263,6 @@ class Driver(Deliveries):
         self._thread_rests = False
         return terms
 
-    def _kick(self) -> None:
-        """Have whoever polls look now: something is due earlier than they know, or was left."""
-        with self.state_lock:  # its descriptor may be another's once it is closed
-            if not self._kicked and self._kick_fd >= 0:
-                # Nothing between the two: a handler that raises would leave the mark alone.
-                self._kicked = True
-                os.eventfd_write(self._kick_fd, 1)
-
     # --- the pool, under the lock -------------------------------------------------------------
 
     def _enter(self) -> None:
@@ -292,7 +281,7 @@ class Driver(Deliveries):
                     if self._why_not is None:
                         pool = self._pool
                         moment = pool.react(ready)
-                        # After it, since `_kicked` is cleared there: what is left from then on
+                        # After it, since the kick is taken there: what is left from then on
                         # kicks anew.
                         if self._letterbox.left:
                             self._letterbox.empty()
@@ -309,14 +298,13 @@ class Driver(Deliveries):
                 self._deliver(settled)
 
     def _kicked_awake(self, _mask: int) -> None:
-        os.eventfd_read(self._kick_fd)
-        self._kicked = False
+        self._kick.take()
 
     def _look_sooner(self) -> None:
         moment = self._pool.next_moment()
         if moment is not None and moment < self._looks_at:
             self._looks_at = moment
-            self._kick()
+            self._kick.give()
 
     # --- trouble and the end ------------------------------------------------------------------
 
@@ -343,16 +331,21 @@ class Driver(Deliveries):
             finally:
                 self._deliver(settled)
             if settled and self._leads:  # who leads may wait for one of these
-                self._kick()
+                self._kick.give()
         return answer
 
     def look(self, function: Any) -> Any:
-        """``function(pool)``, under the lock."""
+        """``function(pool)``, under the lock; also from a handler that breaks in."""
         self.check_usable()
         with Shelter(), self._lock:
-            if self._why_not is None:
+            if self._inside or self._why_not is not None:
+                return function(self._pool)
+            self._inside = True
+            try:
                 self._letterbox.empty()
-            return function(self._pool)
+                return function(self._pool)
+            finally:
+                self._inside = False
 
     def disown(self) -> None:
         """We are in a forked process."""
@@ -366,23 +359,22 @@ class Driver(Deliveries):
         with Shelter(), self._close_lock:
             if self.is_closed:
                 return
+            # Not even where nothing is half changed: the threads that end here may wait for it.
+            if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+                raise broke_in()
             with self._lock:
-                if self._inside:
-                    raise broke_in()
                 self._closing = True
                 self._take_no_more()
-                self._kick()
+                self._kick.give()
             wake(self._alarm)
             with self._lead:  # the leader leaves when it has seen that
                 if self._thread is not None:
                     self._thread.join()
                     self._death_watch.close()  # not under the lock, for which it may wait
                     self._end_the_pool()
-                with self._lock, self.state_lock:
+                with self._lock:
                     self.is_closed = True
-                    if self._kick_fd >= 0:
-                        os.close(self._kick_fd)
-                        self._kick_fd = -1
+                    self._kick.close()
             self.callbacks.end()
 
     def _end_the_pool(self) -> None:

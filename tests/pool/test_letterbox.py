@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from fsmv2.supervisor import Action, ActionContext, letterbox
+from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.driver import Driver
 from fsmv2.supervisor.handles import Handle
 from fsmv2.supervisor.letterbox import Letterbox
+from fsmv2.supervisor.poller import READABLE
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
 
@@ -191,7 +193,7 @@ def test_a_handler_that_raises_leaves_no_handle_without_an_action_and_no_lost_ki
                     signal.setitimer(signal.ITIMER_REAL, 0)
                     waiting = driver.look(lambda pool: {attempt.id for attempt in pool.ledger})
                     assert {handle.attempt_id for handle in driver.open_handles()} == waiting
-                    wait_until(lambda: not driver._kicked)
+                    wait_until(lambda: not driver._kick.is_given)
                     driver.change(cancel_all)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -257,5 +259,36 @@ def test_what_no_proc_could_take_is_refused_and_nobody_else_has_a_loss_of_it(
             assert re.search(says, str(result.error))
             assert driver.look(lambda _pool: driver.open_handles()) == [waiting]
             assert not waiting.done()
+        finally:
+            driver.close()
+
+
+def test_a_kick_that_a_handler_has_read_already_breaks_nothing() -> None:
+    """It led while another batch was in hand."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        try:
+            batch = [(driver._kick.fd, READABLE)]
+            driver._react(batch)
+            driver._react(batch)
+            assert not submit(driver).done()
+        finally:
+            driver.close()
+
+
+def test_a_handler_that_breaks_into_a_look_may_look_but_not_submit_or_close() -> None:
+    """A thread that the close ends may wait for the lock that the look holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = driver_without_procs(folder)
+        try:
+            handle = submit(driver)
+            assert driver.look(lambda _pool: driver.look(lambda _again: driver.open_handles())) == [
+                handle
+            ]
+            for use in (driver.close, lambda: driver.submit(handle, Nothing(), "", None)):
+                with pytest.raises(FsmError, match="in the middle of using it"):
+                    driver.look(lambda _pool, use=use: use())
+            assert not handle.done()
+            assert not submit(driver).done()
         finally:
             driver.close()
