@@ -49,6 +49,7 @@ class ProcHandle:
     """The root's side of one proc, from the fork order to the reaping."""
 
     __slots__ = (
+        "_kept_fd",
         "_trail",
         "actions",
         "anchor",
@@ -179,13 +180,14 @@ class ProcHandle:
             self.page_fd = create_page(f"fsmv2-{self.slot}")
             fds.append(self.page_fd)
             fds.append(os.dup(self.page_fd))
+            fds.append(os.dup(self.page_fd))
             self.page = Page(self.page_fd)
         except OSError:  # no descriptor is free, or no memory
             for fd in fds:
                 os.close(fd)
             raise
         (run_read, run_write, result_read, result_write, self.woken_fd, woken_write,
-            self.output_fd, output_write, _, their_page) = fds  # fmt: skip
+            self.output_fd, output_write, _, their_page, self._kept_fd) = fds  # fmt: skip
         os.set_blocking(self.output_fd, False)
         self.channel = Channel(result_read, run_write)
         # In the order of ipc.messages.PROC_FDS; closed here once the template has them.
@@ -206,6 +208,8 @@ class ProcHandle:
         pidfd. False: known already, or it is gone without a trace."""
         if self.pid or pid <= 0:
             return False
+        # A descriptor was kept for this: without it, its death would be seen by nobody.
+        self._give_up_kept_fd()
         try:
             # Works on a zombie too, and nobody but us can reap it.
             self.pidfd = os.pidfd_open(pid)
@@ -213,6 +217,11 @@ class ProcHandle:
             return False
         self.pid = pid
         return True
+
+    def _give_up_kept_fd(self) -> None:
+        if self._kept_fd >= 0:
+            os.close(self._kept_fd)
+            self._kept_fd = -1
 
     def forget_stack(self) -> None:
         """What was dumped before is of another attempt."""
@@ -357,6 +366,7 @@ class ProcHandle:
     def close(self) -> None:
         """Close every descriptor. Safe to call twice."""
         self.close_theirs()
+        self._give_up_kept_fd()
         self.channel.close()
         with contextlib.suppress(BufferError, ValueError):
             self.page.close()

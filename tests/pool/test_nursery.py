@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator
@@ -227,9 +228,9 @@ def answer(pool: Pool, proc: ProcHandle, attempt: Attempt) -> None:
 # --- a machine that has run out -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("free", range(10))
+@pytest.mark.parametrize("free", range(11))
 def test_a_proc_for_which_descriptors_are_missing_leaves_none_open(free: int) -> None:
-    """Ten of them would be needed."""
+    """Eleven of them would be needed."""
     before = set(os.listdir("/proc/self/fd"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open(os.devnull, os.O_RDONLY)
@@ -241,3 +242,28 @@ def test_a_proc_for_which_descriptors_are_missing_leaves_none_open(free: int) ->
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_descriptor_is_kept_for_the_one_that_tells_a_procs_death() -> None:
+    """The machine may run out of them while the proc is being forked."""
+    proc = ProcHandle("p1", 1, NOW)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard)
+        )
+        others = []
+        with contextlib.suppress(OSError):
+            while True:
+                others.append(os.dup(0))
+        assert proc.set_pid(pid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in others:
+            os.close(fd)
+        os.waitpid(pid, 0)
+    assert proc.pidfd >= 0
+    proc.close()
