@@ -24,6 +24,8 @@ from fsmv2.supervisor.intake import PAYLOAD_BYTES_MAX, seconds_of
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.handles import Handle
+    from fsmv2.supervisor.kinds import ActionKind
+    from fsmv2.supervisor.lanes import Lane
     from fsmv2.supervisor.pool import Pool
 
 LEFT_MAX = 1_000
@@ -40,7 +42,8 @@ class Letterbox:
         self._kinds = pool.kinds
         self._next_id = pool.ledger.next_id
         self._handles = handles
-        self.left: deque[Attempt] = deque()
+        # The fields of an `Attempt` each: to make it costs as much as the rest, and can wait.
+        self.left: deque[tuple[int, ActionKind, bytes, str, Lane, float, float]] = deque()
 
     def leave(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> bool:
         """Leave ``action``. False: it was not, since its lane has an idle proc, or it needs a
@@ -67,18 +70,18 @@ class Letterbox:
         if len(payload) > PAYLOAD_BYTES_MAX:
             return False
         handle.attempt_id = attempt_id = self._next_id()
-        attempt = Attempt(attempt_id, kind, payload, key, lane, seconds, _monotonic())
+        fields = (attempt_id, kind, payload, key, lane, seconds, _monotonic())
         # Nothing between the two: a handler runs after a call has returned, and would leave a
         # handle here that never gets a result.
         self._handles[attempt_id] = handle
-        left.append(attempt)
+        left.append(fields)
         return True
 
     def take_back(self, handle: Handle) -> bool:
         """Take out again what was left after all was emptied for the last time. False: it is not
         here any more, so whoever has emptied it sees to it that ``handle`` gets its result."""
         for left in list(self.left):  # a step of C code each, as is `remove`
-            if left.id == handle.attempt_id:
+            if left[0] == handle.attempt_id:
                 with contextlib.suppress(ValueError):  # emptied in this very moment
                     self.left.remove(left)
                     self._handles.pop(handle.attempt_id, None)
@@ -90,7 +93,7 @@ class Letterbox:
         take, attempts = self.left.popleft, []
         try:
             for _ in range(len(self.left)):
-                attempts.append(take())  # noqa: PERF401, what was taken is kept when it raises
+                attempts.append(Attempt(*take()))  # noqa: PERF401, what was taken is kept when it raises
         except IndexError:
             pass  # a caller has taken its own back: see `take_back`
         if attempts:
