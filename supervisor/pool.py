@@ -119,8 +119,7 @@ class Pool:
 
     def next_moment(self) -> float | None:
         """When `step` must be called even if nothing is readable (monotonic seconds)."""
-        heap = self.deadlines.heap
-        timer = heap[0][0] if heap else None
+        timer = self.deadlines.next_moment()
         birth = None if self.nursery.is_calm else self.nursery.next_moment()
         if birth is None:
             return timer

@@ -110,14 +110,6 @@ class KeyedQueue(Generic[T]):
             self._urgency[key] = self._urgency.get(key, 0) + 1
         (self._urgent if key in self._urgency else self._returned).appendleft((None, key))
 
-    def peek(self) -> T | None:
-        """What `take` would give, left where it is."""
-        ready = self._urgent or self._returned or self._ready
-        if not ready:
-            return None
-        item, key = ready[0]
-        return self._waiting[key][0][0] if key else item
-
     def take(self) -> tuple[T, str] | None:
         """The next item and its key, which is busy from now on; None if nothing can go."""
         ready = self._urgent or self._returned or self._ready

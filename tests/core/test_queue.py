@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -87,14 +87,11 @@ class QueueModel(RuleBasedStateMachine):
     def take(self) -> None:
         ready = self.ready()
         first = self.must_go_first()
-        seen = self.queue.peek()
         got = self.queue.take()
         if not ready:
-            assert seen is None
             assert got is None
             return
         assert got is not None
-        assert got[0] == seen, "what `peek` shows is what `take` gives"
         entry = ready[got[1] or got[0]]
         assert got == (entry.item, entry.key), "the first of its key"
         if first:
@@ -136,7 +133,6 @@ class QueueModel(RuleBasedStateMachine):
         self.queue.put_back(entry.item, entry.key, entry.urgent)
         self.waiting.insert(0, entry)
         self.returned.add(entry.turn)
-        assert self.queue.peek() == entry.item or self.must_go_first() | self.hurried
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -291,7 +287,6 @@ def test_items_put_back_in_reverse_come_in_the_order_they_were_taken() -> None:
         assert item is not None
         queue.put_back(*item)
     queue.offer("urgent", "", urgent=True)
-    assert queue.peek() == "urgent"
     assert drain(queue) == ["urgent", "1", "2", "3", "4", "5"]
 
 
@@ -327,3 +322,48 @@ def test_releasing_or_returning_what_is_not_out_is_a_bug() -> None:
         queue.release("a")
     with pytest.raises(BugError, match="was not taken"):
         queue.put_back("a1", "a")
+
+
+# --- several at a time ----------------------------------------------------------------------
+
+WAITING = st.lists(st.tuples(KEYS, URGENCY), max_size=12)
+
+
+def filled(waiting: list[tuple[str, bool]], returned: int) -> KeyedQueue[int]:
+    """A queue with that in it, of which the first few were out and have come back."""
+    queue: KeyedQueue[int] = KeyedQueue(100)
+    for number, (key, urgent) in enumerate(waiting):
+        queue.offer(number, key, urgent)
+    taken = [queue.take() for _ in range(returned)]
+    for out in reversed(taken):
+        if out is not None:
+            queue.put_back(*out)
+    return queue
+
+
+@given(WAITING, st.integers(0, 3), st.integers(0, 14))
+def test_several_at_a_time_are_what_as_many_takes_give(
+    waiting: list[tuple[str, bool]], returned: int, most: int
+) -> None:
+    one_by_one, at_once = filled(waiting, returned), filled(waiting, returned)
+    singles = [out[0] for _ in range(most) if (out := one_by_one.take()) is not None]
+    assert at_once.take_several(most) == singles
+    assert len(at_once) == len(one_by_one)
+    assert at_once.take() == one_by_one.take()
+
+
+@given(WAITING, st.integers(0, 90))
+def test_items_offered_together_are_in_the_order_of_single_offers_or_none_is_there(
+    waiting: list[tuple[str, bool]], more: int
+) -> None:
+    one_by_one, at_once = filled(waiting, 0), filled(waiting, 0)
+    items = list(range(1_000, 1_000 + more))
+    one_by_one.capacity = at_once.capacity = 60
+    fits = len(at_once) + more <= 60
+    assert at_once.offer_all(items) is fits
+    if fits:
+        assert all(one_by_one.offer(item, NO_KEY) for item in items)
+    assert len(at_once) == len(one_by_one) if fits else len(at_once) == len(waiting)
+    assert at_once.take_several(100) == (one_by_one if fits else filled(waiting, 0)).take_several(
+        100
+    )
