@@ -125,6 +125,11 @@ class KillableExecutor(concurrent.futures.Executor):
             )
         if max_workers is not None and max_workers <= 0:
             raise ValueError(f"cannot use max_workers {max_workers!r}: want more than 0")
+        if max_tasks_per_child is not None and not _is_count(max_tasks_per_child):
+            raise ValueError(
+                f"cannot use max_tasks_per_child {max_tasks_per_child!r}: want a whole number, "
+                "1 or more"
+            )
         if initializer is not None and not callable(initializer):
             raise TypeError(f"cannot use initializer {initializer!r}: want a callable")
         if max_tasks_per_child is not None:
@@ -190,6 +195,10 @@ class KillableExecutor(concurrent.futures.Executor):
         for future in self._pool.open_handles():
             future.wait()
         self._pool.close()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class Limited(concurrent.futures.Executor):

@@ -31,6 +31,8 @@ class FailedStarts:
         # a mistake in the program or the machine, not something that passes, and whoever waits
         # for a result must learn of it.
         self.is_hopeless = False
+        # What everybody is told who submits meanwhile.
+        self.why = ""
         # Since when no proc could be started (monotonic seconds), None while all is well.
         self.stuck_since: float | None = None
 
@@ -63,4 +65,5 @@ class FailedStarts:
             self._pool.on_event(PoolStuck(reason=told))
         self.is_hopeless = not self._has_started and self._by_themselves >= STUCK_AFTER_FAILURES
         if self.is_hopeless:
-            self._pool.refuse_waiting("PoolStuck", f"no proc can be started: {told}")
+            self.why = f"no proc can be started: {told}"
+            self._pool.refuse_waiting("PoolStuck", self.why)

@@ -154,7 +154,7 @@ class Intake:
         if pool.closing:
             why = ("PoolClosed", "cannot run an action: the pool is closing")
         elif pool.nursery.failed.is_hopeless:
-            why = ("PoolStuck", "cannot run an action: no proc can be started")
+            why = ("PoolStuck", pool.nursery.failed.why)
         else:
             got = f"got {queue.size + queue.held} waiting, want at most {queue.capacity}"
             why = ("QueueFull", got)

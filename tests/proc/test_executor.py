@@ -247,6 +247,8 @@ def test_an_interpreter_that_ends_without_a_shutdown_cancels_what_is_open(tmp_pa
         ({"max_workers": 0}, "more than 0"),
         ({"mp_context": object()}, "clean template"),
         ({"initializer": 3}, "want a callable"),
+        ({"max_tasks_per_child": 0}, "1 or more"),
+        ({"max_tasks_per_child": 1.5}, "whole number"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments: dict[str, object], says: str) -> None:

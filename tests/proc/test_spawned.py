@@ -236,6 +236,9 @@ def test_where_only_a_template_will_do_one_that_hangs_is_told_to_those_who_wait(
         result = made.run(deadly.WhoAmI())
         assert result.error is not None
         assert (result.status, result.error.type) == ("refused", "PoolStuck")
+        again = made.run(deadly.WhoAmI())  # whoever comes later is told why, too
+        assert again.error is not None
+        assert "failures in a row" in again.error.message
         assert made.pool.nursery.keeper.template.failures >= 3
 
 
