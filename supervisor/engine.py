@@ -28,7 +28,8 @@ from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.leaving import ask_to_leave
 from fsmv2.supervisor.node import InFlight, Node
-from fsmv2.supervisor.steps import give_variables, state_of
+from fsmv2.supervisor.reconciling import give_variables
+from fsmv2.supervisor.steps import state_of
 from fsmv2.supervisor.tick import tick
 
 SPACING_S = 0.010

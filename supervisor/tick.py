@@ -6,12 +6,12 @@ Invariants: I5, nothing here waits; I9; worker code that raises stops its own no
 step logs, each appends events. A node is looked at when something about it has changed or a
 moment it asked for has come; ``full`` looks at all and must decide the same.
 
-Reading order: `tick`, then `steps` (1 to 4) from top to bottom, then `acting` (6).
+Reading order: `tick`, then `steps` (1, 2, 4), `reconciling` (3) and `acting` (6).
 """
 
 from __future__ import annotations
 
-from fsmv2.supervisor import acting, steps
+from fsmv2.supervisor import acting, reconciling, steps
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.node import Node
 
@@ -25,7 +25,7 @@ def tick(node: Node, now: Context) -> None:
     if look:
         health = steps.check_health(node, now)  # 1
         steps.derive(node, now, health)  # 2
-        steps.reconcile(node, now, health)  # 3
+        reconciling.reconcile(node, now, health)  # 3
         steps.map_states(node, now)  # 4
     tick_children(node, now)  # 5
     # A child that has just changed may change what its parent decides in this very tick.
