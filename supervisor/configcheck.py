@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from fsmv2.ipc.redact import redact
+from fsmv2.ipc.redact import redact, secrets_in
 from fsmv2.supervisor.configfault import (
     ConfigError,
     Fault,
@@ -30,6 +30,7 @@ from fsmv2.supervisor.configwalk import describe, misfits
 from fsmv2.supervisor.core.action import Action, check_action_type
 from fsmv2.supervisor.core.errors import SpecError, TemplateError
 from fsmv2.supervisor.core.location import Location
+from fsmv2.supervisor.core.plan import DeclaredNode
 from fsmv2.supervisor.core.spec import (
     DEPTH_MAX,
     ChildSpec,
@@ -47,7 +48,7 @@ from fsmv2.supervisor.core.template import (
 )
 from fsmv2.supervisor.core.variables import RESERVED, VariableBundle, check_variables
 from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.settings import Settings
+from fsmv2.supervisor.settings import Settings, child_spec
 
 WORKERS_MAX = 10_000
 # `pool.procs` and `pool.observers` are their sizes; the last is the pool's own.
@@ -59,9 +60,10 @@ _CONFIG_PLACE = re.compile(r"(?P<place>config\b[^:]*): (?P<text>.*)", re.DOTALL)
 
 def check_settings(
     settings: Settings, factory: WorkerFactory, places: Places | None = None
-) -> None:
-    """Raise `ConfigError` with everything that would keep ``settings`` from running.
+) -> tuple[DeclaredNode, ...]:
+    """The whole tree that ``settings`` declare, parents before children.
 
+    Raises `ConfigError` with everything that would keep ``settings`` from running.
     ``places`` (from `config.read_config`) adds file and line to each fault. Worker code runs
     here: constructors, ``derive_desired_state`` and ``observe``, which are pure by contract.
     """
@@ -74,6 +76,7 @@ def check_settings(
     check.workers()
     if check.faults:
         raise ConfigError(sorted(check.faults, key=lambda fault: fault.line or 0))
+    return tuple(check.declared)
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,19 @@ class _Planned:
     path: str
     parent_path: str
     place: str
-    worker_type: str
-    config: dict[str, Any] | str
+    spec: ChildSpec
     above: VariableBundle
-    own: VariableBundle
     location: Location
     types: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def worker_type(self) -> str:
+        return self.spec.worker_type
+
+    @property
+    def config(self) -> dict[str, Any] | str:
+        return self.spec.user_spec.config
 
 
 class _Check:
@@ -99,6 +109,7 @@ class _Check:
         self.places = places
         self.faults: list[Fault] = []
         self.checked = 0
+        self.declared: list[DeclaredNode] = []
 
     def add(self, place: str, message: str, hidden: tuple[str, ...] = ()) -> None:
         self.faults.append(self.places.fault(place, redact(message, hidden)))
@@ -196,10 +207,8 @@ class _Check:
                     path=f"{settings.name}/{worker.name}",
                     parent_path=settings.name,
                     place=place,
-                    worker_type=worker.type,
-                    config=worker.config,
+                    spec=child_spec(worker),
                     above=VariableBundle(global_=settings.global_),
-                    own=VariableBundle(user=worker.variables),
                     location=settings.location.merge(worker.location),
                     types=("root", worker.type),
                 )
@@ -211,8 +220,8 @@ class _Check:
             if self.checked == WORKERS_MAX + 1:
                 self.add(node.place, f"got over {WORKERS_MAX} workers, want at most that")
             return
-        bundle = node.above.for_child(node.own, self._internal(node))
-        hidden = secret_texts(node.config) + secret_texts(bundle.flatten())
+        bundle = node.above.for_child(node.spec.user_spec.variables, self._internal(node))
+        hidden = secret_texts(node.config) + secret_texts(bundle.flatten()) + node.hidden
         found = list(_template_faults(node.config, bundle, at_key(node.place, "config")))
         for place, message in found:
             self.add(place, message, hidden)
@@ -220,6 +229,10 @@ class _Check:
             return
         desired = self._derive(node, bundle, hidden)
         if desired is not None:
+            # What the worker's own type calls a secret may stand under any key in the file.
+            hidden = tuple(dict.fromkeys(hidden + secrets_in(desired.config)))
+            declared = DeclaredNode(node.path, node.parent_path, node.spec, bundle, hidden)
+            self.declared.append(declared)
             self._children(node, desired, bundle, hidden)
 
     def _internal(self, node: _Planned) -> dict[str, Any]:
@@ -306,12 +319,11 @@ class _Check:
                     path=f"{node.path}/{child.name}",
                     parent_path=node.path,
                     place=place,
-                    worker_type=child.worker_type,
-                    config=user_spec.config,
+                    spec=child,
                     above=bundle,
-                    own=user_spec.variables,
                     location=node.location.merge(child.location),
                     types=(*node.types, child.worker_type),
+                    hidden=hidden,
                 )
             )
 

@@ -15,20 +15,23 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from fsmv2.supervisor.context import OBSERVE_BACKOFF_S_MAX, Context, PoolPort
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.backoff import delay_s
+from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.location import GapPolicy, Location
 from fsmv2.supervisor.core.rootworker import RootWorker
-from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
+from fsmv2.supervisor.core.spec import ChildSpec, UserSpec, check_children
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.leaving import ask_to_leave
 from fsmv2.supervisor.node import InFlight, Node
-from fsmv2.supervisor.reconciling import give_variables
+from fsmv2.supervisor.reconciling import give_variables, inherit
 from fsmv2.supervisor.steps import state_of
 from fsmv2.supervisor.tick import tick
 
@@ -267,6 +270,44 @@ class Engine:
                 node.mark_dirty()
 
     # --- commands ---------------------------------------------------------------------------
+
+    def reload(
+        self,
+        children: tuple[ChildSpec, ...],
+        *,
+        factory: WorkerFactory | None = None,
+        variables: VariableBundle | None = None,
+        location: Location | None = None,
+        gaps: GapPolicy = "skip",
+        interval_s: float | None = None,
+    ) -> None:
+        """Declare other children, variables, … from the next tick on; that one tick adds, updates
+        and has leave whatever differs. ``factory`` and ``interval_s`` stay if they are not given.
+
+        Raises `SpecError` for children that cannot be, with nothing changed.
+        """
+        root, context = self.root, self.context
+        types = factory or context.factory
+        if self.stopping is not None:
+            raise SpecError(f"cannot reload: the supervisor stops ({self.stopping})")
+        check_children(children, types.type_names, root.path)
+        context.factory = types
+        if interval_s is not None:
+            self.interval_s = context.interval_s = interval_s
+        root.spec = msgspec.structs.replace(
+            root.spec,
+            user_spec=UserSpec(variables=variables or VariableBundle()),
+            location=location or Location(),
+        )
+        if gaps != context.gaps:
+            # No variable need have changed above for a path to be written in another way below.
+            context.gaps = gaps
+            for node in list(self.nodes())[1:]:
+                inherit(node, context)
+        give_variables(root, context)
+        root.worker = RootWorker(children)
+        root.derive_needed = True
+        root.mark_dirty()
 
     def stop(self, reason: str) -> None:
         """Have the whole tree walk to stopped, children before parents."""

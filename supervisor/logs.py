@@ -134,6 +134,14 @@ def configure(
     _logger = structlog.get_logger().bind()
 
 
+def set_level(level: Level) -> None:
+    """From now on, log what is of ``level`` and louder."""
+    global _rank_min, _logger
+    _rank_min = _RANKS[level]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_rank_min))
+    _logger = structlog.get_logger().bind()
+
+
 def dropped_lines() -> int:
     """How many lines the present descriptor did not take at once since `configure`."""
     return 0 if _writer is None else _writer.dropped

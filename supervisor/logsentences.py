@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fsmv2.supervisor.core import events as ev
+from fsmv2.supervisor.core import reloadevents
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import pairs, plain
 
@@ -70,8 +71,8 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(path, f"{old} -> {new}  {reason}", str(phase))
         case ev.WorkerAdded(path=path, worker_type=kind):
             return Sentence(path, f"added, type {kind}")
-        case ev.WorkerUpdated(path=path):
-            return Sentence(path, "got a new spec")
+        case ev.WorkerUpdated(path=path, inherited=inherited):
+            return Sentence(path, "inherits new variables" if inherited else "got a new spec")
         case ev.WorkerRemoved(path=path, reason=reason, forced=forced):
             return Sentence(path, f"removed{' by force' if forced else ''}  {reason}")
         case ev.WorkerFaulted(path=path, step=step, error=error, failures=failures):
@@ -124,6 +125,13 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
             procs = f"{event.procs} + {event.observers} procs"
             where = f", {event.http}" if event.http else ""
             return Sentence(name, f"started, pid {pid}: {workers} workers, {procs}{where}")
+        case reloadevents.ReloadApplied(cause=cause, changes=changes, settings=keys):
+            counts = f"{event.added} added, {event.updated} updated, {event.replaced} replaced"
+            counts += f", {event.removed} removed, {event.untouched} untouched"
+            told = f"  {'; '.join(part for part in (keys, changes) if part)}".rstrip()
+            return Sentence("config", f"reloaded by {cause}: {counts}{told}")
+        case reloadevents.ReloadRefused(cause=cause, faults=faults):
+            return Sentence("config", f"not reloaded, nothing changed ({cause}): {faults}")
         case ev.SupervisorStopping(reason=reason):
             return Sentence("supervisor", f"stopping  {reason}")
         case ev.SupervisorStopped(clean=clean, stop_s=stop_s):

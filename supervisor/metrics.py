@@ -17,6 +17,7 @@ import prometheus_client
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
+from fsmv2.supervisor.core import reloadevents
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.procfsm import ProcState
 from fsmv2.supervisor.metrictable import TABLE, Row
@@ -102,7 +103,7 @@ class Metrics:
                 self._count("fsmv2_observation_failures_total", kind)
             case ev.WorkerAdded():
                 self._count("fsmv2_reconciliation_total", "add")
-            case ev.WorkerUpdated():
+            case ev.WorkerUpdated(inherited=False):
                 self._count("fsmv2_reconciliation_total", "update")
             case ev.WorkerRemoved():
                 self._count("fsmv2_reconciliation_total", "remove")
@@ -136,6 +137,10 @@ class Metrics:
                 self._count("fsmv2_action_type_quarantines_total", kind)
             case ev.ActionTypeReleased(action_type=kind):
                 self._count("fsmv2_action_type_releases_total", kind)
+            case reloadevents.ReloadApplied():
+                self._count("fsmv2_reloads_total", "applied")
+            case reloadevents.ReloadRefused():
+                self._count("fsmv2_reloads_total", "refused")
             case ev.OperatorCommanded(command=command, outcome=outcome):
                 self._count("fsmv2_operator_commands_total", command, outcome)
 

@@ -191,6 +191,7 @@ TABLE = (
         ("command", "outcome"),
         "commands",
     ),
+    Row("fsmv2_reloads_total", "counter", "Reloads of the config.", ("outcome",), "reloads"),
     Row(
         "fsmv2_worker_pool_utilization",
         "gauge",

@@ -20,6 +20,7 @@ from fsmv2.supervisor.core import reconcile as diff
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.gate import Gate
+from fsmv2.supervisor.core.plan import same_variables
 from fsmv2.supervisor.core.spec import DEPTH_MAX, ChildSpec, check_children, start_order
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
@@ -43,6 +44,8 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         for kept in (node.done, node.later):
             for name in kept.keys() - names:
                 del kept[name]
+        for name in node.generations.keys() - names - node.children.keys():
+            del node.generations[name]
     elif not node.refused_children and _is_as_declared(node, declared):
         return
     present = {
@@ -162,8 +165,9 @@ def _keep_start_order(node: Node) -> None:
     node.children = {name: node.children[name] for name in order}
 
 
-def give_variables(node: Node, ctx: Context) -> None:
-    """What the node inherits: variables and location, with its own on top."""
+def give_variables(node: Node, ctx: Context) -> bool:
+    """What the node inherits: variables and location, with its own on top. Whether any of it
+    changed; then all below is told."""
     above = node.parent
     own = node.spec.user_spec.variables
     node.location = (
@@ -184,11 +188,19 @@ def give_variables(node: Node, ctx: Context) -> None:
     }
     base = VariableBundle() if above is None else above.variables
     bundle = base.for_child(own, internal)
-    if bundle == node.variables:
-        return
+    if same_variables(bundle, node.variables):
+        return False
     node.variables = bundle
     node.derive_needed = True
     node.fault_until = None
     for child in node.children.values():
-        give_variables(child, ctx)
-        child.mark_dirty()
+        inherit(child, ctx)
+    return True
+
+
+def inherit(node: Node, ctx: Context) -> None:
+    """Something above has changed: take what concerns ``node`` and what is below it."""
+    if give_variables(node, ctx):
+        node.mark_dirty()
+        if not node.leaving:
+            ctx.emit(events.WorkerUpdated(path=node.path, inherited=True))

@@ -29,7 +29,6 @@ from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.quarantine import QuarantineRules
 from fsmv2.supervisor.core.recycling import Recycling
-from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
@@ -40,7 +39,7 @@ from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
-from fsmv2.supervisor.settings import PoolSettings, Settings
+from fsmv2.supervisor.settings import PoolSettings, Settings, child_specs
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.summary import Summary
 from fsmv2.supervisor.telemetry import Telemetry
@@ -331,21 +330,4 @@ def pool_options(
         start_method=settings.start_method,
         preload=modules,
         search=search,
-    )
-
-
-def child_specs(settings: Settings) -> tuple[ChildSpec, ...]:
-    """The config's workers as the root's children."""
-    return tuple(
-        ChildSpec(
-            name=worker.name,
-            worker_type=worker.type,
-            user_spec=UserSpec(worker.config, VariableBundle(user=dict(worker.variables))),
-            state_mapping=worker.state_mapping,
-            enabled=worker.enabled,
-            depends_on=worker.depends_on,
-            shutdown_timeout_s=worker.shutdown_timeout_s,
-            location=worker.location,
-        )
-        for worker in settings.workers
     )

@@ -16,6 +16,8 @@ from msgspec import Meta
 from fsmv2.supervisor.access import misfit
 from fsmv2.supervisor.core.location import GapPolicy, Location
 from fsmv2.supervisor.core.secret import Secret
+from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
+from fsmv2.supervisor.core.variables import VariableBundle
 
 Procs = Annotated[int, Meta(ge=1, le=256)]
 
@@ -108,6 +110,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
 
 
+class ReloadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``watch``: read the config anew whenever its file has changed; else when asked only."""
+
+    watch: bool = False
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything `fsmv2 run` needs. ``name`` is the root's, and the first part of each path."""
 
@@ -123,3 +131,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreSettings = msgspec.field(default_factory=StoreSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     metrics: MetricsSettings = msgspec.field(default_factory=MetricsSettings)
+    reload: ReloadSettings = msgspec.field(default_factory=ReloadSettings)
+
+
+def child_spec(worker: WorkerSettings) -> ChildSpec:
+    """One of the config's workers as a child of the root."""
+    return ChildSpec(
+        name=worker.name,
+        worker_type=worker.type,
+        user_spec=UserSpec(worker.config, VariableBundle(user=dict(worker.variables))),
+        state_mapping=worker.state_mapping,
+        enabled=worker.enabled,
+        depends_on=worker.depends_on,
+        shutdown_timeout_s=worker.shutdown_timeout_s,
+        location=worker.location,
+    )
+
+
+def child_specs(settings: Settings) -> tuple[ChildSpec, ...]:
+    """All of them, in their order."""
+    return tuple(child_spec(worker) for worker in settings.workers)

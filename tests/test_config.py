@@ -73,6 +73,7 @@ FULL: dict[str, Any] = {
     "store": {"kind": "memory"},
     "log": {"format": "json", "level": "debug"},
     "metrics": {"folder": "m"},
+    "reload": {"watch": True},
 }
 
 YAML = """
@@ -107,6 +108,7 @@ http: {listen: off, token: 0123456789abcdef}
 store: {kind: memory}
 log: {format: json, level: debug}
 metrics: {folder: m}
+reload: {watch: true}
 """
 
 TOML = """
@@ -131,6 +133,7 @@ http = {listen = "off", token = "0123456789abcdef"}
 store = {kind = "memory"}
 log = {format = "json", level = "debug"}
 metrics = {folder = "m"}
+reload = {watch = true}
 [[workers]]
 name = "lamp"
 type = "lamp"

@@ -76,9 +76,10 @@ class WorkerAdded(Event, frozen=True, kw_only=True):
 
 
 class WorkerUpdated(Event, frozen=True, kw_only=True):
-    """A node got a new spec in place."""
+    """A node got a new spec in place, or (``inherited``) new variables from above."""
 
     path: str
+    inherited: bool = False
 
 
 class WorkerRemoved(Event, frozen=True, kw_only=True):
@@ -385,6 +386,8 @@ def level_of(event: Event) -> Level:
             return "debug"  # the attempt it had is told of by itself
         case ProcEnded():
             return "warning"
+        case WorkerUpdated(inherited=True):
+            return "debug"  # one change above is told once, not for each node below it
         case SupervisorStopped(clean=False) | WorkerRemoved(forced=True):
             return "warning"
         case StateChanged(phase="degraded"):

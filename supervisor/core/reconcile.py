@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from fsmv2.supervisor.core.same import same
 from fsmv2.supervisor.core.spec import ChildSpec, start_order
 
 
@@ -70,11 +71,13 @@ def diff_children(
         if old is None:
             operations.append(Add(spec))
         elif old.leaving:
-            if old.successor != spec:
+            if not same(old.successor, spec):
                 operations.append(Replace(spec))
-        elif spec != old.spec:
-            in_place = (
-                spec.worker_type == old.spec.worker_type and spec.depends_on == old.spec.depends_on
-            )
-            operations.append(Update(spec) if in_place else Replace(spec))
+        elif not same(spec, old.spec):
+            operations.append(Update(spec) if in_place(old.spec, spec) else Replace(spec))
     return tuple(sorted(operations, key=lambda op: isinstance(op, Add)))
+
+
+def in_place(old: ChildSpec, new: ChildSpec) -> bool:
+    """Whether a child with the spec ``old`` can be given ``new`` without a new start."""
+    return old.worker_type == new.worker_type and old.depends_on == new.depends_on
