@@ -184,7 +184,7 @@ class Published(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag=
 
 
 # What became of a command: see `CommandAnswered`.
-Outcome = Literal["done", "no_such_attempt", "not_in_quarantine", "ambiguous"]
+Outcome = Literal["done", "no_such_attempt", "not_in_quarantine", "ambiguous", "refused"]
 
 
 class CommandAnswered(
@@ -192,13 +192,14 @@ class CommandAnswered(
 ):
     """The root has carried out command ``number``, or could not. ``action_type`` and ``path``
     (empty: no worker's) are those of what it was about; ``detail`` says more of an outcome that
-    its word does not say all of."""
+    its word does not say all of, ``document`` is finished JSON (empty: none)."""
 
     number: int
     outcome: Outcome
     action_type: str = ""
     path: str = ""
     detail: str = ""
+    document: bytes = b""
 
 
 ToOps = Published | CommandAnswered
@@ -227,5 +228,14 @@ class ReleaseType(Message, frozen=True, gc=False, forbid_unknown_fields=True, ta
     action_type: str
 
 
-Command = KillAction | ReleaseType
+class ReloadConfig(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="reload"):
+    """Read the config anew and take it over; ``dry``: only say what that would do. The rest as
+    `KillAction`, but the answer may take its time."""
+
+    number: int
+    client: str
+    dry: bool
+
+
+Command = KillAction | ReleaseType | ReloadConfig
 FromOps = OpsReady | Command

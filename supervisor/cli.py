@@ -103,6 +103,9 @@ def load_plugins_for(settings: Any, search: tuple[str, ...] = (), places: Any = 
     return plugins
 
 
+# Longer than the ops process waits for the root, so that its word on that is heard.
+COMMAND_S_MAX, RELOAD_S_MAX = 10.0, 30.0
+
 HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off for none."
 
 
@@ -117,9 +120,14 @@ HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off fo
 )
 def run(config: str, seconds: float | None, listen: str | None, log_format: str | None) -> None:
     """Run the tree of CONFIG until Ctrl-C or SIGTERM (a second one forces)."""
+    from fsmv2.supervisor.filewatch import mark_of
+    from fsmv2.supervisor.reload import ConfigFile
+
+    mark = mark_of(config)
     settings, plugins = load(config)
+    source = ConfigFile(os.path.abspath(config), settings, mark)
     settings = with_options(settings, listen, log_format)
-    summary = run_supervisor(settings, plugins, seconds)
+    summary = run_supervisor(settings, plugins, seconds, source=source)
     click.echo(summary.text())
     sys.exit(summary.exit_code)
 
@@ -139,8 +147,10 @@ def run_supervisor(
     plugins: Any,
     seconds: float | None,
     listeners: tuple[Callable[[Any], None], ...] = (),
+    source: Any = None,
 ) -> Any:
-    """Configure the log and run; exits with a clear text when it cannot start."""
+    """Configure the log and run; exits with a clear text when it cannot start. ``source`` is the
+    config file that a reload reads anew."""
     from fsmv2.supervisor import logs
     from fsmv2.supervisor.access import take_token
     from fsmv2.supervisor.root import Supervisor
@@ -157,7 +167,7 @@ def run_supervisor(
     logs.configure(form, settings.log.level, sys.stderr.fileno())
     logs.capture_stdlib()
     try:
-        return Supervisor(settings, plugins, listeners=listeners).run(seconds)
+        return Supervisor(settings, plugins, listeners=listeners, source=source).run(seconds)
     except (SpecError, StartError) as error:
         refuse(error)
 
@@ -172,6 +182,59 @@ def check(config: str) -> None:
         f"{config}: fine: {len(settings.workers)} workers of types {types}, "
         f"{len(plugins.modules)} plug-ins"
     )
+
+
+TOKEN_HELP = "File with the supervisor's token; else FSMV2_TOKEN or FSMV2_TOKEN_FILE tells it."
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option("--against", type=click.Path(), help="The config that CONFIG is to replace.")
+@click.option("--http", "listen", help="HOST:PORT of the supervisor that runs CONFIG.")
+@click.option("--token-file", type=click.Path(), help=TOKEN_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(
+    config: str, against: str | None, listen: str | None, token_file: str | None, as_json: bool
+) -> None:
+    """Show what a reload of CONFIG would do to each worker; change nothing."""
+    if against and listen:
+        refuse(SpecError("cannot plan against two things: want --against or --http, not both"))
+    if listen:
+        answer = _command(listen, token_file, "/api/v1/plan", RELOAD_S_MAX)
+        if os.path.realpath(config) != os.path.realpath(answer["config"]):
+            text = f"the supervisor at {listen} runs {answer['config']}, not {config}"
+            click.echo(f"fsmv2: cannot plan: {text}; want its own config, or --against", err=True)
+            sys.exit(6)
+        _show_plan(answer["plan"], as_json)
+        return
+    from fsmv2.supervisor.checkprocess import judge
+
+    before = load(against)[0] if against else None
+    verdict = judge(config, before, (str(Path(against).parent),) if against else ())
+    if verdict.faults:
+        refuse(SpecError("\n".join(verdict.faults)))
+    _show_plan(msgspec.to_builtins(verdict.plan), as_json)
+
+
+@cli.command()
+@click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")
+@click.option("--token-file", type=click.Path(), help=TOKEN_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def reload(listen: str | None, token_file: str | None, as_json: bool) -> None:
+    """Have a running supervisor read its config anew; show what that did."""
+    answer = _command(listen, token_file, "/api/v1/reload", RELOAD_S_MAX)
+    _show_plan(answer["plan"], as_json)
+
+
+def _show_plan(document: dict[str, Any], as_json: bool) -> None:
+    from fsmv2.supervisor.client import printable
+    from fsmv2.supervisor.plans import PlanDocument, plan_text
+
+    if as_json:
+        click.echo(msgspec.json.encode(document))
+        return
+    lines = plan_text(msgspec.convert(document, PlanDocument)).splitlines()
+    click.echo("\n".join(printable(line) for line in lines))
 
 
 @cli.command()
@@ -194,9 +257,6 @@ def status(listen: str | None, as_json: bool) -> None:
 
     document = _fetch(fetch, listen, "/api/v1/status")
     click.echo(msgspec.json.encode(document) if as_json else status_text(document))
-
-
-TOKEN_HELP = "File with the supervisor's token; else FSMV2_TOKEN or FSMV2_TOKEN_FILE tells it."
 
 
 @cli.command()
@@ -231,7 +291,9 @@ def release(action_type: str, listen: str | None, token_file: str | None, as_jso
         click.echo(f"released {action_type}")
 
 
-def _command(listen: str | None, token_file: str | None, path: str) -> dict[str, Any]:
+def _command(
+    listen: str | None, token_file: str | None, path: str, wait_s: float = COMMAND_S_MAX
+) -> dict[str, Any]:
     from fsmv2.supervisor.access import read_token, token_of
     from fsmv2.supervisor.client import RefusedError, command
     from fsmv2.supervisor.settings import HttpSettings
@@ -243,7 +305,7 @@ def _command(listen: str | None, token_file: str | None, path: str) -> dict[str,
                 "cannot give a command: no token; set FSMV2_TOKEN or FSMV2_TOKEN_FILE, or name a "
                 "file with --token-file"
             )
-        answer: dict[str, Any] = command(listen or HttpSettings().listen, path, token)
+        answer: dict[str, Any] = command(listen or HttpSettings().listen, path, token, wait_s)
     except SpecError as error:
         refuse(error)
     except RefusedError as error:

@@ -21,8 +21,6 @@ from fsmv2.supervisor.core.secret import Secret
 ANSWER_BYTES_MAX = 64 << 20
 ERROR_BYTES_MAX = 1 << 16
 WAIT_S = 5.0
-# Longer than the other side waits for the root, so that its word on that is heard.
-COMMAND_S_MAX = 10.0
 
 
 class RefusedError(Exception):
@@ -47,7 +45,7 @@ def fetch(listen: str, path: str) -> Any:
         raise OSError(f"cannot ask {base}{path}: got HTTP {error.code}, want 200") from None
 
 
-def command(listen: str, path: str, token: Secret) -> Any:
+def command(listen: str, path: str, token: Secret, wait_s: float) -> Any:
     """Give the command at ``path`` to the supervisor at ``HOST:PORT``; what it answers.
 
     Raises `RefusedError` when it refuses, OSError when nobody answers, or not in time.
@@ -56,7 +54,7 @@ def command(listen: str, path: str, token: Secret) -> Any:
     headers = {"Authorization": f"Bearer {token.reveal()}"}
     request = urllib.request.Request(base + path, data=b"", headers=headers, method="POST")
     try:
-        return _ask(request, base, COMMAND_S_MAX)
+        return _ask(request, base, wait_s)
     except urllib.error.HTTPError as error:
         with error:
             why = _error_text(error)

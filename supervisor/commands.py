@@ -1,38 +1,57 @@
 """Commands of an operator, carried out in the root between two ticks.
 
-Knows: which command does what to the pool, what is told of it.
+Knows: which command does what to the pool or the config, what is told of it.
 Does not know: HTTP, who is allowed, how a command and its answer travel.
-Invariants: no command waits for anything: a kill is ordered here and its death comes later;
-each command gives one answer and one event, and neither holds a credential.
+Invariants: no command waits for anything: a kill is ordered here and its death comes later, a
+reload is begun here and answered when it is done; each command gives one answer and one event, and
+neither holds a credential.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from fsmv2.ipc.messages import Command, CommandAnswered, KillAction
+import msgspec
+
+from fsmv2.ipc.messages import Command, CommandAnswered, KillAction, ReleaseType, ReloadConfig
+from fsmv2.supervisor.checkprocess import Verdict
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event, OperatorCommanded
+from fsmv2.supervisor.plans import only_counts
 from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.reload import Reloader
 
 DETAIL_CHARS_MAX = 2_000
+FAULTS_MAX = 100
+DOCUMENT_BYTES_MAX = 512 * 1024
+
+Reply = Callable[[CommandAnswered], object]
 
 
 class Commands:
-    """Carries commands out on one pool. ``emit`` hears of each."""
+    """Carries commands out on one pool and one config. ``emit`` hears of each."""
 
-    def __init__(self, pool: Pool, emit: Callable[[Event], None]) -> None:
+    def __init__(self, pool: Pool, reloader: Reloader, emit: Callable[[Event], None]) -> None:
         self._pool = pool
+        self._reloader = reloader
         self._emit = emit
 
-    def carry_out(self, command: Command) -> CommandAnswered:
-        """Do what ``command`` says, at once. Never raises for what it asks."""
-        if isinstance(command, KillAction):
-            answer = self._kill(command.number, command.attempt_id)
-            verb, target = "kill", f"#{command.attempt_id}"
-        else:
-            answer = self._release(command.number, command.action_type)
-            verb, target = "release", command.action_type
+    def carry_out(self, command: Command, reply: Reply) -> None:
+        """Do what ``command`` says, at once; ``reply`` gets its answer, at once or (for a reload)
+        later. Never raises for what it asks."""
+        match command:
+            case KillAction(number=number, attempt_id=attempt_id):
+                self._tell("kill", f"#{attempt_id}", command, self._kill(number, attempt_id), reply)
+            case ReleaseType(number=number, action_type=kind):
+                self._tell("release", kind, command, self._release(number, kind), reply)
+            case ReloadConfig(dry=dry, client=client):
+                done = partial(self._reloaded, command, reply)
+                self._reloader.ask(f"an operator at {client}", done, dry=dry)
+
+    def _tell(
+        self, verb: str, target: str, command: Command, answer: CommandAnswered, reply: Reply
+    ) -> None:
         self._emit(
             OperatorCommanded(
                 command=verb,
@@ -43,7 +62,26 @@ class Commands:
                 path=answer.path,
             )
         )
-        return answer
+        reply(answer)
+
+    def _reloaded(self, command: ReloadConfig, reply: Reply, verdict: Verdict) -> None:
+        verb, path = "plan" if command.dry else "reload", self._reloader.path
+        document: object = {"faults": verdict.faults[:FAULTS_MAX], "config": path}
+        if verdict.plan is not None:
+            document = {"plan": verdict.plan, "config": path}
+        body = msgspec.json.encode(document)
+        if len(body) > DOCUMENT_BYTES_MAX:
+            document = {"faults": (), "config": path}
+            if verdict.plan is not None:
+                document = {"plan": only_counts(verdict.plan), "config": path}
+            body = msgspec.json.encode(document)
+        answer = CommandAnswered(
+            command.number,
+            "refused" if verdict.faults else "done",
+            detail="; ".join(verdict.faults)[:DETAIL_CHARS_MAX],
+            document=body,
+        )
+        self._tell(verb, path, command, answer, reply)
 
     def _release(self, number: int, action_type: str) -> CommandAnswered:
         try:

@@ -15,6 +15,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fsmv2.ipc.channel import Channel
@@ -92,7 +93,7 @@ class OpsProcess:
         self._poller = poller
         self._token_digest = token_digest
         # Whoever carries out commands puts itself here; until then nothing is carried out.
-        self.on_command: Callable[[Command], CommandAnswered] | None = None
+        self.on_command: Callable[[Command, Callable[[CommandAnswered], None]], None] | None = None
         self._child: processes.Child | None = None
         self._channel: Channel | None = None
         self._started_at = 0.0
@@ -180,8 +181,7 @@ class OpsProcess:
     def _hear(self, message: FromOps, pid: int) -> None:
         if not isinstance(message, OpsReady):
             if self.on_command is not None and self._channel is not None:
-                # Not taken: the queue is full, whoever asked is told that no answer came.
-                self._channel.send(encode(self.on_command(message)))
+                self.on_command(message, partial(self._answer, self._channel))
         elif not self.ready:
             self.ready = True
             self._emit(
@@ -191,6 +191,12 @@ class OpsProcess:
                     startup_s=self._now() - self._started_at,
                 )
             )
+
+    def _answer(self, asked_by: Channel, answer: CommandAnswered) -> None:
+        # One that was started since knows another command by this number.
+        if asked_by is self._channel:
+            # Not taken: the queue is full, whoever asked is told that no answer came.
+            asked_by.send(encode(answer))
 
     def _ended(self, _mask: int) -> None:
         child = self._child

@@ -15,7 +15,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,18 +33,17 @@ from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
+from fsmv2.supervisor.plugins import Plugins, load_plugins
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.publisher import Publisher
+from fsmv2.supervisor.reload import ConfigFile, Reloader
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
 from fsmv2.supervisor.settings import PoolSettings, Settings, child_specs
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.summary import Summary
 from fsmv2.supervisor.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from fsmv2.supervisor.plugins import Plugins
 
 WAIT_S_MAX = 1.0
 SAME_SIGNAL_S = 0.25
@@ -56,7 +54,8 @@ class Supervisor:
     """Runs the tree of ``settings`` until it is told to stop.
 
     ``plugins`` is a `WorkerFactory` with the worker types, or what `load_plugins` returned for a
-    config file. ``listeners`` are called with each event, after the tick it belongs to. `run`
+    config file. ``listeners`` are called with each event, after the tick it belongs to. ``source``
+    is the file that a reload reads anew. `run`
     raises `StartError` when the machine refuses to start it, with nothing left behind.
     """
 
@@ -66,8 +65,10 @@ class Supervisor:
         plugins: Plugins | WorkerFactory,
         *,
         listeners: tuple[Callable[[Event], None], ...] = (),
+        source: ConfigFile | None = None,
     ) -> None:
         self.settings = settings
+        self._source = source
         self.address = "off"
         self._factory = plugins if isinstance(plugins, WorkerFactory) else plugins.factory
         self._modules = plugins.modules
@@ -122,11 +123,15 @@ class Supervisor:
         undo.callback(self._poller.close)
         self._signals = undo.enter_context(Signals())
         self._poller.watch(self._signals.fileno(), lambda _mask: None)
+        self._reloader = Reloader(
+            self._source, self._poller, self._telemetry, self._take_over, self._bury_check
+        )
         self._pool = self._make_pool(run_folder)
         self._engine = self._make_engine()
         try:
             self._pool.start()
             undo.callback(self._pool.close)
+            undo.callback(self._reloader.close)
             leftovers = Leftovers()
             leftovers.begin(self._pool)
             undo.callback(leftovers.close)
@@ -140,7 +145,8 @@ class Supervisor:
                     self._poller,
                     digest_of(self.settings.http.token),
                 )
-                self._ops.on_command = Commands(self._pool, self._telemetry).carry_out
+                commands = Commands(self._pool, self._reloader, self._telemetry)
+                self._ops.on_command = commands.carry_out
                 undo.callback(self._ops.close)
                 self._ops.start(time.monotonic)
                 self._telemetry.publish = self._ops.publish
@@ -190,7 +196,7 @@ class Supervisor:
         )
         pool.nursery.orphans.owns_process = True
         pool.nursery.orphans.known_pids = lambda: (
-            {self._ops.pid} if self._ops is not None else set()
+            self._reloader.pids | ({self._ops.pid} if self._ops is not None else set())
         )
         return pool
 
@@ -255,7 +261,13 @@ class Supervisor:
 
     def _next_moment(self, end_at: float | None) -> float:
         ops_moment = self._ops.retry_at if self._ops is not None else None
-        asked = (self._engine.next_moment(), self._pool.next_moment(), end_at, ops_moment)
+        asked = (
+            self._engine.next_moment(),
+            self._pool.next_moment(),
+            self._reloader.next_moment(),
+            end_at,
+            ops_moment,
+        )
         return min(
             time.monotonic() + WAIT_S_MAX,
             self._publisher.next_moment(),
@@ -269,6 +281,7 @@ class Supervisor:
         pool_moment = self._pool.next_moment()
         if pool_moment is not None and pool_moment <= now:
             self._pool.step()
+        self._reloader.tend(now)
         if self._ops is not None:
             self._ops.tend(now, self._random.random())
         while self._dead_slots:
@@ -279,8 +292,10 @@ class Supervisor:
     def _hear_signals(self) -> None:
         for number in self._signals.take():
             if number == signal.SIGHUP:
-                continue  # a terminal that went away is no reason to stop
-            if self._engine.stopping is not None:
+                # Also of a terminal that went away: no reason to stop, and an unchanged file
+                # changes nothing.
+                self._reloader.ask("SIGHUP")
+            elif self._engine.stopping is not None:
                 # One request can arrive twice (`timeout` signals its child and then the group):
                 # a second one counts as such only when somebody had time to mean it.
                 if time.monotonic() - self._stop_began > SAME_SIGNAL_S:
@@ -288,10 +303,43 @@ class Supervisor:
             else:
                 self._stop(f"got {signal.Signals(number).name}")
 
+    def _take_over(self, settings: Settings) -> None:
+        """Run what the config says now. Raises `SpecError` with nothing changed."""
+        factory = self._factory
+        if not set(settings.plugins) <= {*self.settings.plugins, *self._modules}:
+            factory = load_plugins(settings.plugins, self._search).factory
+        self._engine.reload(
+            child_specs(settings),
+            factory=factory,
+            variables=VariableBundle(global_=dict(settings.global_)),
+            location=settings.location,
+            gaps=settings.location_gaps,
+            interval_s=settings.tick_interval_s,
+        )
+        self._factory = factory
+        level = settings.log.level
+        if level != self.settings.log.level:
+            logs.set_level(level)
+        # The others are those of the start, with what the command line said.
+        kept = self.settings
+        self.settings = msgspec.structs.replace(
+            settings,
+            pool=kept.pool,
+            http=kept.http,
+            store=kept.store,
+            log=msgspec.structs.replace(kept.log, level=level),
+            metrics=kept.metrics,
+        )
+
     def _stop(self, reason: str) -> None:
         if self._engine.stopping is None:
             self._stop_began = time.monotonic()
             self._engine.stop(reason)
+
+    def _bury_check(self, pid: int) -> None:
+        """The process that checked a config is dead: what plug-ins started there dies too."""
+        self._pool.nursery.orphans.bury(pid, ())
+        self._pool.nursery.sweep()
 
     # --- what the pool says -----------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from fsmv2.ipc.messages import (
     OpsReady,
     Published,
     ReleaseType,
+    ReloadConfig,
     ToOps,
 )
 from fsmv2.supervisor import opsprocess
@@ -36,6 +37,7 @@ from fsmv2.supervisor.access import (
     take_token,
     token_of,
 )
+from fsmv2.supervisor.checkprocess import Verdict
 from fsmv2.supervisor.cli import EXIT_CODES
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.config import load_text
@@ -43,6 +45,7 @@ from fsmv2.supervisor.configfault import ConfigError
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event, OperatorCommanded
 from fsmv2.supervisor.core.secret import Secret
+from fsmv2.supervisor.plans import PlanDocument, PlannedChange
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.web.app import make_app
 from fsmv2.supervisor.web.commands import NAME_CHARS_MAX, WAITING_MAX, Desk
@@ -52,6 +55,7 @@ TOKEN = "0123456789abcdef-the-token"
 DIGEST = digest_of(Secret(TOKEN))
 KILL = "/api/v1/actions/7/kill"
 RELEASE = "/api/v1/action-types/Hang/release"
+RELOAD, PLAN = "/api/v1/reload", "/api/v1/plan"
 
 
 # --- the token ------------------------------------------------------------------------------
@@ -125,6 +129,7 @@ def test_only_the_token_is_the_token() -> None:
     [
         (KillAction(1, "127.0.0.1:5", 7), FromOps),
         (ReleaseType(2, "127.0.0.1:5", "Hang"), FromOps),
+        (ReloadConfig(3, "127.0.0.1:5", True), FromOps),
         (OpsReady(5), FromOps),
         (CommandAnswered(1, "done", "Hang", "site/a"), ToOps),
         (Published("tree", b"{}"), ToOps),
@@ -210,7 +215,7 @@ def test_without_a_token_set_every_command_is_refused_and_says_how_to_allow_them
     assert root.sent == []
 
 
-@pytest.mark.parametrize("path", [KILL, RELEASE])
+@pytest.mark.parametrize("path", [KILL, RELEASE, RELOAD, PLAN])
 @pytest.mark.parametrize(
     "headers",
     [
@@ -263,6 +268,19 @@ def test_a_release_is_sent_with_who_asked() -> None:
     status, body, _ = post(root.desk, RELEASE, {"authorization": f"bearer {TOKEN}"})
     assert root.sent == [ReleaseType(1, "127.0.0.1:5555", "Hang")]
     assert (status, body) == (200, {"outcome": "done", "action_type": "Hang"})
+
+
+@pytest.mark.parametrize(("path", "dry"), [(RELOAD, False), (PLAN, True)])
+def test_a_reload_is_sent_and_answered_with_what_the_root_says(path: str, dry: bool) -> None:
+    root = Answering()
+    status, body, _ = post(root.desk, path, AUTHORIZED)
+    assert root.sent == [ReloadConfig(1, "127.0.0.1:5555", dry)]
+    assert (status, body) == (200, {"outcome": "done"})
+    refusing = Answering("refused")
+    refusing.detail = "site.yaml:3:1: global: got 1, want a mapping"
+    status, body, _ = post(refusing.desk, path, AUTHORIZED)
+    assert status == 409
+    assert body["error"] == f"cannot reload: {refusing.detail}"
 
 
 @pytest.mark.parametrize(
@@ -408,11 +426,12 @@ def test_the_root_kills_by_an_operators_will_and_says_whose_action_it_was(
 ) -> None:
     """Also of an observation, whose key is not quite the worker's path."""
     pool, told = FakePool(key), list[Event]()
-    commands = Commands(pool, told.append)  # type: ignore[arg-type]
-    answer = commands.carry_out(KillAction(3, "there", 7))
-    assert answer == CommandAnswered(3, "done", "Hang", path)
+    commands, answers = commands_on(pool, told.append), list[CommandAnswered]()
+    commands.carry_out(KillAction(3, "there", 7), answers.append)
+    assert answers == [CommandAnswered(3, "done", "Hang", path)]
     assert pool.asked == [(7, "operator")]
-    assert commands.carry_out(KillAction(4, "there", 7)).outcome == "no_such_attempt"
+    commands.carry_out(KillAction(4, "there", 7), answers.append)
+    assert answers[1].outcome == "no_such_attempt"
     assert [(e.target, e.outcome, e.client) for e in told if isinstance(e, OperatorCommanded)] == [
         ("#7", "done", "there"),
         ("#7", "no_such_attempt", "there"),
@@ -421,10 +440,63 @@ def test_the_root_kills_by_an_operators_will_and_says_whose_action_it_was(
 
 def test_the_root_releases_what_is_in_quarantine_and_says_when_nothing_is() -> None:
     told: list[Event] = []
-    commands = Commands(FakePool(), told.append)  # type: ignore[arg-type]
-    assert commands.carry_out(ReleaseType(1, "there", "Hang")).outcome == "done"
-    assert commands.carry_out(ReleaseType(2, "there", "Beat")).outcome == "not_in_quarantine"
+    commands, answers = commands_on(FakePool(), told.append), list[CommandAnswered]()
+    commands.carry_out(ReleaseType(1, "there", "Hang"), answers.append)
+    commands.carry_out(ReleaseType(2, "there", "Beat"), answers.append)
+    assert [answer.outcome for answer in answers] == ["done", "not_in_quarantine"]
     assert len(told) == 2
+
+
+class FakeReloader:
+    """Remembers who asks; the test gives the verdict."""
+
+    path = "site.yaml"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bool, Callable[[Verdict], None]]] = []
+
+    def ask(self, cause: str, answer: Callable[[Verdict], None], *, dry: bool) -> None:
+        self.asked.append((cause, dry, answer))
+
+
+@pytest.mark.parametrize(("dry", "verb"), [(False, "reload"), (True, "plan")])
+def test_a_reload_is_answered_when_it_is_done_and_told_then(dry: bool, verb: str) -> None:
+    """Accepted with its plan, or refused with all its faults."""
+    told, answers = list[Event](), list[CommandAnswered]()
+    reloader = FakeReloader()
+    commands = Commands(FakePool(), reloader, told.append)  # type: ignore[arg-type]
+    plan = PlanDocument({"added": 1}, (), (PlannedChange("site/a", "added", "lamp"),))
+    for verdict in (Verdict(plan=plan), Verdict(faults=("one", "two"))):
+        commands.carry_out(ReloadConfig(len(answers), "there", dry), answers.append)
+        assert len(answers) + 1 == len(reloader.asked)
+        cause, asked_dry, answer = reloader.asked[-1]
+        assert (cause, asked_dry) == ("an operator at there", dry)
+        answer(verdict)
+    assert [(one.number, one.outcome, one.detail) for one in answers] == [
+        (0, "done", ""),
+        (1, "refused", "one; two"),
+    ]
+    done, refused = (json.loads(one.document) for one in answers)
+    assert done["plan"]["changes"][0]["path"] == "site/a"
+    assert refused == {"faults": ["one", "two"], "config": "site.yaml"}
+    assert [(e.command, e.outcome) for e in told if isinstance(e, OperatorCommanded)] == [
+        (verb, "done"),
+        (verb, "refused"),
+    ]
+
+
+def test_an_answer_that_no_frame_can_carry_is_cut_to_its_counts() -> None:
+    reloader, answers = FakeReloader(), list[CommandAnswered]()
+    commands = Commands(FakePool(), reloader, lambda _event: None)  # type: ignore[arg-type]
+    many = tuple(PlannedChange(f"site/{n}", "added", "x" * 100) for n in range(10_000))
+    commands.carry_out(ReloadConfig(1, "there", False), answers.append)
+    reloader.asked[0][2](Verdict(plan=PlanDocument({"added": 10_000}, (), many)))
+    plan = json.loads(answers[0].document)["plan"]
+    assert plan == {"counts": {"added": 10_000}, "settings": [], "changes": [], "left_out": 10_000}
+
+
+def commands_on(pool: FakePool, emit: Callable[[Event], None]) -> Commands:
+    return Commands(pool, FakeReloader(), emit)  # type: ignore[arg-type]
 
 
 class FakeChild:
@@ -497,7 +569,7 @@ def test_the_ops_process_is_given_the_tokens_digest_and_not_the_token(played: Pl
 
 def test_a_command_of_the_ops_process_is_answered_on_its_own_channel(played: Played) -> None:
     """Before and after it said that it is ready; several in one piece, in order."""
-    played.ops.on_command = Commands(FakePool(), played.heard.append).carry_out  # type: ignore[arg-type]
+    played.ops.on_command = commands_on(FakePool(), played.heard.append).carry_out
     played.say(frame(OpsReady(5)) + frame(KillAction(1, "c", 7)) + frame(ReleaseType(2, "c", "X")))
     assert played.ops.ready
     assert played.answers() == [
@@ -521,9 +593,9 @@ def test_a_flood_of_commands_is_taken_in_portions(played: Played) -> None:
     """One look takes at most what one read gives: the tick comes in between."""
     taken: list[Command] = []
 
-    def carry_out(command: Command) -> CommandAnswered:
+    def carry_out(command: Command, reply: Callable[[CommandAnswered], object]) -> None:
         taken.append(command)
-        return CommandAnswered(command.number, "done")
+        reply(CommandAnswered(command.number, "done"))
 
     played.ops.on_command = carry_out
     os.set_blocking(played.child.say_fd, False)
@@ -551,7 +623,7 @@ def test_a_flood_of_commands_is_taken_in_portions(played: Played) -> None:
 def test_an_ops_process_that_says_what_it_cannot_mean_is_replaced(
     played: Played, data: bytes
 ) -> None:
-    played.ops.on_command = Commands(FakePool(), played.heard.append).carry_out  # type: ignore[arg-type]
+    played.ops.on_command = commands_on(FakePool(), played.heard.append).carry_out
     played.say(data)
     assert played.child.killed
     assert played.heard == []

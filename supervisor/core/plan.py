@@ -89,7 +89,7 @@ def _change(old: DeclaredNode | None, new: DeclaredNode, above: Kind | None) -> 
     worker_type = new.spec.worker_type
     if old is None:
         return Change(new.path, "added", worker_type)
-    found = tuple(_differences(_parts(old), _parts(new)))
+    found = tuple(differences(_parts(old), _parts(new)))
     hidden = old.hidden + new.hidden
     if above == "replaced" or not in_place(old.spec, new.spec):
         return Change(new.path, "replaced", worker_type, found, hidden)
@@ -119,7 +119,12 @@ def _parts(node: DeclaredNode) -> dict[str, Any]:
     }
 
 
-def _differences(before: Any, after: Any, place: str = "") -> Iterator[Difference]:
+def differences(before: Any, after: Any) -> list[Difference]:
+    """Every value that differs in plain data, each with its place."""
+    return list(_differences(before, after, ""))
+
+
+def _differences(before: Any, after: Any, place: str) -> Iterator[Difference]:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in {**before, **after}:
             at = f"{place}.{key}" if place else str(key)

@@ -12,15 +12,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fsmv2.ipc.messages import Command, CommandAnswered, KillAction, ReleaseType
+from fsmv2.ipc.messages import Command, CommandAnswered, KillAction, ReleaseType, ReloadConfig
 from fsmv2.supervisor.access import HOW_TO_SET, is_token
 from fsmv2.supervisor.web.replies import error_reply, json_reply
 
 WAITING_MAX = 16
 ANSWER_S_MAX = 5.0
+# A config is checked for up to 10 s, and one check may be under way already.
+RELOAD_S_MAX = 22.0
 NAME_CHARS_MAX = 200
 _ATTEMPT_ID_MAX = 2**63 - 1
 # The body is not read; a connection with an unread body cannot be used again.
@@ -57,24 +60,28 @@ class Desk:
     def __repr__(self) -> str:
         return f"<Desk {len(self._waiting)} commands wait>"
 
-    async def ask(self, make: Callable[[int], Command]) -> CommandAnswered:
-        """Send the command that ``make`` makes of a number, and wait for its answer.
+    async def ask(
+        self, make: Callable[[int], Command], timeout_s: float | None = None
+    ) -> CommandAnswered:
+        """Send the command that ``make`` makes of a number, and wait for its answer, longer than
+        usual if ``timeout_s`` says so.
 
         Raises `Refused` when too many wait, the root takes none, or its answer is late.
         """
         if len(self._waiting) >= WAITING_MAX:
             raise Refused(503, f"cannot send the command: {WAITING_MAX} wait already, try again")
+        wait_s = self._timeout_s if timeout_s is None else timeout_s
         self._number = number = self._number + 1
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             if not self._send(make(number)):
                 raise Refused(503, "cannot send the command: the root takes none now")
-            return await asyncio.wait_for(answer, self._timeout_s)
+            return await asyncio.wait_for(answer, wait_s)
         except TimeoutError:
             raise Refused(
                 504,
                 f"cannot say what became of the command: the root has not answered within "
-                f"{self._timeout_s:g} s; it may carry it out later",
+                f"{wait_s:g} s; it may carry it out later",
             ) from None
         finally:
             del self._waiting[number]
@@ -132,6 +139,30 @@ class CommandRoutes:
             why = f"cannot release {name!r}: no action type of that name is in quarantine"
             return _reply(409, f"{why}, see {_SEE}", answer)
         return json_reply({"outcome": "done", "action_type": name}, 200, _CLOSE)
+
+    async def reload(self, request: Request) -> Response:
+        """Have the config read anew and taken over: 200 with what it did; 409 with its faults."""
+        return await self._reload(request, dry=False)
+
+    async def plan(self, request: Request) -> Response:
+        """What a reload would do now: as `reload`, but nothing is taken over."""
+        return await self._reload(request, dry=True)
+
+    async def _reload(self, request: Request, dry: bool) -> Response:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        client = _client(request)
+        try:
+            answer = await self._desk.ask(
+                lambda number: ReloadConfig(number, client, dry), RELOAD_S_MAX
+            )
+        except Refused as refused:
+            return _reply(refused.status_code, str(refused))
+        told = {"outcome": answer.outcome, **msgspec.json.decode(answer.document or b"{}")}
+        if answer.outcome != "done":
+            return json_reply({"error": f"cannot reload: {answer.detail}", **told}, 409, _CLOSE)
+        return json_reply(told, 200, _CLOSE)
 
     def _refusal(self, request: Request) -> Response | None:
         if not self._desk.token_digest:
