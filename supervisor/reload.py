@@ -9,7 +9,8 @@ more than two; everybody who asked gets exactly one answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fsmv2.supervisor.checkprocess import Check, Verdict
@@ -65,9 +66,11 @@ class Reloader:
         self._waiting: list[_Asked] = []
         self._watch: FileWatch | None = None
         self._look_at = 0.0
+        self._loaded: dict[str, Mark | None] = {}
         if source is not None:
             mark = source.mark or mark_of(source.path)
             self._watch = FileWatch(source.path, mark)
+            self._loaded = _marks(source.settings.plugins)
 
     @property
     def path(self) -> str:
@@ -109,6 +112,7 @@ class Reloader:
     def _judged(self, verdict: Verdict) -> None:
         self._check = None
         asked, self._checking = self._checking, []
+        verdict = self._with_old_code(verdict)
         meant = [one for one in asked if not one.dry]
         if meant:
             verdict = self._take_over(verdict, meant[0].cause)
@@ -126,10 +130,24 @@ class Reloader:
                 verdict = Verdict(faults=tuple(str(error).splitlines()))
             else:
                 self._source = ConfigFile(self._source.path, settings)
+                self._loaded = _marks(settings.plugins) | self._loaded
                 self._emit(_applied(cause, plan))
                 return verdict
         self._emit(ReloadRefused(cause=cause, faults="\n".join(verdict.faults)))
         return verdict
+
+    def _with_old_code(self, verdict: Verdict) -> Verdict:
+        """A check runs the plug-ins as their files are now, the root as they were when it loaded
+        them: where that differs, a check says nothing about the root."""
+        if verdict.faults:
+            return verdict
+        now = _marks(self._loaded)
+        faults = tuple(
+            f"plugins: {name} was changed since it was loaded, want a restart to load it anew"
+            for name, mark in self._loaded.items()
+            if now[name] != mark
+        )
+        return Verdict(faults=faults) if faults else verdict
 
     def next_moment(self) -> float | None:
         """When `tend` has something to do at the latest (monotonic seconds)."""
@@ -161,6 +179,12 @@ class Reloader:
         for one in asked:
             if one.answer is not None:
                 one.answer(Verdict(faults=("cannot reload: the supervisor stops",)))
+
+
+def _marks(modules: Iterable[str]) -> dict[str, Mark | None]:
+    """The marks of the files that loaded modules came from."""
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return {name: mark_of(file) if file else None for name, file in files.items()}
 
 
 def _applied(cause: str, plan: PlanDocument) -> ReloadApplied:

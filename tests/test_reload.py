@@ -392,6 +392,29 @@ def test_a_refused_config_is_told_and_the_next_is_compared_with_what_runs(
     assert checks[2].before.name == "site"
 
 
+def test_a_plugin_that_was_changed_since_it_was_loaded_needs_a_restart(
+    tmp_path: Path, checks: list[FakeCheck]
+) -> None:
+    """The check has run other code than the root would."""
+    __import__("reload_lamps")
+    settings = msgspec.convert({"name": "site", "plugins": ["reload_lamps"]}, Settings)
+    told, applied, answers = list[Event](), list[Settings](), list[Verdict]()
+    reloader = Reloader(
+        ConfigFile("site.yaml", settings), Poller(), told.append, applied.append, lambda _pid: None
+    )
+    reloader.ask("SIGHUP", answers.append)
+    checks[0].done(good())
+    (tmp_path / "reload_lamps.py").write_text(PLUGIN + "\n")
+    for dry in (False, True):
+        reloader.ask("SIGHUP", answers.append, dry=dry)
+        checks[-1].done(good())
+    assert [verdict.faults for verdict in answers] == [(), *[
+        ("plugins: reload_lamps was changed since it was loaded, want a restart to load it anew",)
+    ] * 2]  # fmt: skip
+    assert len(applied) == 1
+    assert [event.name() for event in told] == ["reload_applied", "reload_refused"]
+
+
 def test_a_plan_is_only_answered(tmp_path: Path, checks: list[FakeCheck]) -> None:
     asking, answers = Asking(tmp_path / "site.yaml"), list[Verdict]()
     asking.reloader.ask("an operator", answers.append, dry=True)
