@@ -7,8 +7,8 @@ Knows: how the check is started, what goes in and comes out, its deadline.
 Does not know: what asks for a check, what becomes of its result.
 Invariants: nothing is ever waited for here; both directions go through anonymous memory, so that
 no pipe can be full and no config lies in another file; a check that does not end by itself in
-`CHECK_S_MAX` is killed; whatever the process does, one `Verdict` comes of it; what it has started
-is found by its session or its mark.
+time (`CHECK_S_MAX`, and more for a large file) is killed; whatever the process does, one `Verdict`
+comes of it; what it has started is found by its session or its mark.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from fsmv2.ipc.frames import FrameError
 from fsmv2.ipc.linux import die_with_parent
 from fsmv2.supervisor import processes
 from fsmv2.supervisor.certificate import death_verdict
-from fsmv2.supervisor.config import read_config
+from fsmv2.supervisor.config import FILE_BYTES_MAX, read_config
 from fsmv2.supervisor.configcheck import check_settings
 from fsmv2.supervisor.configfault import ConfigError, Fault, Places
 from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.filewatch import mark_of
 from fsmv2.supervisor.plans import PlanDocument, plan_document, restart_faults, shortened
 from fsmv2.supervisor.plugins import load_plugins
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.settings import Settings
 
-CHECK_S_MAX = 10.0
+# A config of 10,000 workers, some 0.5 ms each, twice, also on a machine that is busy.
+CHECK_S_MAX, CHECK_S_PER_MIB = 10.0, 60.0
 # The root imports a new plug-in between two ticks: longer than this it may not stand still.
 IMPORT_S_MAX = 1.0
 VERDICT_BYTES_MAX = 64 << 20
@@ -119,7 +121,10 @@ class Check:
         self._poller = poller
         self._done = done
         self._bury = bury
-        self.deadline = time.monotonic() + CHECK_S_MAX
+        mark = mark_of(path)
+        size = 0 if mark is None else mark[1]
+        self._time_s = CHECK_S_MAX + CHECK_S_PER_MIB * min(1.0, size / FILE_BYTES_MAX)
+        self.deadline = time.monotonic() + self._time_s
         self._overdue = False
         known = _memory("fsmv2-config", encode(before))
         self._verdict_fd = os.memfd_create("fsmv2-verdict", os.MFD_CLOEXEC)
@@ -170,7 +175,7 @@ class Check:
 
     def _read(self, code: int) -> Verdict:
         if self._overdue:
-            return _failed(f"it took over {CHECK_S_MAX:g} s")
+            return _failed(f"it took over {self._time_s:.0f} s")
         if code != 0:
             return _failed(f"its process ended with {death_verdict(code)}")
         size = os.fstat(self._verdict_fd).st_size

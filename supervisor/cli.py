@@ -104,7 +104,7 @@ def load_plugins_for(settings: Any, search: tuple[str, ...] = (), places: Any = 
 
 
 # Longer than the ops process waits for the root, so that its word on that is heard.
-COMMAND_S_MAX, RELOAD_S_MAX = 10.0, 30.0
+COMMAND_S_MAX, RELOAD_S_MAX = 10.0, 70.0
 
 HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off for none."
 

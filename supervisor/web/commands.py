@@ -22,8 +22,8 @@ from fsmv2.supervisor.web.replies import error_reply, json_reply
 
 WAITING_MAX = 16
 ANSWER_S_MAX = 5.0
-# A config is checked for up to 10 s, and one check may be under way already.
-RELOAD_S_MAX = 22.0
+# A config is checked for 10 s and more, and one check may be under way already.
+RELOAD_S_MAX = 60.0
 NAME_CHARS_MAX = 200
 _ATTEMPT_ID_MAX = 2**63 - 1
 # The body is not read; a connection with an unread body cannot be used again.
