@@ -244,6 +244,18 @@ def test_all_faults_of_a_bad_config_are_told_at_once(tmp_path: Path) -> None:
     assert verdict.settings is None
 
 
+def test_a_present_config_that_its_plugins_refuse_by_now_cannot_be_compared(
+    tmp_path: Path,
+) -> None:
+    """No plan, so no reload: what runs is then not what the files say."""
+    gone = "  - {name: a, type: gone}\n"
+
+    (fault,) = judged(tmp_path, gone, LAMP).faults
+
+    assert fault.startswith("cannot compare: what runs now is no longer fine")
+    assert "unknown worker type 'gone'" in fault
+
+
 def test_no_config_before_means_that_all_is_added(tmp_path: Path) -> None:
     room = "  - {name: r, type: room, config: {lamps: 2}}\n"
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fsmv2.supervisor.core.reconcile import in_place
+from fsmv2.supervisor.core.reconcile import in_place, same_spec
 from fsmv2.supervisor.core.same import same
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -93,7 +93,7 @@ def _change(old: DeclaredNode | None, new: DeclaredNode, above: Kind | None) -> 
     hidden = old.hidden + new.hidden
     if above == "replaced" or not in_place(old.spec, new.spec):
         return Change(new.path, "replaced", worker_type, found, hidden)
-    if same(old.spec, new.spec) and same_variables(old.variables, new.variables):
+    if same_spec(old.spec, new.spec) and same_variables(old.variables, new.variables):
         return Change(new.path, "untouched", worker_type)
     return Change(new.path, "updated", worker_type, found, hidden)
 

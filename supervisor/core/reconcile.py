@@ -71,11 +71,21 @@ def diff_children(
         if old is None:
             operations.append(Add(spec))
         elif old.leaving:
-            if not same(old.successor, spec):
+            if old.successor is None or not same_spec(old.successor, spec):
                 operations.append(Replace(spec))
-        elif not same(spec, old.spec):
+        elif not same_spec(spec, old.spec):
             operations.append(Update(spec) if in_place(old.spec, spec) else Replace(spec))
     return tuple(sorted(operations, key=lambda op: isinstance(op, Add)))
+
+
+def same_spec(one: ChildSpec, other: ChildSpec) -> bool:
+    """Whether two specs say the same. Only what has no type of its own is compared in type."""
+    if one is other:
+        return True
+    if one != other:
+        return False
+    mine, theirs = one.user_spec, other.user_spec
+    return same(mine.config, theirs.config) and same(mine.variables, theirs.variables)
 
 
 def in_place(old: ChildSpec, new: ChildSpec) -> bool:

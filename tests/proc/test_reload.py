@@ -176,6 +176,37 @@ def test_an_operator_plans_and_reloads_over_http_and_by_command(tmp_path: Path) 
         assert root.end() == 0
 
 
+def test_a_plan_of_two_files_needs_no_supervisor(tmp_path: Path) -> None:
+    """As text and as JSON; a faulty file, a key that needs a restart and two things to compare
+    with are refused with exit code 2; nobody to ask is 5."""
+    old, new = Site(tmp_path).write("a", "b"), tmp_path / "new.yaml"
+    new.write_text(old.read_text().replace("b.beats", "c.beats"))
+    shown = fsmv2("plan", str(new), "--against", str(old))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = shown.stdout.splitlines()
+    assert lines[:2] == ["  site/a (beater)", "~ site/b (beater) updated"]
+    assert lines[2].startswith("    config.path: '")
+    assert lines[3:] == ["0 added, 1 updated, 0 replaced, 0 removed, 1 untouched"]
+    as_json = json.loads(fsmv2("plan", str(new), "--against", str(old), "--json").stdout)
+    assert [one["change"] for one in as_json["changes"]] == ["untouched", "updated"]
+    first = fsmv2("plan", str(new)).stdout
+    assert first.endswith("2 added, 0 updated, 0 replaced, 0 removed, 0 untouched\n")
+
+    new.write_text(old.read_text().replace("procs: 2", "procs: 3"))
+    for arguments, code, says in (
+        ((str(new), "--against", str(old)), 2, "pool.procs: cannot be reloaded (2 -> 3)"),
+        ((str(new), "--against", str(tmp_path / "none.yaml")), 2, "none.yaml"),
+        ((str(tmp_path / "none.yaml"),), 2, "none.yaml"),
+        ((str(new), "--against", str(old), "--http", "127.0.0.1:1"), 2, "not both"),
+        ((str(new), "--http", "127.0.0.1:1"), 5, "is it running"),
+    ):
+        ended = fsmv2("plan", *arguments, env={"FSMV2_TOKEN": TOKEN})
+        assert (ended.returncode, ended.stdout) == (code, ""), ended.stderr
+        assert says in ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert fsmv2("reload", "--http", "127.0.0.1:1", env={"FSMV2_TOKEN": TOKEN}).returncode == 5
+
+
 PLUGIN = """
 {first}
 from fsmv2.supervisor import Act, Action, ActionContext, Go, Phase, State, Stay, Worker
