@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.location import Location
-from fsmv2.supervisor.core.template import render_config
 from fsmv2.supervisor.core.variables import VariableBundle
 
 T = TypeVar("T")
