@@ -193,6 +193,19 @@ def test_nested_filters_compile_in_a_moment() -> None:
     assert render_template(text, {"x": "a"}) == "A"
 
 
+def test_a_rendered_yaml_that_would_be_read_for_seconds_is_refused() -> None:
+    """One mapping merged 20,000 times took 18 s, a number in base 60 took 5."""
+    wide = "a: &a {" + ",".join(f"k{n}: 1" for n in range(500)) + "}\n"
+    with pytest.raises(TemplateError, match="an alias and a merge key"):
+        render_config(wide + "b: {<<: [" + ",".join(["*a"] * 5000) + "]}", VariableBundle())
+    with pytest.raises(TemplateError, match="a number in base 60"):
+        render_config("a: 1" + ":1" * 30_000, VariableBundle())
+    with pytest.raises(TemplateError, match="want at most 65536"):
+        render_config("a: {{ A }}", VariableBundle(user=HEAVY))
+    plain = "a: &a [1]\nb: *a\nt: 10:20:30\nmac: '00:11:22:33:44:55'"
+    assert render_config(plain, VariableBundle())["b"] == [1]
+
+
 def test_no_variable_can_take_the_place_of_the_meter() -> None:
     """Whatever its name is."""
     names = {"range": 1, "fsmv2_counted": 1, "fsmv2_weighed": 1, "environment": 1, "N": [1, 2]}
