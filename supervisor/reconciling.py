@@ -183,8 +183,8 @@ def give_variables(node: Node, ctx: Context) -> None:
         "location_path": node.location.path(ctx.gaps),
     }
     base = VariableBundle() if above is None else above.variables
-    bundle = base.for_child(own, internal)
-    if bundle == node.variables:
+    bundle = base.for_child(own, internal, known=node.variables)
+    if bundle is node.variables:
         return
     node.variables = bundle
     node.derive_needed = True
