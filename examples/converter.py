@@ -3,6 +3,7 @@
 ``protocol_converter`` has three children: ``connection`` watches whether the device can be
 reached, ``source_flow`` asks it for the records after the last one it has stored and appends
 them to a spool, ``sink_flow`` takes them from the spool and appends them to ``records.jsonl``.
+With ``nested: true`` the tree has a level more: ``source_flow`` is then the connection's child.
 
 Knows: the children, what they inherit, the phases of the connection and of the whole.
 Does not know: how records are moved (`flows`), procs, retries.
@@ -42,9 +43,10 @@ TOPIC = "umh.v1.{{ location_path }}.{{ name }}"
 
 
 class ConnectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``address`` is HOST:PORT."""
+    """``address`` is HOST:PORT. With a ``spool`` folder a source flow stands below."""
 
     address: str
+    spool: str | None = None
 
     def __post_init__(self) -> None:
         split_address(self.address)
@@ -135,6 +137,12 @@ class Connection(Worker):
     status_type = Reachability
     initial = stopping = ConnectionStopped
 
+    def derive_desired_state(self, spec: UserSpec) -> DesiredState:
+        """Up, and the flow below it with it."""
+        config = spec.decode(ConnectionConfig)
+        flows = () if config.spool is None else (_source(config.spool, {"up": "running"}),)
+        return DesiredState(state="up", config=config, children=flows)
+
     def observe(self, desired: DesiredState) -> Action:
         """Probe the address."""
         return ProbeAddress(desired.config.address)
@@ -145,12 +153,14 @@ class Connection(Worker):
 
 class ConverterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``name`` is the device's in topics; ``folder`` holds spool and output, made if need be;
-    an ``idle`` converter keeps its children, stopped. Without ``deliver`` there is no sink."""
+    an ``idle`` converter keeps its children, stopped. Without ``deliver`` there is no sink;
+    ``nested`` puts the source below the connection."""
 
     name: str
     folder: str
     state: Literal["active", "idle"] = "active"
     deliver: bool = True
+    nested: bool = False
 
 
 class ConverterStopped(State):
@@ -236,29 +246,38 @@ class ProtocolConverter(Worker):
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """One connection, one or two flows. The flows wait for the connection."""
         config = spec.decode(ConverterConfig)
-        children = [
-            _child("connection", {"address": ADDRESS}, "up", config.name),
-            _child(
-                "source_flow",
-                {"address": ADDRESS, "topic": TOPIC, "folder": config.folder},
-                "running",
-                f"{config.name}_read",
-                "connection",
-            ),
-        ]
+        connection = {"address": ADDRESS}
+        if config.nested:
+            connection["spool"] = config.folder
+        # The source finds its name in its own variables or, below the connection, in that one's.
+        read = f"{config.name}_read"
+        name = read if config.nested else config.name
+        children = [_child("connection", connection, {"active": "up"}, name)]
+        if not config.nested:
+            children.append(_source(config.folder, {"active": "running"}, read, "connection"))
         if config.deliver:
-            where: dict[str, str] = {"folder": config.folder}
-            name = f"{config.name}_write"
-            children.append(_child("sink_flow", where, "running", name, "connection"))
+            where = {"folder": config.folder}
+            write = f"{config.name}_write"
+            children.append(_child("sink_flow", where, {"active": "running"}, write, "connection"))
         return DesiredState(state=config.state, config=config, children=tuple(children))
 
 
-def _child(kind: str, config: dict[str, str], active: str, name: str, *needs: str) -> ChildSpec:
+def _source(folder: str, runs: dict[str, str], name: str = "", *needs: str) -> ChildSpec:
+    config = {"address": ADDRESS, "topic": TOPIC, "folder": folder}
+    return _child("source_flow", config, runs, name, *needs)
+
+
+def _child(
+    kind: str, config: dict[str, str], runs: dict[str, str], name: str, *needs: str
+) -> ChildSpec:
+    """``runs`` maps the parent's word to the child's; "idle" stops it."""
     return ChildSpec(
         name=kind,
         worker_type=kind,
-        user_spec=UserSpec(config=dict(config), variables=VariableBundle(user={"name": name})),
-        state_mapping={"active": active, "idle": "stopped"},
+        user_spec=UserSpec(
+            config=dict(config), variables=VariableBundle(user={"name": name} if name else {})
+        ),
+        state_mapping={**runs, "idle": "stopped"},
         depends_on=needs,
     )
 

@@ -29,6 +29,8 @@ import yaml
 
 from fsmv2.supervisor.configfault import ConfigError, Fault, Places, at_key
 from fsmv2.supervisor.configwalk import decode_wire_type, describe, misfits
+from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.core.location import standard_levels
 from fsmv2.supervisor.settings import Settings
 
 __all__ = ["ConfigError", "Fault", "Format", "Places", "load_settings", "load_text", "read_config"]
@@ -110,6 +112,7 @@ def read_text(text: str, format: Format, source: str) -> tuple[Settings, Places]
         sort = {list: "a list", type(None): "nothing"}.get(type(tree), type(tree).__name__)
         raise _unreadable(source, f"got {sort}, want a mapping with at least 'name'")
     if isinstance(tree, dict):
+        _use_standard_levels(tree, reading)
         told = {path for path, _, _ in reading.found}
         for path, message in misfits(describe(Settings), tree, ""):
             if path not in told:
@@ -122,6 +125,24 @@ def read_text(text: str, format: Format, source: str) -> tuple[Settings, Places]
         return msgspec.convert(tree, Settings, dec_hook=decode_wire_type), places
     except msgspec.ValidationError as error:
         raise ConfigError([places.fault("", str(error))]) from None
+
+
+def _use_standard_levels(tree: dict[str, Any], reading: _Reading) -> None:
+    """Locations may be written with the level names of older configs."""
+    workers = tree.get("workers")
+    holders = [("", tree)]
+    if isinstance(workers, list):
+        holders += [
+            (f"workers[{n}].", one) for n, one in enumerate(workers) if isinstance(one, dict)
+        ]
+    for place, holder in holders:
+        written = holder.get("location")
+        if isinstance(written, dict):
+            try:
+                holder["location"] = standard_levels(written)
+            except SpecError as error:
+                reading.note(f"{place}location", str(error))
+                holder["location"] = {}  # told once
 
 
 def _unreadable(source: str, why: str) -> ConfigError:

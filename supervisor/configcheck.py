@@ -28,6 +28,7 @@ from fsmv2.supervisor.configfault import (
 )
 from fsmv2.supervisor.configwalk import describe, misfits
 from fsmv2.supervisor.core.action import Action, check_action_type
+from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError, TemplateError
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.plan import DeclaredNode
@@ -41,11 +42,10 @@ from fsmv2.supervisor.core.spec import (
     dependency_faults,
 )
 from fsmv2.supervisor.core.template import (
-    has_template,
-    render_config,
     render_template,
     undeclared_variables,
 )
+from fsmv2.supervisor.core.templatemarkers import has_template
 from fsmv2.supervisor.core.variables import RESERVED, VariableBundle, check_variables
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.settings import Settings, child_spec

@@ -20,12 +20,13 @@ from fsmv2.supervisor.core import reconcile as diff
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.gate import Gate
-from fsmv2.supervisor.core.plan import same_variables
 from fsmv2.supervisor.core.spec import DEPTH_MAX, ChildSpec, check_children, start_order
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
 from fsmv2.supervisor.node import Later, Node
 from fsmv2.supervisor.steps import state_of
+
+GENERATIONS_KEPT = 1_000
 
 
 def reconcile(node: Node, ctx: Context, health: Gate) -> None:
@@ -40,12 +41,7 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         if not _accept(node, ctx, declared):
             return
         node.declared = declared
-        names = {spec.name for spec in declared}
-        for kept in (node.done, node.later):
-            for name in kept.keys() - names:
-                del kept[name]
-        for name in node.generations.keys() - names - node.children.keys():
-            del node.generations[name]
+        _forget(node, {spec.name for spec in declared})
     elif not node.refused_children and _is_as_declared(node, declared):
         return
     present = {
@@ -57,6 +53,18 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         _apply(node, ctx, operation)
     if len(node.children) != before:
         _keep_start_order(node)
+
+
+def _forget(node: Node, names: set[str]) -> None:
+    """Drop what is kept of children that are not declared any more. Generations go last: a name
+    that comes back soon goes on counting, but names without end must not pile up."""
+    for kept in (node.done, node.later):
+        for name in kept.keys() - names:
+            del kept[name]
+    if len(node.generations) > len(names) + GENERATIONS_KEPT:
+        left = [name for name in node.generations if name not in names | node.children.keys()]
+        for name in left[: len(left) - GENERATIONS_KEPT // 2]:
+            del node.generations[name]
 
 
 def _is_as_declared(node: Node, declared: tuple[ChildSpec, ...]) -> bool:
@@ -187,8 +195,8 @@ def give_variables(node: Node, ctx: Context) -> bool:
         "location_path": node.location.path(ctx.gaps),
     }
     base = VariableBundle() if above is None else above.variables
-    bundle = base.for_child(own, internal)
-    if same_variables(bundle, node.variables):
+    bundle = base.for_child(own, internal, known=node.variables)
+    if bundle is node.variables:
         return False
     node.variables = bundle
     node.derive_needed = True

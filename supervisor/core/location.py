@@ -3,13 +3,14 @@
 Knows: the levels, how a child's merges with its parent's, how a path is written.
 Does not know: templates, nodes.
 Invariants: merging never changes its inputs; unknown levels and values with '.' or white
-space are refused.
+space are refused; a level has one name, the older ones are read and never written.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,6 +18,7 @@ from fsmv2.supervisor.core.errors import SpecError
 
 GapPolicy = Literal["skip", "unknown_between", "unknown_all"]
 LEVELS = ("enterprise", "site", "area", "line", "cell")
+LEGACY_LEVELS = {"productionLine": "line", "workCell": "cell"}
 _UNUSABLE = re.compile(r"[.\s]")
 
 
@@ -56,3 +58,12 @@ class Location(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if gaps == "unknown_between":
             return ".".join(value or "unknown" for value in values)
         return ".".join(value for value in values if value)
+
+
+def standard_levels(written: Mapping[str, Any]) -> dict[str, Any]:
+    """``written`` with today's level names in the place of older ones; what is no level stays,
+    for the reader to refuse. Raises `SpecError` for a level that is given under both names."""
+    both = [f"{old} and {new}" for old, new in LEGACY_LEVELS.items() if {old, new} <= {*written}]
+    if both:
+        raise SpecError(f"cannot use location: got {', '.join(both)}, want one of them")
+    return {LEGACY_LEVELS.get(level, level): value for level, value in written.items()}

@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.location import Location
-from fsmv2.supervisor.core.template import render_config
-from fsmv2.supervisor.core.variables import VariableBundle
+from fsmv2.supervisor.core.variables import VariableBundle, check_values
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ def check_children(specs: Sequence[ChildSpec], known_types: Collection[str], pat
 
     Faults: something that is no ChildSpec or has a field of the wrong type, an unusable or
     repeated name, an unknown worker type, an unknown or circular dependency, a shutdown timeout
-    out of range, variables that cannot be copied, too many children.
+    out of range, variables that are no plain data, too many children.
     """
     declared: object = specs
     if not isinstance(declared, tuple | list):
@@ -149,6 +149,9 @@ def _wrong_types(spec: object) -> list[str]:
     ]
     if faults:
         return faults
+    variables: object = spec.user_spec.variables
+    if not isinstance(variables, VariableBundle):
+        return [f"user_spec.variables is {type(variables).__name__}, want VariableBundle"]
     texts = (*spec.depends_on, *spec.state_mapping, *spec.state_mapping.values())
     if not all(isinstance(text, str) for text in texts):
         return ["depends_on and state_mapping hold something else than text"]
@@ -171,9 +174,9 @@ def _own_faults(spec: ChildSpec, known_types: Collection[str]) -> Iterator[str]:
             "want more than 0 and at most 3600 seconds"
         )
     try:
-        VariableBundle().for_child(spec.user_spec.variables, {})
-    except Exception as error:  # __deepcopy__ is anybody's code
-        yield f"({spec.name}) cannot copy its variables: {type(error).__name__}: {error}"
+        check_values(spec.user_spec.variables)
+    except SpecError as error:
+        yield f"({spec.name}) {error}"
 
 
 def dependency_faults(specs: Sequence[ChildSpec]) -> list[str]:

@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import TemplateError
 from fsmv2.supervisor.core.template import (
-    RANGE_MAX,
-    RENDERED_BYTES_MAX,
     TEMPLATE_BYTES_MAX,
-    has_template,
-    render_config,
     render_template,
     undeclared_variables,
 )
+from fsmv2.supervisor.core.templatebudget import RANGE_MAX, RENDERED_BYTES_MAX
+from fsmv2.supervisor.core.templatemarkers import has_template
 from fsmv2.supervisor.core.variables import VariableBundle
 
 PLC = VariableBundle(

@@ -31,6 +31,7 @@ from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameError
 from fsmv2.ipc.redact import redact, secrets_in
 from fsmv2.supervisor.core.action import Action, ActionContext
+from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import TemplateError
 from fsmv2.supervisor.core.events import (
     ActionRefused,
@@ -55,7 +56,7 @@ from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.queue import KeyedQueue
 from fsmv2.supervisor.core.secret import Secret
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
-from fsmv2.supervisor.core.template import render_config, render_template
+from fsmv2.supervisor.core.template import render_template
 from fsmv2.supervisor.core.variables import VariableBundle
 
 # --- 1. What takes the whole root down --------------------------------------------------------

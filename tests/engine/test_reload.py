@@ -18,10 +18,11 @@ from fsmv2.supervisor.core.events import WorkerAdded, WorkerFaulted, WorkerRemov
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.plan import Plan, plan
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
-from fsmv2.supervisor.core.template import render_config
+from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.reconciling import GENERATIONS_KEPT
 from fsmv2.supervisor.settings import Settings, child_specs
 
 NAMES = ("a", "b", "c", "d")
@@ -313,6 +314,6 @@ def sizes_of(bench: Bench) -> dict[str, int]:
         "owners": len(engine._owners),
         "wakes": len(engine._wakes),
         "inbox": len(engine._inbox),
-        "generations": len(root.generations) + len(bench.node("g").generations),
+        "generations": max(0, len(root.generations) - GENERATIONS_KEPT),
         "undeclared": len({*root.later, *root.done} - root.children.keys()),
     }

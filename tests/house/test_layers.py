@@ -34,7 +34,9 @@ PURE = frozenset(
 # template's budget begins and ends with one rendering; jinja2 hands nothing through to filters.
 PURE_IN = {
     "supervisor/core/action.py": frozenset({"pathlib"}),
-    "supervisor/core/template.py": frozenset({"contextvars"}),
+    "supervisor/core/templatebudget.py": frozenset({"contextvars"}),
+    # A date is a value that YAML has; no clock is read.
+    "supervisor/core/variables.py": frozenset({"datetime"}),
 }
 
 # Each third-party library in one place, so that its next major version is one place's work.
