@@ -144,6 +144,7 @@ class Bench:
         variables: VariableBundle | None = None,
         location: Location | None = None,
         full: bool = False,
+        **options: Any,
     ) -> None:
         self.now = START
         self._ticked = float("-inf")
@@ -163,7 +164,7 @@ class Bench:
             variables=variables,
             location=location,
             interval_s=INTERVAL_S,
-            seed=7,
+            **{"seed": 7, **options},
         )
 
     def _hear(self, event: Event) -> None:
