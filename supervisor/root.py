@@ -14,7 +14,7 @@ import random
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +24,7 @@ from fsmv2.supervisor import logs, spill
 from fsmv2.supervisor.access import digest_of
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.action import ActionResult
+from fsmv2.supervisor.core.action import Action, ActionPolicy, ActionResult, action_reference
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.quarantine import QuarantineRules
@@ -35,6 +35,8 @@ from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
+from fsmv2.supervisor.outside import Ticket
+from fsmv2.supervisor.policies import check_observation, resolve_actions, rules_of
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
@@ -123,6 +125,7 @@ class Supervisor:
         undo.callback(self._poller.close)
         self._signals = undo.enter_context(Signals())
         self._poller.watch(self._signals.fileno(), lambda _mask: None)
+        self._policies = self._resolve_policies()
         self._pool = self._make_pool(run_folder)
         self._engine = self._make_engine()
         try:
@@ -183,7 +186,7 @@ class Supervisor:
         pool = Pool(
             # The last is filled first.
             {"actions": settings.procs, **settings.lanes, "observations": settings.observers},
-            pool_options(settings, self._modules, self._search),
+            pool_options(settings, self._modules, self._search, self._policies),
             run_folder=run_folder,
             metrics_folder=self._metrics_folder,
             on_result=self._deliver,
@@ -194,6 +197,11 @@ class Supervisor:
             {self._ops.pid} if self._ops is not None else set()
         )
         return pool
+
+    def _resolve_policies(self) -> Mapping[type[Action], ActionPolicy]:
+        factory, settings = self._factory, self.settings
+        check_observation(settings.observation, factory.type_names, _refuse_config)
+        return resolve_actions(settings.actions, factory.modules, _refuse_config)
 
     def _make_engine(self) -> Engine:
         settings = self.settings
@@ -209,6 +217,11 @@ class Supervisor:
             location=settings.location,
             gaps=settings.location_gaps,
             interval_s=settings.tick_interval_s,
+            observation=rules_of(settings.observation),
+            policies=self._policies,
+            clock=time.perf_counter,
+            slow_s=settings.slow_worker_s,
+            outside_max=settings.outside_queue,
         )
 
     def _say_started(self) -> None:
@@ -294,6 +307,13 @@ class Supervisor:
             self._stop_began = time.monotonic()
             self._engine.stop(reason)
 
+    def submit_outside(
+        self, path: str, action: Action, on_end: Callable[[Ticket], None] | None = None
+    ) -> Ticket:
+        """Have ``action`` run for the worker at ``path``, see `Engine.submit_outside`. For
+        listeners and what else runs in this thread, while `run` runs."""
+        return self._engine.submit_outside(path, action, on_end)
+
     # --- what the pool says -----------------------------------------------------------------
 
     def _deliver(self, attempt_id: int, result: ActionResult) -> None:
@@ -311,8 +331,15 @@ class Supervisor:
         self._telemetry(event)
 
 
+def _refuse_config(place: str, why: str) -> None:
+    raise StartError(f"cannot use the config: {place}: {why}")
+
+
 def pool_options(
-    settings: PoolSettings, modules: tuple[str, ...], search: tuple[str, ...]
+    settings: PoolSettings,
+    modules: tuple[str, ...],
+    search: tuple[str, ...],
+    policies: Mapping[type[Action], ActionPolicy],
 ) -> PoolOptions:
     """The config's words for the pool, as the pool has them."""
     kept_apart = settings.quarantine
@@ -331,6 +358,11 @@ def pool_options(
         start_method=settings.start_method,
         preload=modules,
         search=search,
+        graces={
+            action_reference(kind): policy.grace_s
+            for kind, policy in policies.items()
+            if policy.grace_s is not None
+        },
     )
 
 

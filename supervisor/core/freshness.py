@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import msgspec
 
+from fsmv2.supervisor.core.errors import SpecError
+
 # The waits after a restart of a probe, until the next; after the last of them no more is tried.
 RESTART_WAITS_S = (2.0, 4.0, 6.0)
 # Two observations may be missed before a worker is paused.
@@ -37,6 +39,13 @@ class ObservationRules(msgspec.Struct, frozen=True, kw_only=True):
     spread: float = 0.1
     backoff_s: float = 30.0
     intervals: dict[str, float] = {}
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stale_s < self.dead_s:
+            raise SpecError(
+                f"cannot observe with stale_s {self.stale_s:g} and dead_s {self.dead_s:g}, "
+                "want 0 < stale_s < dead_s"
+            )
 
     def thresholds(self, worker_type: str, own_interval_s: float) -> Thresholds:
         """Those of a worker type whose class says ``own_interval_s``."""
