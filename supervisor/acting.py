@@ -11,13 +11,13 @@ from __future__ import annotations
 from fsmv2.supervisor import observing, outside
 from fsmv2.supervisor.containment import contain, end_backoff, in_time, recover
 from fsmv2.supervisor.context import RESYNC_S, STOP_OBSERVE_WAIT_S, STOP_RETRY_S_MAX, Context
-from fsmv2.supervisor.core import events, fsm, workevents
+from fsmv2.supervisor.core import events, fsm
 from fsmv2.supervisor.core.action import Action, ActionResult, action_name, check_action_type
-from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import BugError
 from fsmv2.supervisor.core.fsm import State
 from fsmv2.supervisor.leaving import ask_to_leave, bound_stop, try_to_go
 from fsmv2.supervisor.node import NEVER, InFlight, Node
+from fsmv2.supervisor.retrying import back_off, begin_series, given_up_after
 from fsmv2.supervisor.steps import check_health, conditions, state_of
 
 HISTORY_MAX = 10
@@ -73,7 +73,7 @@ def _decide(node: Node, ctx: Context) -> None:
 
 def _still_failing(node: Node, ctx: Context) -> bool:
     """A stop is not held up by a long backoff, but code that has just failed gets a moment."""
-    if node.fault_until is None:
+    if node.fault_until is None or observing.is_slow(node):
         return False
     until = min(node.fault_until, node.fault_at + STOP_RETRY_S_MAX)
     if ctx.now < until:
@@ -157,19 +157,6 @@ def enter(node: Node, ctx: Context, state: type[State], reason: str) -> None:
         node.parent.mark_dirty()
 
 
-def begin_series(node: Node, ctx: Context) -> None:
-    """State or spec are new: action types that were given up may be tried again."""
-    for kind, failures in list(node.failures.items()):
-        if failures >= _attempts(ctx, kind):
-            del node.failures[kind]
-            node.retry_at.pop(kind, None)
-
-
-def _attempts(ctx: Context, kind: type[Action]) -> float:
-    attempts = (ctx.policy(kind).retry or kind.retry).attempts
-    return float("inf") if attempts is None else attempts
-
-
 def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:
     name = action_name(type(action))
     kind = type(action)
@@ -177,8 +164,8 @@ def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:
         # Its end has this node looked at again, and decide on what it has changed.
         node.reason = f"{reason}; waits for {node.outside.running.action_type} from outside"
         return
-    failures = node.failures.get(kind, 0)
-    if failures and failures >= _attempts(ctx, kind) and not node.stop_asked:
+    failures = given_up_after(node, ctx, kind)
+    if failures and not node.stop_asked:
         node.reason = f"{reason}; {name} given up after {failures} failures"
         return
     wait_until = node.retry_at.get(kind, 0.0)
@@ -255,23 +242,4 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
         node.failures.pop(kind, None)
         node.retry_at.pop(kind, None)
     elif result.status != "cancelled":
-        _back_off(node, ctx, in_flight)
-
-
-def _back_off(node: Node, ctx: Context, in_flight: InFlight) -> None:
-    kind, retry = in_flight.kind, in_flight.retry
-    failures = node.failures[kind] = node.failures.get(kind, 0) + 1
-    wait_s = delay_s(
-        failures,
-        ctx.random.random(),
-        base_s=retry.base_s,
-        factor=retry.factor,
-        max_s=retry.max_s,
-        jitter=retry.jitter,
-    )
-    node.retry_at[kind] = ctx.now + wait_s
-    ctx.wake(node, ctx.now + wait_s)
-    if failures == retry.attempts:
-        ctx.emit(
-            workevents.ActionGivenUp(path=node.path, action_type=in_flight.name, failures=failures)
-        )
+        back_off(node, ctx, in_flight)

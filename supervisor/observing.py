@@ -13,7 +13,7 @@ from its beginning; one report per step of an incident, one at its end.
 
 from __future__ import annotations
 
-from fsmv2.supervisor.containment import contain, in_time, recover
+from fsmv2.supervisor.containment import SLOW, contain, in_time, recover
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core import events, workevents
 from fsmv2.supervisor.core.action import Action, ActionResult, check_action_type
@@ -127,13 +127,23 @@ def _tell_parent(node: Node) -> None:
         node.parent.mark_dirty()
 
 
+def is_slow(node: Node) -> bool:
+    """Whether the wait of this node is for its slow `observe` alone: it goes on deciding, for what
+    is seen now and then comes in while it waits."""
+    return node.fault_step == STEP and node.fault_text == SLOW
+
+
 def observe(node: Node, ctx: Context) -> None:
     """Begin an observation if it is time."""
+    if node.fault_until is not None and node.fault_step == STEP:
+        if ctx.now < node.fault_until:
+            ctx.wake(node, node.fault_until)
+            return
+        node.fault_until = None
     if (
         node.observation is not None
         or (node.leaving and node.phase is Phase.STOPPED)
         or node.desired is None
-        or (node.fault_until is not None and node.fault_step == STEP)
         or node.observe_at > ctx.now
     ):
         if node.observe_at > ctx.now and node.observe_at != NEVER:

@@ -19,6 +19,7 @@ from fsmv2.supervisor.core.spec import (
 )
 from fsmv2.supervisor.leaving import children_to_wait_for, still_needed
 from fsmv2.supervisor.node import NEVER, Node
+from fsmv2.supervisor.retrying import begin_series
 
 DERIVE = "derive_desired_state"
 
@@ -44,7 +45,9 @@ def check_health(node: Node, ctx: Context) -> Gate:
 def conditions(node: Node, ctx: Context) -> Conditions:
     """Everything the gate looks at, read off ``node``."""
     stopping = node.stop_asked
-    backoff_s = None if node.fault_until is None else max(0.0, node.fault_until - ctx.now)
+    backoff_s = None
+    if node.fault_until is not None and not observing.is_slow(node):
+        backoff_s = max(0.0, node.fault_until - ctx.now)
     observes = node.observe_at != NEVER
     age_s = None if node.observed_at is None else ctx.now - node.observed_at
     return Conditions(
@@ -92,6 +95,7 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     node.desired = desired
     if in_time(node, ctx, DERIVE, took_s) and node.fault_step == DERIVE:
         recover(node, ctx)
+    begin_series(node, ctx)
     observing.begin(node, ctx, first)
 
 

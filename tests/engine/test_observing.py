@@ -109,7 +109,7 @@ def test_a_hung_probe_is_killed_and_a_new_one_brings_the_news() -> None:
 
 def test_a_probe_that_cannot_be_killed_holds_up_nothing_and_is_not_doubled() -> None:
     """Scenario 86: a proc in an uninterruptible sleep; the pool has its key, and one look."""
-    bench, last = running(child("q"))
+    bench, _last = running(child("q"))
     bench.pool.deaf = True
     begun = len(bench.attempts(Look, "p"))
     bench.run(60)

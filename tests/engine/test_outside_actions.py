@@ -181,7 +181,7 @@ def test_one_that_hangs_holds_a_stop_up_for_a_bounded_time_only() -> None:
 
 
 def test_a_worker_that_leaves_takes_no_more_and_refuses_what_waits() -> None:
-    """Scenario 104: after a stop was asked for, what was not begun is refused, and so is the rest."""
+    """Scenario 104: what was not begun when the stop came is refused, and what comes after."""
     bench = on()
     tickets = [bench.engine.submit_outside("root/p", Poke(n)) for n in range(3)]
     bench.engine.stop("asked")
