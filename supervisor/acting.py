@@ -63,12 +63,14 @@ def _decide(node: Node, ctx: Context) -> None:
     except BaseException as error:  # worker code may raise anything at all
         contain(node, ctx, "next_action", error)
         return
-    if node.fault_count and took_s <= ctx.slow_s and node.fault_step != observing.STEP:
+    is_late = took_s > ctx.slow_s
+    if node.fault_count and not is_late and node.fault_step != observing.STEP:
         recover(node, ctx)
     if snapshot.depends_on_time:
         ctx.wake(node, ctx.now + ctx.interval_s)
     _follow(node, ctx, decision)
-    in_time(node, ctx, "next_action", took_s)
+    if is_late:  # after what was decided: its reason is the one that is shown
+        in_time(node, ctx, "next_action", took_s)
 
 
 def _still_failing(node: Node, ctx: Context) -> bool:
