@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness import Bench, Look, Plant, Pump, SwitchOff, SwitchOn, child, worker_type
+from test_histories import replay, told
 
 from fsmv2.supervisor.core.action import Action
 from fsmv2.supervisor.core.events import (
@@ -407,3 +408,13 @@ def test_quiet_workers_have_no_part_in_this() -> None:
     bench.run(200)
     assert bench.node("a").observed_at is None
     assert bench.heard(ProbeRestarted) == []
+
+
+@pytest.mark.parametrize("trouble", ["hang", "break"])
+def test_both_ticks_restart_and_give_up_at_the_same_moments(trouble: str) -> None:
+    """The full tick and the incremental one tell the same, through a whole incident."""
+    history = [("wait", 40), (trouble, Look), ("wait", 500), ("heal", None), ("wait", 300)]
+    incremental, full = replay(history, full=False), replay(history, full=True)
+    assert len(incremental.heard(ObservationLost)) == 1
+    assert told(incremental) == told(full)
+    assert [one.at for one in incremental.pool.attempts] == [one.at for one in full.pool.attempts]
