@@ -1,27 +1,26 @@
-"""Step 6 of a tick: observe if it is time, take one decision, offer at most one action.
+"""Step 6 of a tick: observe if it is time, take one decision, offer at most one action; and
+what an action's result does to its node.
 
-Knows: one node's snapshot, its decision, what follows from it.
+Knows: one node's snapshot, its decision, what follows from it, retries.
 Does not know: when it is called, what the pool does with an action.
 Invariants: I2, at most one action of a node is in flight; I9; the gate is asked in one place.
 """
 
 from __future__ import annotations
 
-from fsmv2.supervisor.containment import contain, end_backoff, recover
+from fsmv2.supervisor import observing, outside
+from fsmv2.supervisor.containment import contain, end_backoff, in_time, recover
 from fsmv2.supervisor.context import RESYNC_S, STOP_OBSERVE_WAIT_S, STOP_RETRY_S_MAX, Context
 from fsmv2.supervisor.core import events, fsm
-from fsmv2.supervisor.core.action import Action, action_name, check_action_type
+from fsmv2.supervisor.core.action import Action, ActionResult, action_name, check_action_type
 from fsmv2.supervisor.core.errors import BugError
-from fsmv2.supervisor.core.fsm import Phase, State
+from fsmv2.supervisor.core.fsm import State
 from fsmv2.supervisor.leaving import ask_to_leave, bound_stop, try_to_go
 from fsmv2.supervisor.node import NEVER, InFlight, Node
-from fsmv2.supervisor.steps import (
-    check_health,
-    conditions,
-    plan_observation,
-    stale_after_s,
-    state_of,
-)
+from fsmv2.supervisor.retrying import back_off, begin_series, given_up_after
+from fsmv2.supervisor.steps import check_health, conditions, state_of
+
+HISTORY_MAX = 10
 
 
 def act(node: Node, ctx: Context) -> None:
@@ -29,14 +28,16 @@ def act(node: Node, ctx: Context) -> None:
     bound_stop(node, ctx)
     if node.leaving and try_to_go(node, ctx):
         return
-    _observe(node, ctx)
+    observing.watch(node, ctx)
+    observing.observe(node, ctx)
     _decide(node, ctx)
+    if node.outside is not None:
+        outside.tend(node, ctx)
     ctx.wake(node, ctx.now + RESYNC_S)  # last: it counts only if nothing earlier was asked for
 
 
 def _decide(node: Node, ctx: Context) -> None:
     allowed = check_health(node, ctx)
-    _report_staleness(node, ctx)
     if not allowed.decide:
         # Why an action was started, or what has failed, says more than that the node waits.
         if allowed.why and node.attempt is None and node.fault_until is None:
@@ -49,27 +50,32 @@ def _decide(node: Node, ctx: Context) -> None:
     if _still_failing(node, ctx):
         return
     snapshot = snapshot_of(node, ctx)
+    began = ctx.clock()
     try:
         decision = fsm.decide(node.worker, snapshot)
         if isinstance(decision, fsm.Act):
             check_action_type(type(decision.action))
         elif isinstance(decision, fsm.Go):
             state_of(decision.state)  # its constructor is the worker's code too
+        took_s = ctx.clock() - began
     except BugError:
         raise
     except BaseException as error:  # worker code may raise anything at all
         contain(node, ctx, "next_action", error)
         return
-    if node.fault_count:
+    is_late = took_s > ctx.slow_s
+    if node.fault_count and not is_late and node.fault_step != observing.STEP:
         recover(node, ctx)
     if snapshot.depends_on_time:
         ctx.wake(node, ctx.now + ctx.interval_s)
     _follow(node, ctx, decision)
+    if is_late:  # after what was decided: its reason is the one that is shown
+        in_time(node, ctx, "next_action", took_s)
 
 
 def _still_failing(node: Node, ctx: Context) -> bool:
     """A stop is not held up by a long backoff, but code that has just failed gets a moment."""
-    if node.fault_until is None:
+    if node.fault_until is None or observing.is_slow(node):
         return False
     until = min(node.fault_until, node.fault_at + STOP_RETRY_S_MAX)
     if ctx.now < until:
@@ -98,6 +104,7 @@ def snapshot_of(node: Node, ctx: Context) -> fsm.Snapshot:
         results=node.results,
         result_ends=node.result_ends,
         failures=node.failures,
+        history=node.history,
         entered_at=node.entered_at,
         monotonic=ctx.now,
         wall=ctx.wall,
@@ -126,6 +133,8 @@ def _follow(node: Node, ctx: Context, decision: fsm.Decision) -> None:
 def _say(node: Node, reason: str) -> None:
     if node.reason != reason:
         node.reason = reason
+        if node.parent is not None:
+            node.parent.mark_dirty()  # its worker sees reasons, and may go by them
 
 
 def enter(node: Node, ctx: Context, state: type[State], reason: str) -> None:
@@ -134,6 +143,7 @@ def enter(node: Node, ctx: Context, state: type[State], reason: str) -> None:
     node.state = state_of(state)
     node.entered_at = ctx.now
     node.reason = reason
+    begin_series(node, ctx)
     ctx.emit(
         events.StateChanged(
             path=node.path,
@@ -152,6 +162,14 @@ def enter(node: Node, ctx: Context, state: type[State], reason: str) -> None:
 def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:
     name = action_name(type(action))
     kind = type(action)
+    if node.outside is not None and node.outside.running is not None:
+        # Its end has this node looked at again, and decide on what it has changed.
+        node.reason = f"{reason}; waits for {node.outside.running.action_type} from outside"
+        return
+    failures = given_up_after(node, ctx, kind)
+    if failures and not node.stop_asked:
+        node.reason = f"{reason}; {name} given up after {failures} failures"
+        return
     wait_until = node.retry_at.get(kind, 0.0)
     if node.stop_asked:
         # A stop does not wait out a long backoff, but neither does it spin.
@@ -164,47 +182,66 @@ def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:
         ctx.wake(node, wait_until)
         return
     node.reason = reason
-    attempt_id = ctx.pool.submit(action, key=node.path, urgent=node.stop_asked)
-    node.attempt = InFlight(attempt_id, kind, ctx.now, for_stop=node.stop_asked)
-    ctx.own(node, node.attempt, False)
+    policy = ctx.policy(kind)
+    attempt_id = ctx.pool.submit(
+        action, key=node.path, timeout_s=policy.timeout_s, urgent=node.stop_asked
+    )
+    node.attempt = InFlight(attempt_id, kind, ctx.now, policy, for_stop=node.stop_asked)
+    ctx.own(node, node.attempt, take)
     ctx.emit(
         events.ActionStarted(
             path=node.path,
             action_type=name,
             attempt_id=attempt_id,
-            timeout_s=kind.timeout_s,
+            timeout_s=node.attempt.timeout_s,
             reason=reason,
         )
     )
 
 
-def _observe(node: Node, ctx: Context) -> None:
-    if (
-        node.observation is not None
-        or (node.leaving and node.phase is Phase.STOPPED)
-        or node.desired is None
-        or node.fault_until is not None
-        or node.observe_at > ctx.now
-    ):
-        if node.observe_at > ctx.now and node.observe_at != NEVER:
-            ctx.wake(node, node.observe_at)
+def take(node: Node, ctx: Context, result: ActionResult, begun: float) -> None:
+    """The node's action has its result."""
+    in_flight, node.attempt = node.attempt, None
+    node.stop_action_by = None
+    node.mark_dirty()
+    if in_flight is None:
         return
-    action = plan_observation(node, ctx)
-    if action is None:
-        return
-    attempt_id = ctx.pool.submit(action, key=f"{node.path}?", lane="observations")
-    node.observation = InFlight(attempt_id, type(action), ctx.now)
-    ctx.own(node, node.observation, True)
+    name, kind = in_flight.name, in_flight.kind
+    if result.status == "refused":
+        # Nothing was tried, so nothing has failed: decide again, a little later.
+        why = str(result.error) if result.error is not None else "refused"
+        ctx.emit(events.ActionRefused(path=node.path, action_type=name, reason=why))
+        node.retry_at[kind] = ctx.now + ctx.interval_s
+        ctx.wake(node, node.retry_at[kind])
+    else:
+        _take_end(node, ctx, in_flight, result)
+    outside.start_next(node, ctx)
 
 
-def _report_staleness(node: Node, ctx: Context) -> None:
-    if node.observed_at is None or node.observe_at == NEVER:
-        return
-    age_s = ctx.now - node.observed_at
-    limit_s = stale_after_s(node)
-    if age_s <= limit_s:
-        ctx.wake(node, node.observed_at + limit_s + 0.001)
-        node.stale_reported = False
-    elif not node.stale_reported and not node.leaving:
-        node.stale_reported = True
-        ctx.emit(events.ObservationStale(path=node.path, age_s=age_s))
+def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResult) -> None:
+    kind, now = in_flight.kind, ctx.now
+    ctx.emit(
+        events.ActionEnded(
+            path=node.path,
+            action_type=in_flight.name,
+            attempt_id=result.attempt_id,
+            status=result.status,
+            verdict=result.verdict,
+            queued_s=result.queued_s,
+            ran_s=result.ran_s,
+            error=str(result.error) if result.error is not None else None,
+            traceback=result.error.traceback if result.error is not None else "",
+            certificate=result.certificate,
+        )
+    )
+    node.results[kind] = result
+    node.result_ends[kind] = now
+    node.history[kind] = (*node.history.get(kind, ()), result.outcome)[-HISTORY_MAX:]
+    node.acted_at = now
+    if node.observe_at != NEVER:
+        node.observe_at = now  # the gate waits for an observation newer than this
+    if result.status == "succeeded":
+        node.failures.pop(kind, None)
+        node.retry_at.pop(kind, None)
+    elif result.status != "cancelled":
+        back_off(node, ctx, in_flight)

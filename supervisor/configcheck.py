@@ -48,6 +48,7 @@ from fsmv2.supervisor.core.template import (
 from fsmv2.supervisor.core.templatemarkers import has_template
 from fsmv2.supervisor.core.variables import RESERVED, VariableBundle, check_variables
 from fsmv2.supervisor.core.worker import WorkerFactory
+from fsmv2.supervisor.policies import check_observation, interval_fault, resolve_actions
 from fsmv2.supervisor.settings import Settings, child_spec
 
 WORKERS_MAX = 10_000
@@ -73,6 +74,7 @@ def check_settings(
     check.variables()
     check.http()
     check.lanes()
+    check.policies()
     check.workers()
     if check.faults:
         raise ConfigError(sorted(check.faults, key=lambda fault: fault.line or 0))
@@ -190,6 +192,12 @@ class _Check:
                 taken = ", ".join(sorted(RESERVED_LANES))
                 self.add(place, f"got {name!r}, want another name than {taken}")
 
+    def policies(self) -> None:
+        """Observation's figures go together; policies are for action types there are."""
+        settings = self.settings
+        check_observation(settings.observation, self.factory.type_names, self.add)
+        resolve_actions(settings.actions, self.factory.modules, self.add)
+
     # --- the tree ---------------------------------------------------------------------------
 
     def workers(self) -> None:
@@ -264,6 +272,7 @@ class _Check:
             action = _call(lambda: worker.observe(desired), f"worker {kind!r}, observe")
             if isinstance(action, Action):
                 check_action_type(type(action))
+                self._interval(node, type(worker).observe_interval_s)
             elif action is not None:
                 got = type(action).__name__
                 raise SpecError(f"worker {kind!r}, observe: returned {got}, want Action or None")
@@ -273,6 +282,13 @@ class _Check:
                 self.add(place, message, hidden)
             return None
         return desired
+
+    def _interval(self, node: _Planned, own_interval_s: float) -> None:
+        if node.worker_type in self.settings.observation.intervals:
+            return  # told there
+        fault = interval_fault(self.settings.observation, own_interval_s)
+        if fault:
+            self.add(node.place, f"worker type {node.worker_type!r} is {fault}")
 
     def _misfits(
         self, node: _Planned, bundle: VariableBundle, error: SpecError

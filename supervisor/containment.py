@@ -1,4 +1,4 @@
-"""What becomes of a node whose worker's code failed.
+"""What becomes of a node whose worker's code failed, or held the tick up.
 
 Knows: the wait, one report per incident, the end of an incident.
 Does not know: which step failed and why.
@@ -11,23 +11,19 @@ from __future__ import annotations
 import traceback
 
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
-from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core import events, workevents
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import SpecError, WorkerFault
 from fsmv2.supervisor.node import Node
 
+SLOW = "slow"
+
 
 def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
     """Worker code raised: this node waits, with its last good desired state and children."""
-    node.fault_count += 1
-    if node.fault_count == 1:
-        node.fault_since = ctx.now
-    wait_s = delay_s(node.fault_count, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
-    node.fault_at = ctx.now
-    node.fault_until = ctx.now + wait_s
+    wait_s = _back_off(node, ctx)
     text = told(error)
     node.reason = f"{step} failed, next look in {wait_s:.1f} s: {text}"[:500]
-    ctx.wake(node, node.fault_until)
     if (node.fault_step, node.fault_text) == (step, text):
         return  # reported already; the state of this incident is in the node's reason
     node.fault_step, node.fault_text = step, text
@@ -42,6 +38,35 @@ def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
             traceback="" if isinstance(error, SpecError | WorkerFault) else trace,
         )
     )
+
+
+def in_time(node: Node, ctx: Context, step: str, took_s: float) -> bool:
+    """Whether a call of worker code took no longer than it may. If not, this node waits as if the
+    code had failed; what the call has returned counts all the same."""
+    if took_s <= ctx.slow_s:
+        return True
+    wait_s = _back_off(node, ctx)
+    node.reason = f"{step} took {took_s:.2f} s, next look in {wait_s:.1f} s"
+    if (node.fault_step, node.fault_text) != (step, SLOW):
+        node.fault_step, node.fault_text = step, SLOW
+        ctx.emit(
+            workevents.WorkerSlow(
+                path=node.path, step=step, took_s=took_s, limit_s=ctx.slow_s, retry_in_s=wait_s
+            )
+        )
+    return False
+
+
+def _back_off(node: Node, ctx: Context) -> float:
+    """One fault more: the wait until the node's code is called again."""
+    node.fault_count += 1
+    if node.fault_count == 1:
+        node.fault_since = ctx.now
+    wait_s = delay_s(node.fault_count, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
+    node.fault_at = ctx.now
+    node.fault_until = ctx.now + wait_s
+    ctx.wake(node, node.fault_until)
+    return wait_s
 
 
 def told(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What one tick is given: the moment, and the ports it may call.
 
-Knows: the moment, randomness, the pool's three calls, the event list, limits.
+Knows: the moment, randomness, the pool's three calls, the event list, limits, the rules of the
+tree's config.
 Does not know: what is done with them.
 Invariants: ``now`` is read once per tick, by the engine; nothing in here waits.
 """
@@ -8,25 +9,27 @@ Invariants: ``now`` is read once per tick, by the engine; nothing in here waits.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fsmv2.supervisor.core.action import Action
+from fsmv2.supervisor.core.action import AS_DECLARED, Action, ActionPolicy
 from fsmv2.supervisor.core.events import Event
+from fsmv2.supervisor.core.freshness import ObservationRules
 from fsmv2.supervisor.core.location import GapPolicy
 from fsmv2.supervisor.core.worker import WorkerFactory
 
 if TYPE_CHECKING:
+    from fsmv2.supervisor.inbox import Take
     from fsmv2.supervisor.node import InFlight, Node
 
-STALE_S = 10.0
 STOP_ACTION_WAIT_S = 5.0
 STOP_RETRY_S_MAX = 0.5
 STOP_OBSERVE_WAIT_S = 1.0
 RESTART_WINDOW_S = 300.0
 RESYNC_S = 30.0
 FAULT_BACKOFF_S_MAX = 30.0
-OBSERVE_BACKOFF_S_MAX = 30.0
+SLOW_WORKER_S = 0.1
+OUTSIDE_MAX = 100
 
 
 class PoolPort(Protocol):
@@ -54,8 +57,8 @@ class Context:
     """One tick's surroundings. ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
 
     __slots__ = (
-        "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "now", "own",
-        "pool", "random", "wake", "wall",
+        "clock", "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "now",
+        "observation", "outside_max", "own", "policies", "pool", "random", "slow_s", "wake", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -64,11 +67,16 @@ class Context:
         pool: PoolPort,
         factory: WorkerFactory,
         emit: Callable[[Event], None],
-        own: Callable[[Node, InFlight, bool], None],
+        own: Callable[[Node, InFlight, Take], None],
         wake: Callable[[Node, float], None],
         rng: random.Random,
         gaps: GapPolicy,
         interval_s: float,
+        observation: ObservationRules,
+        policies: Mapping[type[Action], ActionPolicy],
+        clock: Callable[[], float],
+        slow_s: float,
+        outside_max: int,
     ) -> None:
         self.pool = pool
         self.factory = factory
@@ -78,7 +86,17 @@ class Context:
         self.random = rng
         self.gaps: GapPolicy = gaps
         self.interval_s = interval_s
+        self.observation = observation
+        self.policies = policies
+        # Only to tell how long worker code takes; no decision looks at it.
+        self.clock = clock
+        self.slow_s = slow_s
+        self.outside_max = outside_max
         self.infrastructure: str | None = None
         self.now = 0.0
         self.wall = 0.0
         self.full = False
+
+    def policy(self, kind: type[Action]) -> ActionPolicy:
+        """The config's word on an action type."""
+        return self.policies.get(kind, AS_DECLARED)

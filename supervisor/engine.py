@@ -1,6 +1,6 @@
 """The engine: the inbox, the tick, and when to look again. No operating system in here.
 
-Knows: the tree, whose attempt is whose, what results do to nodes.
+Knows: the tree, its nodes by path, which of them are looked at when.
 Does not know: processes, sockets, signals, files; it has a pool port, a clock it is handed,
 and one sink for events.
 Invariants: the inbox is empty when a tick begins and nothing enters it half-way; I3, a result
@@ -12,42 +12,37 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from fsmv2.supervisor.context import OBSERVE_BACKOFF_S_MAX, Context, PoolPort
+from fsmv2.supervisor import outside
+from fsmv2.supervisor.context import OUTSIDE_MAX, SLOW_WORKER_S, Context, PoolPort
 from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.action import ActionResult
-from fsmv2.supervisor.core.backoff import delay_s
+from fsmv2.supervisor.core.action import Action, ActionPolicy, ActionResult
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
+from fsmv2.supervisor.core.freshness import DEFAULT_RULES, ObservationRules
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.location import GapPolicy, Location
 from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec, check_children
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
+from fsmv2.supervisor.inbox import Inbox
 from fsmv2.supervisor.leaving import ask_to_leave
-from fsmv2.supervisor.node import InFlight, Node
+from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.outside import Ticket
 from fsmv2.supervisor.reconciling import give_variables, inherit
 from fsmv2.supervisor.steps import state_of
 from fsmv2.supervisor.tick import tick
 
 SPACING_S = 0.010
-SUCCEEDED = "succeeded"
 
 
-class Owner:
-    """Whose attempt it is."""
-
-    __slots__ = ("is_observation", "node", "since")
-
-    def __init__(self, node: Node, is_observation: bool, since: float) -> None:
-        self.node = node
-        self.is_observation = is_observation
-        self.since = since
+def no_clock() -> float:
+    """A clock that stands: no call of worker code is ever slow."""
+    return 0.0
 
 
 class Engine:
@@ -67,10 +62,14 @@ class Engine:
         location: Location | None = None,
         gaps: GapPolicy = "skip",
         interval_s: float = 0.1,
+        observation: ObservationRules = DEFAULT_RULES,
+        policies: Mapping[type[Action], ActionPolicy] | None = None,
+        clock: Callable[[], float] = no_clock,
+        slow_s: float = SLOW_WORKER_S,
+        outside_max: int = OUTSIDE_MAX,
         seed: int | None = None,
     ) -> None:
-        self._inbox: deque[tuple[int, ActionResult]] = deque()
-        self._owners: dict[int, Owner] = {}
+        self._inbox = Inbox()
         self._wakes: list[tuple[float, int, Node]] = []
         self._ticket = itertools.count()
         self._emit = emit
@@ -82,11 +81,16 @@ class Engine:
             pool=pool,
             factory=factory,
             emit=emit,
-            own=self._own,
+            own=self._inbox.own,
             wake=self._wake,
             rng=random.Random(seed),
             gaps=gaps,
             interval_s=interval_s,
+            observation=observation,
+            policies=policies or {},
+            clock=clock,
+            slow_s=slow_s,
+            outside_max=outside_max,
         )
         self.context.now, self.context.wall = now, wall
         spec = ChildSpec(
@@ -107,125 +111,17 @@ class Engine:
 
     def deliver(self, attempt_id: int, result: ActionResult) -> None:
         """Put a result into the inbox. Safe to call while a tick runs."""
-        self._inbox.append((attempt_id, result))
+        self._inbox.put(attempt_id, result)
 
-    def drain(self, now: float) -> None:
-        """Empty the inbox into the nodes."""
-        while self._inbox:
-            attempt_id, result = self._inbox.popleft()
-            owner = self._owners.pop(attempt_id, None)
-            if owner is None or owner.node.gone:
-                self._emit(events.ResultDropped(attempt_id=attempt_id, reason="its worker is gone"))
-            elif owner.is_observation:
-                self._take_observation(owner, result, now)
-            else:
-                self._take_action(owner.node, result, now)
-
-    def _own(self, node: Node, in_flight: InFlight, is_observation: bool) -> None:
-        self._owners[in_flight.attempt_id] = Owner(node, is_observation, in_flight.since)
-
-    def _take_action(self, node: Node, result: ActionResult, now: float) -> None:
-        in_flight = node.attempt
-        node.attempt = None
-        node.stop_action_by = None
-        node.mark_dirty()
-        if in_flight is None:
-            return
-        name, kind, retry = in_flight.name, in_flight.kind, in_flight.retry
-        if result.status == "refused":
-            # Nothing was tried, so nothing has failed: decide again, a little later.
-            why = str(result.error) if result.error is not None else "refused"
-            self._emit(events.ActionRefused(path=node.path, action_type=name, reason=why))
-            node.retry_at[kind] = now + self.interval_s
-            self._wake(node, node.retry_at[kind])
-            return
-        self._emit(
-            events.ActionEnded(
-                path=node.path,
-                action_type=name,
-                attempt_id=result.attempt_id,
-                status=result.status,
-                verdict=result.verdict,
-                queued_s=result.queued_s,
-                ran_s=result.ran_s,
-                error=str(result.error) if result.error is not None else None,
-                traceback=result.error.traceback if result.error is not None else "",
-                certificate=result.certificate,
-            )
-        )
-        node.results[kind] = result
-        node.result_ends[kind] = now
-        node.acted_at = now
-        if node.observe_at != float("inf"):
-            node.observe_at = now  # the gate waits for an observation newer than this
-        if result.status == SUCCEEDED:
-            node.failures.pop(kind, None)
-            node.retry_at.pop(kind, None)
-        elif result.status != "cancelled":
-            failures = node.failures[kind] = node.failures.get(kind, 0) + 1
-            wait_s = delay_s(
-                failures,
-                self.context.random.random(),
-                base_s=retry.base_s,
-                factor=retry.factor,
-                max_s=retry.max_s,
-                jitter=retry.jitter,
-            )
-            node.retry_at[kind] = now + wait_s
-            self._wake(node, now + wait_s)
-
-    def _take_observation(self, owner: Owner, result: ActionResult, now: float) -> None:
-        node = owner.node
-        node.observation = None
-        if result.status == SUCCEEDED:
-            interval_s = type(node.worker).observe_interval_s
-            if node.observe_failures:
-                self._emit(
-                    events.ObservationRecovered(path=node.path, failures=node.observe_failures)
-                )
-            changed = (
-                node.observed_at is None
-                or node.stale_reported
-                or node.observe_failures
-                or result.value != node.status
-                or (node.acted_at is not None and node.observed_at < node.acted_at)
-            )
-            node.observe_failures = 0
-            node.status = result.value
-            node.observed_at = owner.since
-            if node.observe_at != float("inf"):
-                # Begun before the last action ended: it cannot show what that action did.
-                late = node.acted_at is not None and owner.since < node.acted_at
-                node.observe_at = now if late else owner.since + interval_s
-                self._wake(node, node.observe_at)
-            if changed:
-                node.mark_dirty()
-            return
-        if result.status == "cancelled":
-            node.observe_at = now + type(node.worker).observe_interval_s
-            self._wake(node, node.observe_at)
-            return
-        node.observe_failures += 1
-        wait_s = delay_s(
-            node.observe_failures,
-            self.context.random.random(),
-            base_s=max(0.5, type(node.worker).observe_interval_s),
-            max_s=OBSERVE_BACKOFF_S_MAX,
-        )
-        node.observe_at = now + wait_s
-        self._wake(node, node.observe_at)
-        node.mark_dirty()
-        if node.observe_failures == 1:
-            self._emit(
-                events.ObservationFailed(
-                    path=node.path,
-                    action_type=result.action_type,
-                    status=result.status,
-                    verdict=result.verdict,
-                    error=str(result.error) if result.error is not None else None,
-                    retry_in_s=wait_s,
-                )
-            )
+    def submit_outside(
+        self, path: str, action: Action, on_end: Callable[[Ticket], None] | None = None
+    ) -> Ticket:
+        """Have ``action`` run for the worker at ``path``, though its state machine has not asked
+        for it; never beside its own. Between two ticks only. What cannot be taken is refused at
+        once. ``on_end`` is called once, when the ticket has its result."""
+        ticket = Ticket(next(self._ticket), path, action, self.context.now, on_end)
+        outside.submit(self.find(path), self.context, ticket)
+        return ticket
 
     # --- the tick ---------------------------------------------------------------------------
 
@@ -241,10 +137,10 @@ class Engine:
 
     def tick(self, now: float, wall: float, *, full: bool = False) -> None:
         """Drain the inbox, then one tick at ``now`` (monotonic) and ``wall`` (epoch) seconds."""
-        self.drain(now)
-        self._wake_due(now)
         context = self.context
         context.now, context.wall, context.full = now, wall, full
+        self._inbox.drain(context)
+        self._wake_due(now)
         tick(self.root, context)
         self._last_tick = now
         self.ticks += 1
@@ -330,6 +226,14 @@ class Engine:
             node = todo.pop()
             yield node
             todo += reversed(node.children.values())
+
+    def find(self, path: str) -> Node | None:
+        """The node at ``path``, if there is one."""
+        first, *names = path.split("/")
+        node = self.root if first == self.root.path and not self.root.gone else None
+        for name in names:
+            node = node.children.get(name) if node is not None else None
+        return node
 
     def phases(self) -> dict[str, int]:
         """How many nodes are in each phase."""

@@ -149,9 +149,10 @@ class Kinds(dict[type[Action], ActionKind]):
     """All types a pool with these ``lanes`` has seen. ``kinds[type]`` makes the record on first
     use."""
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, lanes: Mapping[str, Lane], graces: Mapping[str, float]) -> None:
         super().__init__()
         self._lanes = lanes
+        self._graces = graces
 
     def quarantined(self) -> dict[str, ActionKind]:
         """Those that are kept apart by name; by reference (``module:name``) where several of them
@@ -181,4 +182,5 @@ class Kinds(dict[type[Action], ActionKind]):
         """The record of ``kind``. Raises `SpecError` for a type that cannot be sent."""
         home = self._lanes.get(kind.lane) if isinstance(kind.lane, str) else None
         known = self[kind] = ActionKind(kind, home)
+        known.grace_s = self._graces.get(known.reference, known.grace_s)
         return known

@@ -8,6 +8,7 @@ depend on after those; the time a stop takes is the longest of its level's, not 
 
 from __future__ import annotations
 
+from fsmv2.supervisor import outside
 from fsmv2.supervisor.context import RESTART_WINDOW_S, STOP_ACTION_WAIT_S, Context
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.backoff import delay_s, spend
@@ -100,6 +101,7 @@ def try_to_go(node: Node, ctx: Context) -> bool:
     for in_flight in (node.attempt, node.observation):
         if in_flight is not None:
             ctx.pool.cancel(in_flight.attempt_id, "stop")
+    outside.drop(node, ctx)
     ctx.emit(events.WorkerRemoved(path=node.path, reason=node.leaving or "", forced=node.forced))
     node.gone = True
     parent = node.parent

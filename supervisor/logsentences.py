@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core import reloadevents
+from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import pairs, plain
 
@@ -27,6 +28,7 @@ def sentence_of(event: ev.Event) -> Sentence:
     """``event`` in words."""
     return (
         _node_sentence(event)
+        or _work_sentence(event)
         or _action_sentence(event)
         or _process_sentence(event)
         or Sentence("fsmv2", f"{event.name()}  {pairs(plain(event))}")
@@ -88,8 +90,34 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(path, f"observation {kind} {verdict}{why}  ({again})")
         case ev.ObservationStale(path=path, age_s=age_s):
             return Sentence(path, f"paused, the last observation is {seconds(age_s)} old")
-        case ev.ObservationRecovered(path=path, failures=failures):
-            return Sentence(path, f"observed again after {failures} failures")
+        case ev.ObservationRecovered(path=path, failures=failures, restarts=restarts):
+            what = f"{failures} failures, {restarts} restarts of its observation"
+            return Sentence(path, f"observed again after {what}")
+    return None
+
+
+def _work_sentence(event: ev.Event) -> Sentence | None:
+    match event:
+        case work.ProbeRestarted(path=path, restart=restart, age_s=age_s):
+            since = f"nothing seen for {seconds(age_s)}"
+            return Sentence(path, f"observation begun anew (restart {restart}): {since}")
+        case work.ObservationLost(path=path, restarts=restarts, age_s=age_s):
+            tried = f"{restarts} restarts of its observation did not help"
+            return Sentence(path, f"degraded, nothing seen for {seconds(age_s)}: {tried}")
+        case work.ActionGivenUp(path=path, action_type=kind, failures=failures):
+            until = "until its state or spec changes"
+            return Sentence(path, f"{kind} given up after {failures} failures, {until}")
+        case work.OutsideActionEnded(path=path, action_type=kind, status=status):
+            verdict = "" if event.verdict in ("", status) else f" ({event.verdict})"
+            error = f": {event.error}" if event.error else ""
+            after = f"after {seconds(event.ran_s)}, {seconds(event.waited_s)} in the queue"
+            return Sentence(path, f"{kind} from outside {status}{verdict} {after}{error}")
+        case work.WorkerSlow(path=path, step=step, took_s=took_s):
+            limit = f"want {seconds(event.limit_s)} at most"
+            again = f"again in {seconds(event.retry_in_s)}"
+            return Sentence(
+                path, f"{step} held the tick up for {seconds(took_s)}, {limit}, {again}"
+            )
     return None
 
 

@@ -18,6 +18,7 @@ import prometheus_client
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core import reloadevents
+from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.procfsm import ProcState
 from fsmv2.supervisor.metrictable import TABLE, Row
@@ -122,7 +123,20 @@ class Metrics:
             case ev.OpsEnded():
                 self._count("fsmv2_process_restarts_total", "ops")
             case _:
+                self._observe_work(event)
                 self._observe_care(event)
+
+    def _observe_work(self, event: ev.Event) -> None:
+        """Observations that do not come, actions from outside, slow code."""
+        match event:
+            case work.ProbeRestarted():
+                self._count("fsmv2_probe_restarts_total")
+            case work.ObservationLost():
+                self._count("fsmv2_observations_lost_total")
+            case work.WorkerSlow(step=step):
+                self._count("fsmv2_slow_worker_calls_total", step)
+            case work.OutsideActionEnded(action_type=kind, status=status):
+                self._count("fsmv2_outside_actions_total", kind, status)
 
     def _observe_care(self, event: ev.Event) -> None:
         """How the pool helps itself, and how it is helped."""

@@ -12,20 +12,34 @@ Invariants: I1, one writer per field:
 | children, declared, refused_children, done, generations, later | step 3 |
 | fault_* | `contain`, when worker code raises |
 | state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
-| status, observed_at, observe_*, results, failures, retry_at, acted_at | the inbox |
+| status, results, failures, history, retry_at, acted_at | the inbox |
+| observ*, thresholds, stale_reported, probe_*, is_lost | `observing`: steps 2, 6, the inbox |
+| outside | `outside` |
 | dirty, dirty_below, wake_at | everybody who changes something |
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fsmv2.supervisor.core.action import Action, ActionResult, Retry, action_name
+from fsmv2.supervisor.core.action import (
+    AS_DECLARED,
+    Action,
+    ActionPolicy,
+    ActionResult,
+    Outcome,
+    Retry,
+    action_name,
+)
+from fsmv2.supervisor.core.freshness import Thresholds
 from fsmv2.supervisor.core.fsm import ChildInfo, Identity, Phase, State
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.outside import Outside
 
 NEVER = float("inf")
 
@@ -33,18 +47,26 @@ NEVER = float("inf")
 class InFlight:
     """An action offered to the pool and not answered yet. ``since`` is monotonic seconds."""
 
-    __slots__ = ("attempt_id", "for_stop", "kind", "name", "retry", "since", "timeout_s")
+    __slots__ = (
+        "attempt_id", "for_stop", "kind", "name", "restarted", "retry", "since", "timeout_s",
+    )  # fmt: skip
 
     def __init__(
-        self, attempt_id: int, kind: type[Action], since: float, for_stop: bool = False
+        self,
+        attempt_id: int,
+        kind: type[Action],
+        since: float,
+        policy: ActionPolicy = AS_DECLARED,
+        for_stop: bool = False,
     ) -> None:
         self.attempt_id = attempt_id
         self.for_stop = for_stop
         self.kind = kind  # results are kept by class: two modules may have one name
         self.name = action_name(kind)
-        self.timeout_s = kind.timeout_s
-        self.retry: Retry = kind.retry
+        self.timeout_s = kind.timeout_s if policy.timeout_s is None else policy.timeout_s
+        self.retry: Retry = kind.retry if policy.retry is None else policy.retry
         self.since = since
+        self.restarted = False  # an observation that was too long overdue
 
 
 class Later:
@@ -68,11 +90,12 @@ class Node:
         "acted_at", "attempt", "children", "declared", "derive_needed", "desired", "dirty",
         "dirty_below", "done", "entered_at", "failures", "fault_at", "fault_count", "fault_since",
         "fault_step", "fault_text", "fault_until", "forced", "generation", "generations", "gone",
-        "held_by", "identity", "later", "leaving", "location", "mapped_state", "observation",
-        "observe_at", "observe_failures", "observe_since", "observed_at", "parent", "path",
-        "reason", "refused_children", "result_ends", "results", "retry_at", "spec",
-        "stale_reported", "state", "status", "stop_action_by", "stop_by", "stop_from_parent",
-        "successor", "variables", "wake_at", "worker",
+        "held_by", "history", "identity", "is_lost", "later", "leaving", "location", "mapped_state",
+        "observation", "observe_at", "observe_failures", "observe_since", "observed_at", "outside",
+        "parent", "path", "probe_restart_at", "probe_restarts", "reason", "refused_children",
+        "result_ends", "results", "retry_at", "spec", "stale_reported", "state", "status",
+        "stop_action_by", "stop_by", "stop_from_parent", "successor", "thresholds", "variables",
+        "wake_at", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -125,22 +148,31 @@ class Node:
         self.reason = "just added"
         self.attempt: InFlight | None = None
         # the inbox
+        self._set_unobserved(now)
+        self.results: dict[type[Action], ActionResult] = {}
+        self.result_ends: dict[type[Action], float] = {}
+        self.failures: dict[type[Action], int] = {}
+        self.history: dict[type[Action], tuple[Outcome, ...]] = {}
+        self.retry_at: dict[type[Action], float] = {}
+        self.acted_at: float | None = None
+        self.outside: Outside | None = None
+        # looking again
+        self.dirty = True
+        self.dirty_below = False
+        self.wake_at: float | None = None
+
+    def _set_unobserved(self, now: float) -> None:
         self.status: Any = None
         self.observed_at: float | None = None
         self.observation: InFlight | None = None
         self.observe_at = now
         self.observe_since = now
         self.observe_failures = 0
+        self.thresholds = Thresholds()
         self.stale_reported = False
-        self.results: dict[type[Action], ActionResult] = {}
-        self.result_ends: dict[type[Action], float] = {}
-        self.failures: dict[type[Action], int] = {}
-        self.retry_at: dict[type[Action], float] = {}
-        self.acted_at: float | None = None
-        # looking again
-        self.dirty = True
-        self.dirty_below = False
-        self.wake_at: float | None = None
+        self.probe_restarts = 0
+        self.probe_restart_at = 0.0
+        self.is_lost = False
 
     def __repr__(self) -> str:
         return f"<node {self.path}#{self.generation} {self.state_name}: {self.reason}>"
@@ -157,8 +189,11 @@ class Node:
 
     @property
     def phase(self) -> Phase:
-        """The state's phase."""
-        return self.state.phase
+        """The state's phase; of one that should run and cannot be observed: degraded."""
+        phase = self.state.phase
+        if self.is_lost and phase is Phase.RUNNING and not self.leaving:
+            return Phase.DEGRADED
+        return phase
 
     @property
     def desired_word(self) -> str:

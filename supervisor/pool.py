@@ -73,7 +73,7 @@ class Pool:
         check_lane_names(lanes)
         self.options = options
         self.lanes = {name: Lane(name, size, options.queue) for name, size in lanes.items()}
-        self.kinds = Kinds(dict(self.lanes))
+        self.kinds = Kinds(dict(self.lanes), options.graces)
         # Empty until an action type is kept apart.
         self.lanes[QUARANTINE] = Lane(QUARANTINE, 0, options.queue)
         self.spares: list[ProcHandle] = []

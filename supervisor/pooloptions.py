@@ -30,7 +30,8 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ``pipeline`` short actions at most are with one proc at a time, the others waiting in its
     pipe (1: none waits there). ``starts_per_s`` procs are started a second in the long run. A
     result of more than ``result_bytes_max`` encoded bytes is a failure. ``preload`` are modules
-    the template imports before it forks, ``search`` folders it finds them in.
+    the template imports before it forks, ``search`` folders it finds them in. ``graces`` replaces
+    `Action.grace_s` of action types, by ``module:name``.
     """
 
     spares: int = 1
@@ -43,6 +44,7 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     start_method: StartMethod = "auto"
     preload: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+    graces: dict[str, float] = {}
 
 
 def check_lane_names(lanes: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fsmv2.supervisor.containment import told
+from fsmv2.supervisor.containment import in_time, told
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core import reconcile as diff
@@ -35,7 +35,7 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         shut_children(node, ctx)
         return
     declared = node.desired.children if node.desired is not None else None
-    if declared is None or node.fault_until is not None:
+    if declared is None:
         return
     if declared is not node.declared:
         if not _accept(node, ctx, declared):
@@ -120,8 +120,10 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     if later is not None and later.moment > ctx.now:
         ctx.wake(parent, later.moment)
         return
+    began = ctx.clock()
     try:
         worker = ctx.factory.create(spec.worker_type)
+        took_s = ctx.clock() - began
         child = Node(spec, worker, parent, generation, state_of(worker.initial), ctx.now)
     except BugError:
         raise
@@ -143,6 +145,7 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
         events.WorkerAdded(path=child.path, worker_type=spec.worker_type, generation=generation)
     )
     child.mark_dirty()
+    in_time(child, ctx, "constructor", took_s)
 
 
 def _make_later(parent: Node, ctx: Context, name: str, error: BaseException) -> None:

@@ -14,7 +14,7 @@ import random
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -23,24 +23,24 @@ from fsmv2.supervisor import logs, spill
 from fsmv2.supervisor.access import digest_of
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.action import ActionResult
+from fsmv2.supervisor.core.action import Action, ActionPolicy, ActionResult
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.core.quarantine import QuarantineRules
-from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
+from fsmv2.supervisor.outside import Ticket
 from fsmv2.supervisor.plugins import Plugins, load_plugins
+from fsmv2.supervisor.policies import check_observation, resolve_actions, rules_of
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.poolsettings import pool_options
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.reload import ConfigFile, Reloader
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
-from fsmv2.supervisor.settings import PoolSettings, Settings, child_specs
+from fsmv2.supervisor.settings import Settings, child_specs
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.summary import Summary
 from fsmv2.supervisor.telemetry import Telemetry
@@ -126,6 +126,7 @@ class Supervisor:
         self._reloader = Reloader(
             self._source, self._poller, self._telemetry, self._take_over, self._bury_check
         )
+        self._policies = self._resolve_policies()
         self._pool = self._make_pool(run_folder)
         self._engine = self._make_engine()
         try:
@@ -188,7 +189,7 @@ class Supervisor:
         pool = Pool(
             # The last is filled first.
             {"actions": settings.procs, **settings.lanes, "observations": settings.observers},
-            pool_options(settings, self._modules, self._search),
+            pool_options(settings, self._modules, self._search, self._policies),
             run_folder=run_folder,
             metrics_folder=self._metrics_folder,
             on_result=self._deliver,
@@ -199,6 +200,11 @@ class Supervisor:
             self._reloader.pids | ({self._ops.pid} if self._ops is not None else set())
         )
         return pool
+
+    def _resolve_policies(self) -> Mapping[type[Action], ActionPolicy]:
+        factory, settings = self._factory, self.settings
+        check_observation(settings.observation, factory.type_names, _refuse_config)
+        return resolve_actions(settings.actions, factory.modules, _refuse_config)
 
     def _make_engine(self) -> Engine:
         settings = self.settings
@@ -214,6 +220,11 @@ class Supervisor:
             location=settings.location,
             gaps=settings.location_gaps,
             interval_s=settings.tick_interval_s,
+            observation=rules_of(settings.observation),
+            policies=self._policies,
+            clock=time.perf_counter,
+            slow_s=settings.slow_worker_s,
+            outside_max=settings.outside_queue,
         )
 
     def _say_started(self) -> None:
@@ -341,6 +352,13 @@ class Supervisor:
         self._pool.nursery.orphans.bury(pid, ())
         self._pool.nursery.sweep()
 
+    def submit_outside(
+        self, path: str, action: Action, on_end: Callable[[Ticket], None] | None = None
+    ) -> Ticket:
+        """Have ``action`` run for the worker at ``path``, see `Engine.submit_outside`. For
+        listeners and what else runs in this thread, while `run` runs."""
+        return self._engine.submit_outside(path, action, on_end)
+
     # --- what the pool says -----------------------------------------------------------------
 
     def _deliver(self, attempt_id: int, result: ActionResult) -> None:
@@ -358,24 +376,5 @@ class Supervisor:
         self._telemetry(event)
 
 
-def pool_options(
-    settings: PoolSettings, modules: tuple[str, ...], search: tuple[str, ...]
-) -> PoolOptions:
-    """The config's words for the pool, as the pool has them."""
-    kept_apart = settings.quarantine
-    return PoolOptions(
-        spares=settings.spares,
-        queue=settings.queue,
-        pipeline=settings.pipeline,
-        starts_per_s=settings.starts_per_s,
-        result_bytes_max=settings.result_bytes_max,
-        recycling=msgspec.convert(settings.recycling, Recycling, from_attributes=True),
-        quarantine=(
-            msgspec.convert(kept_apart, QuarantineRules, from_attributes=True)
-            if kept_apart.after
-            else None
-        ),
-        start_method=settings.start_method,
-        preload=modules,
-        search=search,
-    )
+def _refuse_config(place: str, why: str) -> None:
+    raise StartError(f"cannot use the config: {place}: {why}")

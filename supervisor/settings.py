@@ -96,6 +96,37 @@ class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str | None = None
 
 
+class ObservationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How old what is observed may be, how often workers are observed: see
+    `core.freshness.ObservationRules`."""
+
+    stale_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    dead_s: Annotated[float, Meta(gt=0, le=86_400)] = 20.0
+    spread: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
+    backoff_s: Annotated[float, Meta(ge=1, le=3_600)] = 30.0
+    intervals: dict[str, Annotated[float, Meta(ge=0.01, le=3_600)]] = msgspec.field(
+        default_factory=dict
+    )
+
+
+class RetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is changed of an action type's `core.action.Retry`; None: as its class says."""
+
+    base_s: Annotated[float, Meta(ge=0.01, le=3_600)] | None = None
+    factor: Annotated[float, Meta(ge=1, le=100)] | None = None
+    max_s: Annotated[float, Meta(ge=0.01, le=86_400)] | None = None
+    jitter: Annotated[float, Meta(ge=0, le=1)] | None = None
+    attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+
+
+class ActionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one action type is treated; None: as its class says."""
+
+    timeout_s: Annotated[float, Meta(ge=0.001, le=86_400)] | None = None
+    grace_s: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    retry: RetrySettings | None = None
+
+
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One worker under the root. ``variables`` are its User variables."""
 
@@ -126,6 +157,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     location_gaps: GapPolicy = "skip"
     global_: dict[str, Any] = msgspec.field(default_factory=dict, name="global")
     tick_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.1
+    slow_worker_s: Annotated[float, Meta(ge=0.001, le=60)] = 0.1
+    outside_queue: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    observation: ObservationSettings = msgspec.field(default_factory=ObservationSettings)
+    actions: dict[str, ActionSettings] = msgspec.field(default_factory=dict)
     pool: PoolSettings = msgspec.field(default_factory=PoolSettings)
     http: HttpSettings = msgspec.field(default_factory=HttpSettings)
     store: StoreSettings = msgspec.field(default_factory=StoreSettings)

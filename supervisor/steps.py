@@ -7,9 +7,9 @@ Invariants: see `tick`. Each step is one function; `contain` takes whatever work
 
 from __future__ import annotations
 
-from fsmv2.supervisor.containment import contain, recover
-from fsmv2.supervisor.context import STALE_S, Context
-from fsmv2.supervisor.core.action import Action, check_action_type
+from fsmv2.supervisor import observing
+from fsmv2.supervisor.containment import contain, in_time, recover
+from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core.errors import BugError, WorkerFault
 from fsmv2.supervisor.core.fsm import Phase, State
 from fsmv2.supervisor.core.gate import Conditions, Gate, gate
@@ -19,6 +19,9 @@ from fsmv2.supervisor.core.spec import (
 )
 from fsmv2.supervisor.leaving import children_to_wait_for, still_needed
 from fsmv2.supervisor.node import NEVER, Node
+from fsmv2.supervisor.retrying import begin_series
+
+DERIVE = "derive_desired_state"
 
 _states: dict[type[State], State] = {}
 
@@ -42,7 +45,9 @@ def check_health(node: Node, ctx: Context) -> Gate:
 def conditions(node: Node, ctx: Context) -> Conditions:
     """Everything the gate looks at, read off ``node``."""
     stopping = node.stop_asked
-    backoff_s = None if node.fault_until is None else max(0.0, node.fault_until - ctx.now)
+    backoff_s = None
+    if node.fault_until is not None and not observing.is_slow(node):
+        backoff_s = max(0.0, node.fault_until - ctx.now)
     observes = node.observe_at != NEVER
     age_s = None if node.observed_at is None else ctx.now - node.observed_at
     return Conditions(
@@ -53,18 +58,15 @@ def conditions(node: Node, ctx: Context) -> Conditions:
         backoff_s=backoff_s,
         never_derived=node.desired is None,
         held_by=node.held_by if node.phase is Phase.STOPPED else (),
-        stale_s=age_s if observes and age_s is not None and age_s > stale_after_s(node) else None,
+        stale_s=age_s
+        if observes and age_s is not None and age_s > node.thresholds.stale_s
+        else None,
+        degraded=node.is_lost and node.phase is Phase.DEGRADED,
         never_observed=observes and node.observed_at is None,
         awaiting_observation=observes
         and node.acted_at is not None
         and (node.observed_at is None or node.observed_at < node.acted_at),
     )
-
-
-def stale_after_s(node: Node) -> float:
-    """How old an observation may be before the worker is paused: `STALE_S`, or longer for one
-    that observes rarely on purpose."""
-    return max(STALE_S, 2.5 * type(node.worker).observe_interval_s)
 
 
 # --- 2 --------------------------------------------------------------------------------------
@@ -75,8 +77,10 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     if not node.derive_needed or not health.derive or node.leaving:
         return
     spec = UserSpec(node.spec.user_spec.config, node.variables)
+    began = ctx.clock()
     try:
         desired = node.worker.derive_desired_state(spec)
+        took_s = ctx.clock() - began
         if not isinstance(desired, DesiredState):
             raise WorkerFault(
                 f"derive_desired_state returned {type(desired).__name__}, want DesiredState"
@@ -84,35 +88,15 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     except BugError:
         raise
     except BaseException as error:  # worker code may raise anything at all
-        contain(node, ctx, "derive_desired_state", error)
+        contain(node, ctx, DERIVE, error)
         return
+    first = node.desired is None
     node.derive_needed = False
     node.desired = desired
-    if node.fault_step == "derive_desired_state":
+    if in_time(node, ctx, DERIVE, took_s) and node.fault_step == DERIVE:
         recover(node, ctx)
-    if plan_observation(node, ctx) is not None and node.observe_at == NEVER:
-        node.observe_at = ctx.now
-
-
-def plan_observation(node: Node, ctx: Context) -> Action | None:
-    """The observing action; None when the worker has none (then it is not asked again until
-    its desired state changes) or when its code raised (then the node waits)."""
-    if node.desired is None:
-        return None
-    try:
-        action = node.worker.observe(node.desired)
-        if action is None:
-            node.observe_at = NEVER
-        elif not isinstance(action, Action):
-            raise WorkerFault(f"observe returned {type(action).__name__}, want an Action or None")
-        else:
-            check_action_type(type(action))
-    except BugError:
-        raise
-    except BaseException as error:  # worker code may raise anything at all
-        contain(node, ctx, "observe", error)
-        return None
-    return action
+    begin_series(node, ctx)
+    observing.begin(node, ctx, first)
 
 
 # --- 4 --------------------------------------------------------------------------------------

@@ -56,6 +56,16 @@ FULL: dict[str, Any] = {
     "location_gaps": "unknown_all",
     "global": {"broker": "b:1", "ports": [1, 2]},
     "tick_interval_s": 0.25,
+    "slow_worker_s": 0.5,
+    "outside_queue": 9,
+    "observation": {
+        "stale_s": 5.0,
+        "dead_s": 9.5,
+        "spread": 0.25,
+        "backoff_s": 60.0,
+        "intervals": {"lamp": 2.0},
+    },
+    "actions": {"SwitchOn": {"timeout_s": 1.5, "retry": {"max_s": 5.0, "attempts": 3}}},
     "pool": {
         "procs": 3,
         "observers": 2,
@@ -99,6 +109,11 @@ location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
 global: {broker: "b:1", ports: [1, 2]}
 tick_interval_s: 0.25
+slow_worker_s: 0.5
+outside_queue: 9
+observation: {stale_s: 5, dead_s: 9.5, spread: 0.25, backoff_s: 60, intervals: {lamp: 2}}
+actions:
+  SwitchOn: {timeout_s: 1.5, retry: {max_s: 5, attempts: 3}}
 pool:
   {procs: 3, observers: 2, lanes: {uploads: 1}, spares: 0, queue: 7, pipeline: 1,
    result_bytes_max: 1048576, starts_per_s: 5, start_method: template,
@@ -116,6 +131,10 @@ name = "site"
 plugins = ["one", "two"]
 location_gaps = "unknown_all"
 tick_interval_s = 0.25
+slow_worker_s = 0.5
+outside_queue = 9
+observation = {stale_s = 5, dead_s = 9.5, spread = 0.25, backoff_s = 60, intervals = {lamp = 2}}
+actions = {SwitchOn = {timeout_s = 1.5, retry = {max_s = 5, attempts = 3}}}
 location = {enterprise = "e", site = "s", area = "a", line = "l", cell = "c"}
 global = {broker = "b:1", ports = [1, 2]}
 pool.procs = 3

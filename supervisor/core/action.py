@@ -29,7 +29,9 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the framework waits before it offers an action type again that has failed.
 
     The wait is ``base_s * factor ** (failures - 1)``, at most ``max_s``, spread by up to
-    ``jitter`` (a share of the wait) so that many workers do not come back at one moment.
+    ``jitter`` (a share of the wait) so that many workers do not come back at one moment. After
+    ``attempts`` failures in a row (None: never) it is not offered again until the worker's state
+    or spec changes; a stop's actions always are.
     Source: fsmv2-behaviour.md, decision "retries".
     """
 
@@ -37,6 +39,18 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     factor: float = 2.0
     max_s: float = 30.0
     jitter: float = 0.2
+    attempts: int | None = None
+
+
+class ActionPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a tree treats an action type, instead of what its class says; None: as it says."""
+
+    timeout_s: float | None = None
+    grace_s: float | None = None
+    retry: Retry | None = None
+
+
+AS_DECLARED = ActionPolicy()
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,11 +239,28 @@ class ActionResult(msgspec.Struct, frozen=True, kw_only=True):
         """The certificate's verdict where there is one, else the status."""
         return self.certificate.verdict if self.certificate is not None else self.status
 
+    @property
+    def outcome(self) -> Outcome:
+        """What a history keeps of it."""
+        error = self.error.type if self.error is not None else None
+        return Outcome(self.status, error, self.verdict, self.ended_at, self.ran_s)
+
     def value_or_raise(self) -> Any:
         """Return ``value``, or raise `ActionFailed` that carries this result."""
         if self.status == "succeeded":
             return self.value
         raise ActionFailed(self)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One attempt in a worker's history, without its value. ``error`` is the type of what was
+    raised; ``ended_at`` seconds since the epoch, ``ran_s`` seconds."""
+
+    status: Status
+    error: str | None
+    verdict: str
+    ended_at: float
+    ran_s: float
 
 
 class ActionFailed(FsmError):

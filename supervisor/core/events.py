@@ -28,6 +28,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """The static name: ``StateChanged`` is logged as ``state_changed``."""
         return snake_case(cls.__name__)
 
+    def loudness(self) -> Level:
+        """``level``, where this event's fields do not say otherwise."""
+        return self.level
+
 
 # --- the root -------------------------------------------------------------------------------
 
@@ -214,10 +218,11 @@ class ObservationStale(Event, frozen=True, kw_only=True):
 
 
 class ObservationRecovered(Event, frozen=True, kw_only=True):
-    """Observations work again."""
+    """Observations work again, after ``failures`` in a row and ``restarts`` of the probe."""
 
     path: str
     failures: int
+    restarts: int = 0
 
 
 # --- processes ------------------------------------------------------------------------------
@@ -392,4 +397,4 @@ def level_of(event: Event) -> Level:
             return "warning"
         case StateChanged(phase="degraded"):
             return "warning"
-    return event.level
+    return event.loudness()

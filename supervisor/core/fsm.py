@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
-from fsmv2.supervisor.core.action import Action, ActionResult
+from fsmv2.supervisor.core.action import Action, ActionResult, Outcome
 from fsmv2.supervisor.core.errors import WorkerFault
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ class Snapshot:
         "_age_s",
         "_entered_at",
         "_failures",
+        "_history",
         "_monotonic",
         "_result_ends",
         "_results",
@@ -238,6 +239,7 @@ class Snapshot:
     _age_s: float | None
     _entered_at: float
     _failures: Mapping[type[Action], int]
+    _history: Mapping[type[Action], tuple[Outcome, ...]]
     _monotonic: float
     _result_ends: Mapping[type[Action], float]
     _results: Mapping[type[Action], ActionResult]
@@ -256,6 +258,7 @@ class Snapshot:
         results: Mapping[type[Action], ActionResult] | None = None,
         result_ends: Mapping[type[Action], float] | None = None,
         failures: Mapping[type[Action], int] | None = None,
+        history: Mapping[type[Action], tuple[Outcome, ...]] | None = None,
         entered_at: float = 0.0,
         monotonic: float = 0.0,
         wall: float = 0.0,
@@ -270,6 +273,7 @@ class Snapshot:
         put(self, "_results", dict(results or {}))
         put(self, "_result_ends", dict(result_ends or {}))
         put(self, "_failures", dict(failures or {}))
+        put(self, "_history", dict(history or {}))
         put(self, "_entered_at", entered_at)
         put(self, "_monotonic", monotonic)
         put(self, "_wall", wall)
@@ -314,6 +318,11 @@ class Snapshot:
     def failures(self, kind: type[Action]) -> int:
         """How many attempts of that action type have failed in a row, up to now."""
         return self._failures.get(kind, 0)
+
+    def history(self, kind: type[Action]) -> tuple[Outcome, ...]:
+        """How the last attempts of that action type in this incarnation ended, ten at most, the
+        oldest first. One that was refused was no attempt."""
+        return self._history.get(kind, ())
 
     def since_result_s(self, kind: type[Action]) -> float:
         """Seconds since the last attempt of that action type ended; infinite if none has."""

@@ -22,6 +22,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     never_derived: bool = False
     held_by: tuple[str, ...] = ()
     stale_s: float | None = None
+    degraded: bool = False
     never_observed: bool = False
     awaiting_observation: bool = False
 
@@ -58,7 +59,8 @@ def gate(now: Conditions) -> Gate:
     if now.never_observed:
         return Gate(True, False, False, "waiting for the first observation")
     if now.stale_s is not None:
-        why = f"paused: last observed {now.stale_s:.1f} s ago"
+        how = "degraded" if now.degraded else "paused"
+        why = f"{how}: last observed {now.stale_s:.1f} s ago"
         return Gate(True, False, False, why)
     if now.awaiting_observation:
         return Gate(True, False, False, "waiting for an observation newer than the last action")

@@ -34,6 +34,7 @@ TABLE: list[tuple[dict[str, Any], bool, bool, bool, str]] = [
     ({"held_by": ("db", "bus")}, YES, NO, NO, "waiting for db, bus to run"),
     ({"never_observed": True}, YES, NO, NO, "waiting for the first observation"),
     ({"stale_s": 12.34}, YES, NO, NO, "paused: last observed 12.3 s ago"),
+    ({"stale_s": 33.3, "degraded": True}, YES, NO, NO, "degraded: last observed 33.3 s ago"),
     ({"awaiting_observation": True}, YES, NO, NO, "newer than the last action"),
 ]
 

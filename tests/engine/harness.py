@@ -42,7 +42,14 @@ class Attempt:
     """One submitted action, and how it ended if it has."""
 
     def __init__(
-        self, attempt_id: int, action: Action, key: str, lane: str, urgent: bool, at: float
+        self,
+        attempt_id: int,
+        action: Action,
+        key: str,
+        lane: str,
+        urgent: bool,
+        at: float,
+        timeout_s: float | None,
     ) -> None:
         self.id = attempt_id
         self.action = action
@@ -50,6 +57,7 @@ class Attempt:
         self.lane = lane
         self.urgent = urgent
         self.at = at
+        self.timeout_s = timeout_s
         self.cancelled: str | None = None
         self.result: ActionResult | None = None
 
@@ -83,7 +91,8 @@ class FakePool:
         timeout_s: float | None = None,
         urgent: bool = False,
     ) -> int:
-        attempt = Attempt(len(self.attempts) + 1, action, key, lane, urgent, self._bench.now)
+        number, now = len(self.attempts) + 1, self._bench.now
+        attempt = Attempt(number, action, key, lane, urgent, now, timeout_s)
         if any(other.key == key and other.lane == lane for other in self.open.values()):
             self.overlaps.append(attempt)
         self.attempts.append(attempt)
@@ -120,6 +129,10 @@ class FakePool:
         )
         self._bench.engine.deliver(attempt.id, attempt.result)
 
+    def refuse(self, attempt: Attempt, kind: str) -> None:
+        """What a pool says that cannot take it."""
+        self.complete(attempt, ActionError(kind, "full"), status="refused")
+
     def answer_open(self) -> None:
         """Complete what the test has set an answer for."""
         for attempt in list(self.open.values()):
@@ -144,6 +157,7 @@ class Bench:
         variables: VariableBundle | None = None,
         location: Location | None = None,
         full: bool = False,
+        **options: Any,
     ) -> None:
         self.now = START
         self._ticked = float("-inf")
@@ -163,7 +177,7 @@ class Bench:
             variables=variables,
             location=location,
             interval_s=INTERVAL_S,
-            seed=7,
+            **{"seed": 7, **options},
         )
 
     def _hear(self, event: Event) -> None:

@@ -176,23 +176,23 @@ def test_nothing_is_decided_before_the_first_observation() -> None:
 
 
 def test_observations_come_at_their_interval_in_their_own_lane() -> None:
-    """Each second, counted from the last one's beginning; never two at once."""
+    """Each second at the latest, counted from the last one's beginning; never two at once."""
     bench = Bench(child("p", "pump"))
     plant = Plant(bench)
     plant.on = True
     bench.settle(20)
     times = looks(bench)
     gaps = [b - a for a, b in itertools.pairwise(times)]
-    assert len(gaps) >= 18
-    assert all(1.0 <= gap < 1.2 for gap in gaps)
+    assert 18 <= len(gaps) <= 23
+    assert all(0.9 <= gap < 1.1 for gap in gaps[1:])
     assert {(one.lane, one.key) for one in bench.attempts(Look)} == {("observations", "root/p?")}
     assert bench.pool.overlaps == []
 
 
 def test_a_slow_observation_is_not_begun_a_second_time() -> None:
-    """However long it takes."""
+    """Until it counts as dead, see test_observing.py."""
     bench = Bench(child("p", "pump"))
-    bench.settle(100)
+    bench.settle(19)
     assert len(bench.attempts(Look)) == 1
 
 
@@ -208,7 +208,7 @@ def test_failing_observations_back_off_and_are_told_once_per_incident() -> None:
     assert 6 <= len(bench.attempts(Look)) - begun <= 14
     [failed] = bench.heard(ObservationFailed)
     assert (failed.path, failed.status, failed.error) == ("root/p", "failed", "OSError: no route")
-    assert bench.tree() == {"p": "running"}  # paused, not removed
+    assert bench.tree() == {"p": "degraded"}  # not removed
     bench.pool.answers[Look] = answer
     bench.settle(60)
     assert len(bench.heard(ObservationRecovered)) == 1
@@ -234,7 +234,7 @@ def test_a_worker_that_sees_nothing_new_is_paused_and_heals() -> None:
     bench.settle()
     answer = bench.pool.answers.pop(Look)
     last = bench.attempts(Look)[-1].at
-    bench.settle(60)
+    bench.settle(15)
     late = [moment for moment in asked if moment > last + 10.01]
     assert late == []
     [stale] = bench.heard(ObservationStale)

@@ -41,6 +41,7 @@ from fsmv2.supervisor.core.events import (
     WorkerFaulted,
     WorkerRemoved,
 )
+from fsmv2.supervisor.core.freshness import ObservationRules
 from fsmv2.supervisor.core.fsm import (
     Act,
     Decision,
@@ -476,7 +477,7 @@ def test_a_failing_node_goes_on_saying_what_failed(step: str) -> None:
 def test_an_observation_that_is_old_when_it_comes_is_the_same_incident() -> None:
     """_take_observation() ends the stale incident even if what it brings is stale: one warning per
     observation instead of one per incident."""
-    bench = Bench(child("p", "pump"))
+    bench = Bench(child("p", "pump"), observation=ObservationRules(dead_s=1000.0))
     for _ in range(6):
         bench.run(12)
         bench.pool.complete(bench.open_attempt(Look), "off")

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from fsmv2.supervisor.configcheck import check_settings
 from fsmv2.supervisor.configfault import ConfigError
+from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import WorkerAdded, WorkerFaulted, WorkerRemoved, WorkerUpdated
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.plan import Plan, plan
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
-from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.node import Node

@@ -190,7 +190,7 @@ def test_a_type_is_full_at_its_limit_and_only_then() -> None:
 
 def test_each_type_has_one_record() -> None:
     """Made when it is first seen."""
-    kinds = Kinds({})
+    kinds = Kinds({}, {})
     assert kinds[Plain] is kinds[Plain]
     assert kinds[Plain] is not kinds[One]
     assert list(kinds) == [Plain, One]
@@ -203,7 +203,7 @@ def test_a_type_that_cannot_be_sent_is_refused_each_time() -> None:
         def execute(self, ctx: ActionContext) -> None:
             """Cannot be imported by a proc."""
 
-    kinds = Kinds({})
+    kinds = Kinds({}, {})
     for _ in range(2):
         with pytest.raises(SpecError):
             kinds[Local]
