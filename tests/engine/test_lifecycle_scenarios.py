@@ -269,7 +269,7 @@ def _sizes(bench: Bench) -> dict[str, int]:
     engine, root = bench.engine, bench.engine.root
     return {
         "nodes": sum(1 for _ in engine.nodes()),
-        "owners": len(engine._owners),
+        "owners": len(engine._inbox._owners),
         "wakes": len(engine._wakes),
         "inbox": len(engine._inbox),
         "later": len(root.later),

@@ -311,7 +311,7 @@ def sizes_of(bench: Bench) -> dict[str, int]:
     engine, root = bench.engine, bench.engine.root
     return {
         "nodes": len(list(engine.nodes())),
-        "owners": len(engine._owners),
+        "owners": len(engine._inbox._owners),
         "wakes": len(engine._wakes),
         "inbox": len(engine._inbox),
         "generations": max(0, len(root.generations) - GENERATIONS_KEPT),
