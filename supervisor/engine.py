@@ -25,6 +25,7 @@ from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.location import GapPolicy, Location
+from fsmv2.supervisor.core.restarts import RestartBudget, Strategy
 from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec, check_children
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -66,6 +67,8 @@ class Engine:
         variables: VariableBundle | None = None,
         location: Location | None = None,
         gaps: GapPolicy = "skip",
+        strategy: Strategy = "one_for_one",
+        restart_budget: RestartBudget | None = None,
         interval_s: float = 0.1,
         seed: int | None = None,
     ) -> None:
@@ -95,7 +98,8 @@ class Engine:
             user_spec=UserSpec(variables=variables or VariableBundle()),
             location=location or Location(),
         )
-        self.root = Node(spec, RootWorker(children), None, 1, state_of(RootWorker.initial), now)
+        worker = RootWorker(children, strategy, restart_budget)
+        self.root = Node(spec, worker, None, 1, state_of(RootWorker.initial), now)
         give_variables(self.root, self.context)
 
     def __repr__(self) -> str:
@@ -280,6 +284,8 @@ class Engine:
         location: Location | None = None,
         gaps: GapPolicy = "skip",
         interval_s: float | None = None,
+        strategy: Strategy = "one_for_one",
+        restart_budget: RestartBudget | None = None,
     ) -> None:
         """Declare other children, variables, … from the next tick on; that one tick adds, updates
         and has leave whatever differs. ``factory`` and ``interval_s`` stay if they are not given.
@@ -305,7 +311,7 @@ class Engine:
             for node in list(self.nodes())[1:]:
                 inherit(node, context)
         give_variables(root, context)
-        root.worker = RootWorker(children)
+        root.worker = RootWorker(children, strategy, restart_budget)
         root.derive_needed = True
         root.mark_dirty()
 

@@ -82,6 +82,13 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(path, f"works again after {failures} faults, {seconds(downtime_s)}")
         case ev.ChildrenRefused(path=path, error=error):
             return Sentence(path, f"children refused, the present ones stay: {error}")
+        case ev.RestartBudgetExceeded(path=path, child=child, restarts=restarts):
+            spent = f"{restarts} restarts in {seconds(event.window_s)} are spent"
+            if event.outcome == "escalated":
+                return Sentence(path, f"{spent}, {child} needs one more: ends itself")
+            wait_s = event.retry_in_s
+            until = "its spec changes" if wait_s is None else f"{seconds(wait_s)} have passed"
+            return Sentence(path, f"{spent}, {child} is given up until {until}")
         case ev.ObservationFailed(path=path, action_type=kind, verdict=verdict, error=error):
             why = f": {error}" if error else ""
             again = f"again in {seconds(event.retry_in_s)}"

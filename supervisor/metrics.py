@@ -107,6 +107,8 @@ class Metrics:
                 self._count("fsmv2_reconciliation_total", "update")
             case ev.WorkerRemoved():
                 self._count("fsmv2_reconciliation_total", "remove")
+            case ev.RestartBudgetExceeded(outcome=outcome):
+                self._count("fsmv2_restart_budget_exceeded_total", outcome)
             case ev.ChildrenRefused():
                 self._count("fsmv2_reconciliation_total", "refuse")
             case ev.ProcStarted():

@@ -213,6 +213,8 @@ class Supervisor:
             variables=VariableBundle(global_=dict(settings.global_)),
             location=settings.location,
             gaps=settings.location_gaps,
+            strategy=settings.strategy,
+            restart_budget=settings.restart_budget,
             interval_s=settings.tick_interval_s,
         )
 
@@ -315,6 +317,8 @@ class Supervisor:
             location=settings.location,
             gaps=settings.location_gaps,
             interval_s=settings.tick_interval_s,
+            strategy=settings.strategy,
+            restart_budget=settings.restart_budget,
         )
         self._factory = factory
         level = settings.log.level

@@ -47,10 +47,13 @@ FULL: dict[str, Any] = {
             "enabled": False,
             "state_mapping": {"running": "up"},
             "depends_on": ["fan"],
+            "restart": "transient",
             "shutdown_timeout_s": 1.5,
         },
         {"name": "fan", "type": "fan", "config": "speed: 3\n"},
     ],
+    "strategy": "rest_for_one",
+    "restart_budget": {"restarts": 3, "window_s": 60.0},
     "plugins": ["one", "two"],
     "location": {"enterprise": "e", "site": "s", "area": "a", "line": "l", "cell": "c"},
     "location_gaps": "unknown_all",
@@ -89,11 +92,14 @@ workers:
     enabled: false
     state_mapping: {running: up}
     depends_on: [fan]
+    restart: transient
     shutdown_timeout_s: 1.5
   - name: fan
     type: fan
     config: |
       speed: 3
+strategy: rest_for_one
+restart_budget: {restarts: 3, window_s: 60}
 plugins: [one, two]
 location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
@@ -116,6 +122,8 @@ name = "site"
 plugins = ["one", "two"]
 location_gaps = "unknown_all"
 tick_interval_s = 0.25
+strategy = "rest_for_one"
+restart_budget = {restarts = 3, window_s = 60}
 location = {enterprise = "e", site = "s", area = "a", line = "l", cell = "c"}
 global = {broker = "b:1", ports = [1, 2]}
 pool.procs = 3
@@ -143,6 +151,7 @@ location = {enterprise = "E", site = "S", area = "a", line = "l", cell = "c"}
 enabled = false
 state_mapping = {running = "up"}
 depends_on = ["fan"]
+restart = "transient"
 shutdown_timeout_s = 1.5
 [[workers]]
 name = "fan"
