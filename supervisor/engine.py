@@ -249,7 +249,8 @@ class Engine:
         self._wake_due(now)
         context = self.context
         context.now, context.wall, context.full = now, wall, full
-        tick(self.root, context)
+        if not self.root.gone:
+            tick(self.root, context)
         self._last_tick = now
         self.ticks += 1
 

@@ -56,7 +56,7 @@ class UserSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SpecError(f"{at}: {text}{_nearest(text, kind)}") from None
 
 
-class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Declares one child. ``name`` is unique among its siblings.
 
     ``state_mapping`` maps the parent's desired state to this child's; a state that is not in
@@ -81,7 +81,7 @@ class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     location: Location = msgspec.field(default_factory=Location)
 
 
-class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a worker wants of itself: a state word ("stopped" stops it), its decoded config,
     and its children in the order they start.
 
