@@ -108,7 +108,5 @@ def try_to_go(node: Node, ctx: Context) -> bool:
     if node.ending is not None:
         end: End = "abnormal" if node.forced else node.ending
         parent.ends.append(Ended(node.spec, end, node.leaving or ""))
-    elif node.successor is None and not parent.leaving and node.spec.name not in parent.done:
-        parent.generations.pop(node.spec.name, None)
     parent.mark_dirty()
     return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fsmv2.supervisor.core import events as ev
-from fsmv2.supervisor.core import reloadevents
+from fsmv2.supervisor.core import reloadevents, restartevents
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import pairs, plain
 
@@ -82,7 +82,7 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(path, f"works again after {failures} faults, {seconds(downtime_s)}")
         case ev.ChildrenRefused(path=path, error=error):
             return Sentence(path, f"children refused, the present ones stay: {error}")
-        case ev.RestartBudgetExceeded(path=path, child=child, restarts=restarts):
+        case restartevents.RestartBudgetExceeded(path=path, child=child, restarts=restarts):
             spent = f"{restarts} restarts in {seconds(event.window_s)} are spent"
             if event.outcome == "escalated":
                 return Sentence(path, f"{spent}, {child} needs one more: ends itself")

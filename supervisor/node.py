@@ -66,15 +66,23 @@ class Together(NamedTuple):
     moment: float
 
 
-class Lineage:
-    """How many incarnations a child had, and those below it: kept by the parent, so that the count
-    goes on when the parent itself starts anew."""
+class Generations(dict[str, int]):
+    """How many incarnations each child had, by name. Those below a child are kept here too, so
+    that they go on counting when the child itself starts anew."""
 
-    __slots__ = ("below", "count")
+    __slots__ = ("_below",)
 
     def __init__(self) -> None:
-        self.count = 0
-        self.below: dict[str, Lineage] = {}
+        super().__init__()
+        self._below: dict[str, Generations] = {}
+
+    def below(self, name: str) -> Generations:
+        """Those of the children of ``name``."""
+        return self._below.setdefault(name, Generations())
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        self._below.pop(name, None)
 
 
 class Later:
@@ -115,7 +123,7 @@ class Node:
         generation: int,
         state: State,
         now: float,
-        generations: dict[str, Lineage] | None = None,
+        generations: Generations | None = None,
     ) -> None:
         self.spec = spec
         self.worker = worker
@@ -133,7 +141,7 @@ class Node:
         self.declared: tuple[ChildSpec, ...] | None = None
         self.refused_children: str | None = None
         self.done: dict[str, ChildSpec] = {}
-        self.generations: dict[str, Lineage] = {} if generations is None else generations
+        self.generations = Generations() if generations is None else generations
         self.later: dict[str, Later] = {}
         self.ends: list[Ended] = []
         self.restarted: tuple[Counted, ...] = ()
@@ -147,15 +155,12 @@ class Node:
         self.stop_from_parent = False
         self.mapped_state: str | None = None
         self.held_by: tuple[str, ...] = ()
-        self.forced = False
-        self.gone = False
+        self.forced = self.gone = False
         # faults of worker code
         self.fault_count = 0
-        self.fault_since = 0.0
-        self.fault_at = 0.0
+        self.fault_since = self.fault_at = 0.0
         self.fault_until: float | None = None
-        self.fault_step = ""
-        self.fault_text = ""
+        self.fault_step = self.fault_text = ""
         # step 6
         self.state = state
         self.entered_at = now

@@ -24,7 +24,7 @@ from fsmv2.supervisor.core.restarts import Counted, carried_out, forget
 from fsmv2.supervisor.core.spec import DEPTH_MAX, ChildSpec, check_children, start_order
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
-from fsmv2.supervisor.node import Lineage, Node
+from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.restarting import bring_down, later_of, must_wait, take_ends
 from fsmv2.supervisor.steps import state_of
 
@@ -33,13 +33,14 @@ GENERATIONS_KEPT = 1_000
 
 def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     """Step 3: make the children the declared ones."""
-    if not node.leaving:
+    if node.ends and not node.leaving:
         take_ends(node, ctx)
     if node.leaving:
         node.ends, node.together = [], None
         shut_children(node, ctx)
         return
-    bring_down(node, ctx)
+    if node.together is not None:
+        bring_down(node, ctx, node.together)
     declared = node.desired.children if node.desired is not None else None
     if declared is None or node.fault_until is not None:
         return
@@ -170,10 +171,10 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
         return
     try:
         worker = ctx.factory.create(spec.worker_type)
-        lineage = parent.generations.get(spec.name) or Lineage()
-        generation = lineage.count + 1
+        generation = parent.generations.get(spec.name, 0) + 1
+        below = parent.generations.below(spec.name)
         state = state_of(worker.initial)
-        child = Node(spec, worker, parent, generation, state, ctx.now, lineage.below)
+        child = Node(spec, worker, parent, generation, state, ctx.now, below)
     except BugError:
         raise
     except BaseException as error:  # worker code may raise anything at all
@@ -190,8 +191,7 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
         later.given_up = False
         parent.restarted = (*parent.restarted, Counted(spec.name, ctx.now))
     parent.restarted = carried_out(parent.restarted, spec.name, ctx.now)
-    lineage.count = generation
-    parent.generations[spec.name] = lineage
+    parent.generations[spec.name] = generation
     parent.children[spec.name] = child
     parent.done.pop(spec.name, None)
     give_variables(child, ctx)

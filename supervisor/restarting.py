@@ -9,7 +9,7 @@ gives the child up instead, and says so. Belongs to step 3.
 from __future__ import annotations
 
 from fsmv2.supervisor.context import Context
-from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core import restartevents
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.restarts import (
     RestartBudget,
@@ -60,7 +60,7 @@ def _exceed(node: Node, ctx: Context, ended: Ended, budget: RestartBudget) -> No
     top = node.parent is None
     until = drained_at(counting(node.restarted, budget, ctx.now), budget, ctx.now)
     ctx.emit(
-        events.RestartBudgetExceeded(
+        restartevents.RestartBudgetExceeded(
             path=node.path,
             child=ended.spec.name,
             restarts=budget.restarts,
@@ -103,12 +103,9 @@ def must_wait(node: Node, ctx: Context, later: Later) -> bool:
     return True
 
 
-def bring_down(node: Node, ctx: Context) -> None:
+def bring_down(node: Node, ctx: Context, group: Together) -> None:
     """Siblings restarted along: the last in start order goes first, the one before it when that
     has stopped; the group is over when all are down and the failed one's wait is too."""
-    group = node.together
-    if group is None:
-        return
     for name in reversed(group.names):
         child = node.children.get(name)
         if child is None:

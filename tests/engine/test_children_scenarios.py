@@ -111,7 +111,6 @@ def test_specs_that_did_not_change_are_not_checked_again(
     bench.redeclare(*kids[:4])
     bench.settle()
     assert checked.count(4) == 1
-    assert list(bench.engine.root.generations) == list("abcd")
 
 
 class Wary(Off):

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmv2.supervisor.core.events import (
-    RestartBudgetExceeded,
     StateChanged,
     WorkerAdded,
     WorkerFaulted,
@@ -27,6 +26,7 @@ from fsmv2.supervisor.core.fsm import (
     State,
     Stay,
 )
+from fsmv2.supervisor.core.restartevents import RestartBudgetExceeded
 from fsmv2.supervisor.core.restarts import RestartBudget
 from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
