@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -498,6 +499,31 @@ def test_a_constructor_that_raises_costs_no_budget() -> None:
     assert len(bench.heard(WorkerFaulted)) == 1
 
 
+@pytest.mark.parametrize("early_s", [INTERVAL_S * i for i in range(1, 10)])
+def test_a_given_up_child_and_a_sibling_that_fails_share_the_room(early_s: float) -> None:
+    """Whichever comes first when the window has drained, the other waits for the next one."""
+    orders = Orders()
+    budget = RestartBudget(restarts=1, window_s=60.0)
+    kids = (child("bad", "leaf"), child("other", "leaf"))
+    bench = bench_of(*kids, orders=orders, restart_budget=budget)
+    bench.settle()
+    fail(bench, orders, "bad")
+    fail(bench, orders, "bad")
+    assert generations(bench) == {"other": 1}
+    root = bench.engine.root
+    bench.run(root.restarted[0].at + 60 - bench.now - early_s)
+    orders.once["other"] = Restart("broken")
+    bench.run(180)
+    assert generations(bench) == {"bad": 3, "other": 2}
+    starts = [
+        at
+        for event, at in zip(bench.events, bench.moments, strict=True)
+        if isinstance(event, WorkerAdded) and event.generation > 1
+    ]
+    assert len(starts) == 3
+    assert all(b - a >= 60 for a, b in itertools.pairwise(starts))
+
+
 # --- any history ----------------------------------------------------------------------------
 
 STEPS = st.tuples(
@@ -517,26 +543,26 @@ STEPS = st.tuples(
 def test_no_history_restarts_more_often_than_the_budget(
     strategy: Any, restarts: int, window_s: float, types: list[Any], history: list[Any]
 ) -> None:
-    """I7, of one incarnation of the parent; and the full tick decides the same."""
+    """I7, of one incarnation of the parent and of the root; and the full tick decides the same."""
 
-    def replay(full: bool) -> tuple[Bench, list[tuple[int, str, float]]]:
+    def replay(full: bool) -> tuple[Bench, list[tuple[str, str, float]]]:
         orders = Orders()
         kids = tuple(child(n, "leaf", restart=t) for n, t in zip("abc", types, strict=True))
         budget = RestartBudget(restarts=restarts, window_s=window_s)
         spec = line("l", *kids, strategy=strategy, restart_budget=budget)
-        bench = bench_of(spec, child("z", "leaf"), orders=orders)
+        bench = bench_of(spec, child("z", "leaf"), orders=orders, restart_budget=budget)
         bench.full = full
-        charged: list[tuple[int, str, float]] = []
+        charged: list[tuple[str, str, float]] = []
 
         def wait(ticks: int) -> None:
             for _ in range(ticks):
                 bench.now += INTERVAL_S
                 bench.tick()
-                node = bench.find("l")
-                for one in node.restarted if node is not None else ():
-                    entry = (node.generation if node is not None else 0, one.name, one.at)
-                    if one.started and entry not in charged:
-                        charged.append(entry)
+                for node in filter(None, (bench.engine.root, bench.find("l"))):
+                    for one in node.restarted:
+                        entry = (f"{node.path}#{node.generation}", one.name, one.at)
+                        if one.started and entry not in charged:
+                            charged.append(entry)
 
         wait(8)
         for path, decision, ticks in history:
