@@ -21,11 +21,12 @@ from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.gate import Gate
 from fsmv2.supervisor.core.restarts import Counted, carried_out, forget
+from fsmv2.supervisor.core.same import same
 from fsmv2.supervisor.core.spec import DEPTH_MAX, ChildSpec, check_children, start_order
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
 from fsmv2.supervisor.node import Node
-from fsmv2.supervisor.restarting import bring_down, later_of, must_wait, take_ends
+from fsmv2.supervisor.restarting import bring_down, is_done, later_of, must_wait, take_ends
 from fsmv2.supervisor.steps import state_of
 
 GENERATIONS_KEPT = 1_000
@@ -78,16 +79,16 @@ def _forget(node: Node, names: set[str]) -> None:
 def _successor(node: Node, child: Node) -> ChildSpec | None:
     """What comes after a child that leaves. After one that ends by itself, or is done, nothing
     needs to be ordered: what becomes of it is decided when it is gone."""
-    if child.ending is not None or node.done.get(child.spec.name) == child.spec:
+    if child.ending is not None or is_done(node, child.spec):
         return child.spec
     return child.successor
 
 
 def _is_as_declared(node: Node, declared: tuple[ChildSpec, ...]) -> bool:
     names = {spec.name for spec in declared}
-    return all(
-        spec.name in node.children or node.done.get(spec.name) == spec for spec in declared
-    ) and all(name in names or child.leaving for name, child in node.children.items())
+    return all(spec.name in node.children or is_done(node, spec) for spec in declared) and all(
+        name in names or child.leaving for name, child in node.children.items()
+    )
 
 
 def _accept(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> bool:
@@ -115,11 +116,11 @@ def _check_no_circle(node: Node, declared: tuple[ChildSpec, ...]) -> None:
         one = one.parent
     for index, spec in enumerate(declared):
         for ancestor in above.get(spec.worker_type, ()):
-            if ancestor.spec.user_spec.config != spec.user_spec.config:
+            if not same(ancestor.spec.user_spec.config, spec.user_spec.config):
                 continue
             inherited = node.variables.for_child(spec.user_spec.variables, {})
-            variables = ancestor.variables
-            if (inherited.user, inherited.global_) == (variables.user, variables.global_):
+            given = ancestor.variables
+            if same(inherited.user, given.user) and same(inherited.global_, given.global_):
                 chain = " -> ".join(_chain(ancestor, node))
                 raise SpecError(
                     f"{node.path}: children[{index}]: declared in a circle: {chain} -> "
@@ -140,7 +141,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
     match operation:
         case diff.Add(spec):
             held = node.together is not None and spec.name in node.together.names
-            if not held and node.done.get(spec.name) != spec:
+            if not held and not is_done(node, spec):
                 add_child(node, ctx, spec)
         case diff.Update(spec):
             child = node.children[spec.name]

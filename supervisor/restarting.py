@@ -11,6 +11,7 @@ from __future__ import annotations
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core import restartevents
 from fsmv2.supervisor.core.fsm import Phase
+from fsmv2.supervisor.core.reconcile import same_spec
 from fsmv2.supervisor.core.restarts import (
     RestartBudget,
     comes_back,
@@ -79,13 +80,19 @@ def _exceed(node: Node, ctx: Context, ended: Ended, budget: RestartBudget) -> No
     leave_by_itself(node, ctx, f"{spent}, {ended.spec.name} ended: {ended.reason}", "abnormal")
 
 
+def is_done(node: Node, spec: ChildSpec) -> bool:
+    """Whether that child has ended for good, as long as its spec stays what it is."""
+    done = node.done.get(spec.name)
+    return done is not None and same_spec(done, spec)
+
+
 def later_of(node: Node, spec: ChildSpec) -> Later:
     """What the child ``spec`` waits for. A change of its spec ends the wait and what it has cost:
     what failed, failed on the old one."""
     later = node.later.get(spec.name)
     if later is None:
         later = node.later[spec.name] = Later(spec)
-    elif later.spec != spec:
+    elif not same_spec(later.spec, spec):
         later.spec, later.moment, later.given_up = spec, 0.0, False
         node.restarted = forget(node.restarted, spec.name)
     return later

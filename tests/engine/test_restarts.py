@@ -524,6 +524,22 @@ def test_a_given_up_child_and_a_sibling_that_fails_share_the_room(early_s: float
     assert all(b - a >= 60 for a, b in itertools.pairwise(starts))
 
 
+def test_a_reload_takes_over_strategy_and_budget() -> None:
+    """From the next end on; no child is touched for it."""
+    orders = Orders()
+    kids = (child("a", "leaf"), child("b", "leaf"))
+    bench = bench_of(*kids, orders=orders)
+    bench.settle()
+    bench.engine.reload(kids, strategy="one_for_all", restart_budget=RestartBudget(restarts=1))
+    bench.settle()
+    assert generations(bench) == {"a": 1, "b": 1}
+    fail(bench, orders, "a")
+    assert generations(bench) == {"a": 2, "b": 2}
+    fail(bench, orders, "b")
+    assert bench.tree() == {"a": "running"}
+    assert bench.engine.root.reason == "1 running; given up, their restarts are spent: b"
+
+
 # --- any history ----------------------------------------------------------------------------
 
 STEPS = st.tuples(
