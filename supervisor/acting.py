@@ -15,7 +15,7 @@ from fsmv2.supervisor.core import events, fsm
 from fsmv2.supervisor.core.action import Action, ActionResult, action_name, check_action_type
 from fsmv2.supervisor.core.errors import BugError
 from fsmv2.supervisor.core.fsm import State
-from fsmv2.supervisor.leaving import ask_to_leave, bound_stop, try_to_go
+from fsmv2.supervisor.leaving import bound_stop, leave_by_itself, try_to_go
 from fsmv2.supervisor.node import NEVER, InFlight, Node
 from fsmv2.supervisor.retrying import back_off, begin_series, given_up_after
 from fsmv2.supervisor.steps import check_health, conditions, state_of
@@ -100,7 +100,10 @@ def snapshot_of(node: Node, ctx: Context) -> fsm.Snapshot:
         ),
         status=node.status,
         age_s=None if node.observed_at is None else ctx.now - node.observed_at,
-        children=fsm.ChildrenView(tuple(child.info for child in node.children.values())),
+        children=fsm.ChildrenView(
+            tuple(child.info for child in node.children.values()),
+            tuple(name for name, later in node.later.items() if later.given_up),
+        ),
         results=node.results,
         result_ends=node.result_ends,
         failures=node.failures,
@@ -120,13 +123,10 @@ def _follow(node: Node, ctx: Context, decision: fsm.Decision) -> None:
         case fsm.Act(action, reason):
             _offer(node, ctx, action, reason)
         case fsm.Restart(reason):
-            node.successor = node.spec
-            ask_to_leave(node, ctx, f"restart: {reason}")
+            leave_by_itself(node, ctx, f"restart: {reason}", "abnormal")
             _say(node, reason)
         case fsm.Remove(reason):
-            if node.parent is not None:
-                node.parent.done[node.spec.name] = node.spec
-            ask_to_leave(node, ctx, f"done: {reason}")
+            leave_by_itself(node, ctx, f"done: {reason}", "normal")
             _say(node, reason)
 
 

@@ -25,6 +25,7 @@ from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.freshness import DEFAULT_RULES, ObservationRules
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.location import GapPolicy, Location
+from fsmv2.supervisor.core.restarts import RestartBudget, Strategy
 from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec, check_children
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -61,6 +62,8 @@ class Engine:
         variables: VariableBundle | None = None,
         location: Location | None = None,
         gaps: GapPolicy = "skip",
+        strategy: Strategy = "one_for_one",
+        restart_budget: RestartBudget | None = None,
         interval_s: float = 0.1,
         observation: ObservationRules = DEFAULT_RULES,
         policies: Mapping[type[Action], ActionPolicy] | None = None,
@@ -99,7 +102,8 @@ class Engine:
             user_spec=UserSpec(variables=variables or VariableBundle()),
             location=location or Location(),
         )
-        self.root = Node(spec, RootWorker(children), None, 1, state_of(RootWorker.initial), now)
+        worker = RootWorker(children, strategy, restart_budget)
+        self.root = Node(spec, worker, None, 1, state_of(RootWorker.initial), now)
         give_variables(self.root, self.context)
 
     def __repr__(self) -> str:
@@ -141,7 +145,8 @@ class Engine:
         context.now, context.wall, context.full = now, wall, full
         self._inbox.drain(context)
         self._wake_due(now)
-        tick(self.root, context)
+        if not self.root.gone:
+            tick(self.root, context)
         self._last_tick = now
         self.ticks += 1
 
@@ -176,6 +181,8 @@ class Engine:
         location: Location | None = None,
         gaps: GapPolicy = "skip",
         interval_s: float | None = None,
+        strategy: Strategy = "one_for_one",
+        restart_budget: RestartBudget | None = None,
     ) -> None:
         """Declare other children, variables, … from the next tick on; that one tick adds, updates
         and has leave whatever differs. ``factory`` and ``interval_s`` stay if they are not given.
@@ -201,7 +208,7 @@ class Engine:
             for node in list(self.nodes())[1:]:
                 inherit(node, context)
         give_variables(root, context)
-        root.worker = RootWorker(children)
+        root.worker = RootWorker(children, strategy, restart_budget)
         root.derive_needed = True
         root.mark_dirty()
 

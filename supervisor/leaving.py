@@ -9,26 +9,34 @@ depend on after those; the time a stop takes is the longest of its level's, not 
 from __future__ import annotations
 
 from fsmv2.supervisor import outside
-from fsmv2.supervisor.context import RESTART_WINDOW_S, STOP_ACTION_WAIT_S, Context
+from fsmv2.supervisor.context import STOP_ACTION_WAIT_S, Context
 from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.backoff import delay_s, spend
 from fsmv2.supervisor.core.fsm import Phase
-from fsmv2.supervisor.node import Later, Node
+from fsmv2.supervisor.core.restarts import End
+from fsmv2.supervisor.node import Ended, Node
 
 
 def ask_to_leave(node: Node, ctx: Context, reason: str) -> None:
-    """Have a node walk to stopped and go; harmless when asked already."""
-    if node.leaving is not None:
-        return
-    node.leaving = reason
-    node.mark_dirty()
+    """Have a node walk to stopped and go; harmless when asked already. Whatever it had in mind
+    itself, its end is not its own any more: no restart type and no budget applies."""
+    node.ending = None
+    if node.leaving is None:
+        node.leaving = reason
+        node.mark_dirty()
+
+
+def leave_by_itself(node: Node, ctx: Context, reason: str, end: End) -> None:
+    """The same on the node's own account, unless it was asked before."""
+    if node.leaving is None:
+        ask_to_leave(node, ctx, reason)
+        node.ending = end
 
 
 def shut_children(node: Node, ctx: Context) -> None:
     """All children leave; one that others depend on leaves after them."""
     needed = still_needed(node)
     for name, child in node.children.items():
-        child.successor = None
+        child.successor = child.ending = None
         if name not in needed:
             ask_to_leave(child, ctx, node.leaving or "its parent leaves")
 
@@ -79,16 +87,6 @@ def bound_stop(node: Node, ctx: Context) -> None:
         ctx.wake(node, node.stop_by)
 
 
-def _space_restarts(parent: Node, name: str, ctx: Context) -> None:
-    """A worker that asked for a restart gets the first at once, the next ones (within the
-    window) after a growing wait."""
-    later = parent.later.setdefault(name, Later())
-    before = len(later.spent)
-    later.spent = spend(later.spent, ctx.now, RESTART_WINDOW_S)
-    later.moment = ctx.now + delay_s(min(before, len(later.spent) - 1), ctx.random.random())
-    ctx.wake(parent, later.moment)
-
-
 def try_to_go(node: Node, ctx: Context) -> bool:
     """Drop the node if it has stopped, or by force if its time is up. True: it is gone."""
     if node.children:
@@ -109,7 +107,8 @@ def try_to_go(node: Node, ctx: Context) -> bool:
         return True
     # If it is to come back, the parent's next reconcile finds it missing and starts it anew.
     parent.children.pop(node.spec.name, None)
-    if node.successor is not None and node.successor == node.spec:
-        _space_restarts(parent, node.spec.name, ctx)
+    if node.ending is not None:
+        end: End = "abnormal" if node.forced else node.ending
+        parent.ends.append(Ended(node.spec, end, node.leaving or ""))
     parent.mark_dirty()
     return True

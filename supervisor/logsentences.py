@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fsmv2.supervisor.core import events as ev
-from fsmv2.supervisor.core import reloadevents
+from fsmv2.supervisor.core import reloadevents, restartevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import pairs, plain
@@ -84,6 +84,13 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(path, f"works again after {failures} faults, {seconds(downtime_s)}")
         case ev.ChildrenRefused(path=path, error=error):
             return Sentence(path, f"children refused, the present ones stay: {error}")
+        case restartevents.RestartBudgetExceeded(path=path, child=child, restarts=restarts):
+            spent = f"{restarts} restarts in {seconds(event.window_s)} are spent"
+            if event.outcome == "escalated":
+                return Sentence(path, f"{spent}, {child} needs one more: ends itself")
+            wait_s = event.retry_in_s
+            until = "its spec changes" if wait_s is None else f"{seconds(wait_s)} have passed"
+            return Sentence(path, f"{spent}, {child} is given up until {until}")
         case ev.ObservationFailed(path=path, action_type=kind, verdict=verdict, error=error):
             why = f": {error}" if error else ""
             again = f"again in {seconds(event.retry_in_s)}"

@@ -17,7 +17,7 @@ import prometheus_client
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
-from fsmv2.supervisor.core import reloadevents
+from fsmv2.supervisor.core import reloadevents, restartevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.procfsm import ProcState
@@ -108,6 +108,8 @@ class Metrics:
                 self._count("fsmv2_reconciliation_total", "update")
             case ev.WorkerRemoved():
                 self._count("fsmv2_reconciliation_total", "remove")
+            case restartevents.RestartBudgetExceeded(outcome=outcome):
+                self._count("fsmv2_restart_budget_exceeded_total", outcome)
             case ev.ChildrenRefused():
                 self._count("fsmv2_reconciliation_total", "refuse")
             case ev.ProcStarted():

@@ -61,6 +61,13 @@ TABLE = (
         "operations",
     ),
     Row(
+        "fsmv2_restart_budget_exceeded_total",
+        "counter",
+        "Children that needed one restart more than their parent's budget, by what followed.",
+        ("outcome",),
+        "incidents",
+    ),
+    Row(
         "fsmv2_worker_faults_total",
         "counter",
         "Worker code that raised or returned nonsense, by step of the tick.",

@@ -6,10 +6,11 @@ Invariants: I1, one writer per field:
 
 | fields | written by |
 |---|---|
-| spec, variables, location, leaving, successor | the parent's step 3 (for the root: the engine) |
+| spec, variables, location, leaving, ending, successor | the parent's step 3 (root: the engine) |
 | mapped_state, held_by, stop_from_parent | the parent's step 4 |
 | desired, derive_needed | step 2 |
-| children, declared, refused_children, done, generations, later | step 3 |
+| children, declared, refused_children, done, generations, later, restarted, together | step 3 |
+| ends | the children's step 6; emptied by step 3 |
 | fault_* | `contain`, when worker code raises |
 | state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
 | status, results, failures, history, retry_at, acted_at | the inbox |
@@ -20,7 +21,7 @@ Invariants: I1, one writer per field:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsmv2.supervisor.core.action import (
     AS_DECLARED,
@@ -34,6 +35,7 @@ from fsmv2.supervisor.core.action import (
 from fsmv2.supervisor.core.freshness import Thresholds
 from fsmv2.supervisor.core.fsm import ChildInfo, Identity, Phase, State
 from fsmv2.supervisor.core.location import Location
+from fsmv2.supervisor.core.restarts import Counted, End
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker
@@ -69,18 +71,55 @@ class InFlight:
         self.restarted = False  # an observation that was too long overdue
 
 
-class Later:
-    """A child that is to be made, but not before ``moment``: its constructor raised, or it asks
-    for restarts too often."""
+class Ended(NamedTuple):
+    """A child that has gone on its own account; its parent's next step 3 sees to it."""
 
-    __slots__ = ("failures", "moment", "since", "spent", "text")
+    spec: ChildSpec
+    end: End
+    reason: str
+
+
+class Together(NamedTuple):
+    """Siblings that are restarted along with ``cause``, in start order: none of ``names`` starts
+    before all of them are down and ``moment`` has come."""
+
+    cause: str
+    names: tuple[str, ...]
+    moment: float
+
+
+class Generations(dict[str, int]):
+    """How many incarnations each child had, by name. Those below a child are kept here too, so
+    that they go on counting when the child itself starts anew."""
+
+    __slots__ = ("_below",)
 
     def __init__(self) -> None:
+        super().__init__()
+        self._below: dict[str, Generations] = {}
+
+    def below(self, name: str) -> Generations:
+        """Those of the children of ``name``."""
+        return self._below.setdefault(name, Generations())
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        self._below.pop(name, None)
+
+
+class Later:
+    """A child that is to be made from ``spec``, but not before ``moment``: its constructor raised,
+    it is restarted after a wait, or it is given up."""
+
+    __slots__ = ("failures", "given_up", "moment", "since", "spec", "text")
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.given_up = False
         self.moment = 0.0
         self.since = 0.0
         self.failures = 0
         self.text = ""
-        self.spent: tuple[float, ...] = ()
 
 
 class Node:
@@ -88,14 +127,15 @@ class Node:
 
     __slots__ = (
         "acted_at", "attempt", "children", "declared", "derive_needed", "desired", "dirty",
-        "dirty_below", "done", "entered_at", "failures", "fault_at", "fault_count", "fault_since",
-        "fault_step", "fault_text", "fault_until", "forced", "generation", "generations", "gone",
-        "held_by", "history", "identity", "is_lost", "later", "leaving", "location", "mapped_state",
-        "observation", "observe_at", "observe_failures", "observe_since", "observed_at", "outside",
-        "parent", "path", "probe_restart_at", "probe_restarts", "reason", "refused_children",
-        "result_ends", "results", "retry_at", "spec", "stale_reported", "state", "status",
-        "stop_action_by", "stop_by", "stop_from_parent", "successor", "thresholds", "variables",
-        "wake_at", "worker",
+        "dirty_below", "done", "ending", "ends", "entered_at", "failures", "fault_at",
+        "fault_count", "fault_since", "fault_step", "fault_text", "fault_until", "forced",
+        "generation", "generations", "gone", "held_by", "history", "identity", "is_lost", "later",
+        "leaving", "location", "mapped_state", "observation", "observe_at", "observe_failures",
+        "observe_since", "observed_at", "outside", "parent", "path", "probe_restart_at",
+        "probe_restarts", "reason", "refused_children", "restarted", "result_ends", "results",
+        "retry_at", "spec", "stale_reported", "state", "status", "stop_action_by", "stop_by",
+        "stop_from_parent", "successor", "thresholds", "together", "variables", "wake_at",
+        "worker",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +146,7 @@ class Node:
         generation: int,
         state: State,
         now: float,
+        generations: Generations | None = None,
     ) -> None:
         self.spec = spec
         self.worker = worker
@@ -123,25 +164,26 @@ class Node:
         self.declared: tuple[ChildSpec, ...] | None = None
         self.refused_children: str | None = None
         self.done: dict[str, ChildSpec] = {}
-        self.generations: dict[str, int] = {}
+        self.generations = Generations() if generations is None else generations
         self.later: dict[str, Later] = {}
+        self.ends: list[Ended] = []
+        self.restarted: tuple[Counted, ...] = ()
+        self.together: Together | None = None
         # the parent's steps
         self.leaving: str | None = None
+        self.ending: End | None = None
         self.successor: ChildSpec | None = None
         self.stop_by: float | None = None
         self.stop_action_by: float | None = None
         self.stop_from_parent = False
         self.mapped_state: str | None = None
         self.held_by: tuple[str, ...] = ()
-        self.forced = False
-        self.gone = False
+        self.forced = self.gone = False
         # faults of worker code
         self.fault_count = 0
-        self.fault_since = 0.0
-        self.fault_at = 0.0
+        self.fault_since = self.fault_at = 0.0
         self.fault_until: float | None = None
-        self.fault_step = ""
-        self.fault_text = ""
+        self.fault_step = self.fault_text = ""
         # step 6
         self.state = state
         self.entered_at = now

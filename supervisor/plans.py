@@ -29,6 +29,8 @@ from fsmv2.supervisor.settings import Settings
 
 # Everything else shapes what was made at the start: the pool, the ops process, folders.
 TAKEN_OVER = frozenset({"workers", "plugins", "location", "location_gaps", "global"}) | {
+    "strategy",
+    "restart_budget",
     "tick_interval_s",
     "log.level",
     "reload.watch",

@@ -20,10 +20,13 @@ from fsmv2.supervisor.core import reconcile as diff
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.gate import Gate
+from fsmv2.supervisor.core.restarts import Counted, carried_out, forget
+from fsmv2.supervisor.core.same import same
 from fsmv2.supervisor.core.spec import DEPTH_MAX, ChildSpec, check_children, start_order
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
-from fsmv2.supervisor.node import Later, Node
+from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.restarting import bring_down, is_done, later_of, must_wait, take_ends
 from fsmv2.supervisor.steps import state_of
 
 GENERATIONS_KEPT = 1_000
@@ -31,9 +34,14 @@ GENERATIONS_KEPT = 1_000
 
 def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     """Step 3: make the children the declared ones."""
+    if node.ends and not node.leaving:
+        take_ends(node, ctx)
     if node.leaving:
+        node.ends, node.together = [], None
         shut_children(node, ctx)
         return
+    if node.together is not None:
+        bring_down(node, ctx, node.together)
     declared = node.desired.children if node.desired is not None else None
     if declared is None:
         return
@@ -45,7 +53,7 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     elif not node.refused_children and _is_as_declared(node, declared):
         return
     present = {
-        name: diff.Present(child.spec, child.leaving is not None, child.successor)
+        name: diff.Present(child.spec, child.leaving is not None, _successor(node, child))
         for name, child in node.children.items()
     }
     before = len(node.children)
@@ -65,13 +73,22 @@ def _forget(node: Node, names: set[str]) -> None:
         left = [name for name in node.generations if name not in names | node.children.keys()]
         for name in left[: len(left) - GENERATIONS_KEPT // 2]:
             del node.generations[name]
+    node.restarted = tuple(one for one in node.restarted if one.name in names)
+
+
+def _successor(node: Node, child: Node) -> ChildSpec | None:
+    """What comes after a child that leaves. After one that ends by itself, or is done, nothing
+    needs to be ordered: what becomes of it is decided when it is gone."""
+    if child.ending is not None or is_done(node, child.spec):
+        return child.spec
+    return child.successor
 
 
 def _is_as_declared(node: Node, declared: tuple[ChildSpec, ...]) -> bool:
     names = {spec.name for spec in declared}
-    return all(
-        spec.name in node.children or node.done.get(spec.name) == spec for spec in declared
-    ) and all(name in names or child.leaving for name, child in node.children.items())
+    return all(spec.name in node.children or is_done(node, spec) for spec in declared) and all(
+        name in names or child.leaving for name, child in node.children.items()
+    )
 
 
 def _accept(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> bool:
@@ -79,6 +96,7 @@ def _accept(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> bool:
         check_children(declared, ctx.factory.type_names, node.path)
         if declared and node.path.count("/") + 1 >= DEPTH_MAX:
             raise SpecError(f"{node.path}: got children at depth {DEPTH_MAX}, want less")
+        _check_no_circle(node, declared)
     except SpecError as error:
         if node.refused_children != str(error):
             node.refused_children = str(error)
@@ -88,14 +106,47 @@ def _accept(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> bool:
     return True
 
 
+def _check_no_circle(node: Node, declared: tuple[ChildSpec, ...]) -> None:
+    """Raise for a child that would derive what one of its ancestors has derived, and so declare
+    itself again: same worker type, same config, same variables."""
+    above: dict[str, list[Node]] = {}
+    one: Node | None = node
+    while one is not None:
+        above.setdefault(one.spec.worker_type, []).append(one)
+        one = one.parent
+    for index, spec in enumerate(declared):
+        for ancestor in above.get(spec.worker_type, ()):
+            if not same(ancestor.spec.user_spec.config, spec.user_spec.config):
+                continue
+            inherited = node.variables.for_child(spec.user_spec.variables, {})
+            given = ancestor.variables
+            if same(inherited.user, given.user) and same(inherited.global_, given.global_):
+                chain = " -> ".join(_chain(ancestor, node))
+                raise SpecError(
+                    f"{node.path}: children[{index}]: declared in a circle: {chain} -> "
+                    f"{spec.name} ({spec.worker_type}), want a worker type, config or variables "
+                    "that no worker above has"
+                )
+
+
+def _chain(top: Node, bottom: Node) -> list[str]:
+    """The nodes from ``top`` down to ``bottom``, in words."""
+    trail = [bottom]
+    while trail[-1] is not top and trail[-1].parent is not None:
+        trail.append(trail[-1].parent)
+    return [f"{node.spec.name} ({node.spec.worker_type})" for node in reversed(trail)]
+
+
 def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
     match operation:
         case diff.Add(spec):
-            if node.done.get(spec.name) != spec:
+            held = node.together is not None and spec.name in node.together.names
+            if not held and not is_done(node, spec):
                 add_child(node, ctx, spec)
         case diff.Update(spec):
             child = node.children[spec.name]
             child.spec = spec
+            node.restarted = forget(node.restarted, spec.name)
             child.derive_needed = True
             child.fault_until = None  # what failed, failed on the old spec
             give_variables(child, ctx)
@@ -104,10 +155,11 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
         case diff.Replace(spec):
             child = node.children[spec.name]
             child.successor = spec
+            node.restarted = forget(node.restarted, spec.name)
             ask_to_leave(child, ctx, "its spec changed in a way that needs a new start")
         case diff.Remove(name):
             child = node.children[name]
-            child.successor = None
+            child.successor = child.ending = None
             # One that others depend on goes after them: this node looks again when they stop.
             if name not in still_needed(node):
                 ask_to_leave(child, ctx, "no longer declared")
@@ -115,20 +167,21 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
 
 def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     """Make a child. A constructor that raises costs its siblings nothing; it is tried again."""
-    generation = parent.generations.get(spec.name, 0) + 1
-    later = parent.later.get(spec.name)
-    if later is not None and later.moment > ctx.now:
-        ctx.wake(parent, later.moment)
+    later = later_of(parent, spec) if spec.name in parent.later else None
+    if later is not None and must_wait(parent, ctx, later):
         return
     began = ctx.clock()
     try:
         worker = ctx.factory.create(spec.worker_type)
         took_s = ctx.clock() - began
-        child = Node(spec, worker, parent, generation, state_of(worker.initial), ctx.now)
+        generation = parent.generations.get(spec.name, 0) + 1
+        below = parent.generations.below(spec.name)
+        state = state_of(worker.initial)
+        child = Node(spec, worker, parent, generation, state, ctx.now, below)
     except BugError:
         raise
     except BaseException as error:  # worker code may raise anything at all
-        _make_later(parent, ctx, spec.name, error)
+        _make_later(parent, ctx, spec, error)
         return
     if later is not None and later.failures:
         ctx.emit(
@@ -137,6 +190,10 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
             )
         )
         later.failures, later.text = 0, ""
+    if later is not None and later.given_up:
+        later.given_up = False
+        parent.restarted = (*parent.restarted, Counted(spec.name, ctx.now))
+    parent.restarted = carried_out(parent.restarted, spec.name, ctx.now)
     parent.generations[spec.name] = generation
     parent.children[spec.name] = child
     parent.done.pop(spec.name, None)
@@ -148,9 +205,9 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     in_time(child, ctx, "constructor", took_s)
 
 
-def _make_later(parent: Node, ctx: Context, name: str, error: BaseException) -> None:
+def _make_later(parent: Node, ctx: Context, spec: ChildSpec, error: BaseException) -> None:
     """The child's constructor raised: it is tried again, and nobody else waits for that."""
-    later = parent.later.setdefault(name, Later())
+    later = later_of(parent, spec)
     if not later.failures:
         later.since = ctx.now
     later.failures += 1
@@ -162,7 +219,7 @@ def _make_later(parent: Node, ctx: Context, name: str, error: BaseException) -> 
         later.text = text
         ctx.emit(
             events.WorkerFaulted(
-                path=f"{parent.path}/{name}",
+                path=f"{parent.path}/{spec.name}",
                 step="constructor",
                 error=text,
                 failures=later.failures,

@@ -219,6 +219,8 @@ class Supervisor:
             variables=VariableBundle(global_=dict(settings.global_)),
             location=settings.location,
             gaps=settings.location_gaps,
+            strategy=settings.strategy,
+            restart_budget=settings.restart_budget,
             interval_s=settings.tick_interval_s,
             observation=rules_of(settings.observation),
             policies=self._policies,
@@ -326,6 +328,8 @@ class Supervisor:
             location=settings.location,
             gaps=settings.location_gaps,
             interval_s=settings.tick_interval_s,
+            strategy=settings.strategy,
+            restart_budget=settings.restart_budget,
         )
         self._factory = factory
         level = settings.log.level

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from fsmv2.supervisor.access import misfit
 from fsmv2.supervisor.core.location import GapPolicy, Location
+from fsmv2.supervisor.core.restarts import RestartBudget, RestartType, Strategy
 from fsmv2.supervisor.core.secret import Secret
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -138,6 +139,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
     state_mapping: dict[str, str] = msgspec.field(default_factory=dict)
     depends_on: tuple[str, ...] = ()
+    restart: RestartType = "permanent"
     shutdown_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
 
 
@@ -152,6 +154,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     workers: tuple[WorkerSettings, ...] = ()
+    strategy: Strategy = "one_for_one"
+    restart_budget: RestartBudget = msgspec.field(default_factory=RestartBudget)
     plugins: tuple[str, ...] = ()
     location: Location = msgspec.field(default_factory=Location)
     location_gaps: GapPolicy = "skip"
@@ -178,6 +182,7 @@ def child_spec(worker: WorkerSettings) -> ChildSpec:
         state_mapping=worker.state_mapping,
         enabled=worker.enabled,
         depends_on=worker.depends_on,
+        restart=worker.restart,
         shutdown_timeout_s=worker.shutdown_timeout_s,
         location=worker.location,
     )

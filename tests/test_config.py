@@ -47,10 +47,13 @@ FULL: dict[str, Any] = {
             "enabled": False,
             "state_mapping": {"running": "up"},
             "depends_on": ["fan"],
+            "restart": "transient",
             "shutdown_timeout_s": 1.5,
         },
         {"name": "fan", "type": "fan", "config": "speed: 3\n"},
     ],
+    "strategy": "rest_for_one",
+    "restart_budget": {"restarts": 3, "window_s": 60.0},
     "plugins": ["one", "two"],
     "location": {"enterprise": "e", "site": "s", "area": "a", "line": "l", "cell": "c"},
     "location_gaps": "unknown_all",
@@ -99,11 +102,14 @@ workers:
     enabled: false
     state_mapping: {running: up}
     depends_on: [fan]
+    restart: transient
     shutdown_timeout_s: 1.5
   - name: fan
     type: fan
     config: |
       speed: 3
+strategy: rest_for_one
+restart_budget: {restarts: 3, window_s: 60}
 plugins: [one, two]
 location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
@@ -135,6 +141,8 @@ slow_worker_s = 0.5
 outside_queue = 9
 observation = {stale_s = 5, dead_s = 9.5, spread = 0.25, backoff_s = 60, intervals = {lamp = 2}}
 actions = {SwitchOn = {timeout_s = 1.5, retry = {max_s = 5, attempts = 3}}}
+strategy = "rest_for_one"
+restart_budget = {restarts = 3, window_s = 60}
 location = {enterprise = "e", site = "s", area = "a", line = "l", cell = "c"}
 global = {broker = "b:1", ports = [1, 2]}
 pool.procs = 3
@@ -162,6 +170,7 @@ location = {enterprise = "E", site = "S", area = "a", line = "l", cell = "c"}
 enabled = false
 state_mapping = {running = "up"}
 depends_on = ["fan"]
+restart = "transient"
 shutdown_timeout_s = 1.5
 [[workers]]
 name = "fan"

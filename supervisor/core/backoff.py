@@ -1,9 +1,9 @@
-"""Growing waits, and budgets over a sliding window. Arithmetic only.
+"""Growing waits. Arithmetic only.
 
-Knows: delays from failure counts; attempts spent in a window.
+Knows: delays from failure counts.
 Does not know: clocks, what is retried; the spread is an argument in [0, 1).
-Invariants: a delay never exceeds its cap; a budget never allows more than its limit in any
-window. Source of the defaults: ticket phase 1 (1 s × 2, cap 60 s).
+Invariants: a delay never exceeds its cap. Source of the defaults: ticket phase 1 (1 s × 2, cap
+60 s).
 """
 
 from __future__ import annotations
@@ -27,8 +27,3 @@ def delay_s(
     # The exponent is bounded: 2.0 ** 5000 would overflow a float.
     wait = min(max_s, base_s * factor ** min(failures - 1, 64))
     return wait * (1.0 - jitter * spread)
-
-
-def spend(spent: tuple[float, ...], now: float, window_s: float) -> tuple[float, ...]:
-    """The moments of ``spent`` that still count at ``now``, and ``now`` itself."""
-    return (*(moment for moment in spent if now - moment < window_s), now)

@@ -93,13 +93,15 @@ class Act(_Decision, frozen=True):
 
 
 class Restart(_Decision, frozen=True):
-    """Stop this worker, then start it anew under a new generation."""
+    """This worker has failed: stop it. Its restart type and its parent's strategy and budget decide
+    whether it, and which siblings, start anew; a temporary one does not."""
 
     reason: str
 
 
 class Remove(_Decision, frozen=True):
-    """This worker is done: stop it and take it out of the tree until its spec changes."""
+    """This worker is done: stop it. A transient or temporary one stays out of the tree until its
+    spec changes; a permanent one (the default) is started anew, as after `Restart`."""
 
     reason: str
 
@@ -157,13 +159,17 @@ class ChildrenView(Mapping[str, ChildInfo]):
     """The children of a node, by name in declared order, with the usual aggregates.
 
     Healthy is phase running only; stopped counts neither as healthy nor as unhealthy. With no
-    children every ``all_…`` is true. Source: fsmv2-behaviour.md §1.3.
+    children every ``all_…`` is true. ``given_up`` names children (of the root) that are not there
+    because their restarts are spent. Source: fsmv2-behaviour.md §1.3.
     """
 
-    __slots__ = ("_by_name",)
+    __slots__ = ("_by_name", "given_up")
 
-    def __init__(self, children: tuple[ChildInfo, ...] = ()) -> None:
+    def __init__(
+        self, children: tuple[ChildInfo, ...] = (), given_up: tuple[str, ...] = ()
+    ) -> None:
         self._by_name = {child.name: child for child in children}
+        self.given_up = given_up
 
     def __getitem__(self, name: str) -> ChildInfo:
         return self._by_name[name]

@@ -2,8 +2,8 @@
 
 Knows: how a config becomes child specs.
 Does not know: files, the engine.
-Invariants: an ordinary worker in every respect; it is running as soon as it may be, and its
-children's troubles show in its phase, not in its life.
+Invariants: an ordinary worker in every respect but one: it cannot end by its children's troubles,
+which show in its phase and its reason. It is running as soon as it may be.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Snapshot, State, Stay
+from fsmv2.supervisor.core.restarts import RestartBudget, Strategy
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.worker import Worker
 
@@ -37,30 +38,35 @@ class Running(State):
     phase = Phase.RUNNING
 
     def next(self, snap: Snapshot) -> Decision:
-        """Degraded as soon as a child is."""
-        poor = snap.children.count(Phase.DEGRADED)
-        if poor:
+        """Degraded as soon as a child is, or is given up."""
+        if _is_poor(snap):
             return Go(Degraded, reason=_counts(snap))
         return Stay(reason=_counts(snap))
 
 
 class Degraded(State):
-    """At least one child is degraded."""
+    """At least one child is degraded, or given up."""
 
     phase = Phase.DEGRADED
 
     def next(self, snap: Snapshot) -> Decision:
         """Back when none is."""
-        if not snap.children.count(Phase.DEGRADED):
+        if not _is_poor(snap):
             return Go(Running, reason=_counts(snap))
         return Stay(reason=_counts(snap))
+
+
+def _is_poor(snap: Snapshot) -> bool:
+    return bool(snap.children.count(Phase.DEGRADED) or snap.children.given_up)
 
 
 def _counts(snap: Snapshot) -> str:
     told = [
         f"{count} {phase}" for phase in Phase if (count := snap.children.count(phase))
     ]  # in the order of the phases
-    return ", ".join(told) or "no workers"
+    lost = ", ".join(snap.children.given_up)
+    away = f"; given up, their restarts are spent: {lost}" if lost else ""
+    return (", ".join(told) or "no workers") + away
 
 
 class RootWorker(Worker):
@@ -70,11 +76,22 @@ class RootWorker(Worker):
     config_type = RootConfig
     initial = stopping = Stopped
 
-    def __init__(self, children: tuple[ChildSpec, ...] = ()) -> None:
+    def __init__(
+        self,
+        children: tuple[ChildSpec, ...] = (),
+        strategy: Strategy = "one_for_one",
+        restart_budget: RestartBudget | None = None,
+    ) -> None:
         self._children = children
+        self._strategy: Strategy = strategy
+        self._budget = restart_budget or RestartBudget()
 
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """The config's workers."""
         return DesiredState(
-            state="running", config=RootConfig(self._children), children=self._children
+            state="running",
+            config=RootConfig(self._children),
+            children=self._children,
+            strategy=self._strategy,
+            restart_budget=self._budget,
         )

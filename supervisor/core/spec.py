@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.location import Location
+from fsmv2.supervisor.core.restarts import (
+    RESTART_TYPES,
+    STRATEGIES,
+    RestartBudget,
+    RestartType,
+    Strategy,
+)
 from fsmv2.supervisor.core.variables import VariableBundle, check_values
 
 T = TypeVar("T")
@@ -49,12 +56,17 @@ class UserSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SpecError(f"{at}: {text}{_nearest(text, kind)}") from None
 
 
-class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Declares one child. ``name`` is unique among its siblings.
 
     ``state_mapping`` maps the parent's desired state to this child's; a state that is not in
     it leaves the child's own. ``enabled=False`` keeps the child resident and stopped.
-    ``depends_on`` names siblings that must be in phase running before this one starts.
+    ``depends_on`` names siblings that must be in phase running before this one starts; it is held,
+    not stopped, when one of them goes away later: it runs on, and waits for them if it has to
+    start again. ``restart`` says after which ends of its own it is started again: ``permanent``
+    after each, ``transient`` after an abnormal one (`Restart`, or dropped by force while on its own
+    way out), ``temporary`` after none; until its spec changes. A stop that its parent, an operator
+    or a reload asks for is no such end.
     ``shutdown_timeout_s`` is how long a stop may take before the child is dropped by force.
     """
 
@@ -64,18 +76,27 @@ class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_mapping: dict[str, str] = msgspec.field(default_factory=dict)
     enabled: bool = True
     depends_on: tuple[str, ...] = ()
-    restart: Literal["permanent"] = "permanent"
+    restart: RestartType = "permanent"
     shutdown_timeout_s: float = 10.0
     location: Location = msgspec.field(default_factory=Location)
 
 
-class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a worker wants of itself: a state word ("stopped" stops it), its decoded config,
-    and its children in the order they start."""
+    and its children in the order they start.
+
+    ``strategy`` names the siblings that are restarted along with a child: none (``one_for_one``),
+    all (``one_for_all``), those after it in start order (``rest_for_one``). They stop in reverse
+    start order, one after the other, and start in start order when all are down. More restarts than
+    ``restart_budget`` allows end this worker too, abnormally: then its own restart type and its
+    parent's budget decide. At the top the child is given up instead, until the window has drained.
+    """
 
     state: str
     config: Any = None
     children: tuple[ChildSpec, ...] = ()
+    strategy: Strategy = "one_for_one"
+    restart_budget: RestartBudget = msgspec.field(default_factory=RestartBudget)
 
     def __post_init__(self) -> None:
         if not isinstance(self.state, str) or not self.state.strip():
@@ -83,6 +104,17 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         children: object = self.children
         if isinstance(children, list):  # what a worker's author is most likely to hand over
             msgspec.structs.force_setattr(self, "children", tuple(children))
+        if self.strategy not in STRATEGIES:
+            raise SpecError(
+                f"cannot use DesiredState: strategy is {self.strategy!r}, "
+                f"want one of {', '.join(STRATEGIES)}"
+            )
+        budget: object = self.restart_budget
+        if not isinstance(budget, RestartBudget):
+            raise SpecError(
+                f"cannot use DesiredState: restart_budget is {type(budget).__name__}, "
+                "want RestartBudget"
+            )
 
 
 def check_name(name: object, what: str) -> str:
@@ -96,8 +128,8 @@ def check_children(specs: Sequence[ChildSpec], known_types: Collection[str], pat
     """Validate all of a parent's specs at once; raises one `SpecError` that names every fault.
 
     Faults: something that is no ChildSpec or has a field of the wrong type, an unusable or
-    repeated name, an unknown worker type, an unknown or circular dependency, a shutdown timeout
-    out of range, variables that are no plain data, too many children.
+    repeated name, an unknown worker or restart type, an unknown or circular dependency, a shutdown
+    timeout out of range, variables that are no plain data, too many children.
     """
     declared: object = specs
     if not isinstance(declared, tuple | list):
@@ -168,6 +200,8 @@ def _own_faults(spec: ChildSpec, known_types: Collection[str]) -> Iterator[str]:
             f"({spec.name}) unknown worker type {spec.worker_type!r}, "
             f"want one of {', '.join(sorted(known_types)) or 'none registered'}"
         )
+    if spec.restart not in RESTART_TYPES:
+        yield f"({spec.name}) restart is {spec.restart!r}, want one of {', '.join(RESTART_TYPES)}"
     if not 0 < spec.shutdown_timeout_s <= 3600:
         yield (
             f"({spec.name}) shutdown_timeout_s is {spec.shutdown_timeout_s!r}, "

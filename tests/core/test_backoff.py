@@ -1,4 +1,4 @@
-"""Growing waits and windows: arithmetic with promises."""
+"""Growing waits: arithmetic with promises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsmv2.supervisor.core.backoff import delay_s, spend
+from fsmv2.supervisor.core.backoff import delay_s
 
 FAILURES = st.integers(-3, 10_000)
 SPREAD = st.floats(0, 1, exclude_max=True)
@@ -44,15 +44,3 @@ def test_the_spread_takes_off_at_most_its_share(
     """Nobody comes back much earlier than the plain wait."""
     plain = delay_s(failures, 0.0)
     assert plain * (1 - jitter) <= delay_s(failures, spread, jitter=jitter) <= plain
-
-
-@given(st.lists(st.floats(0, 100), max_size=30), st.floats(0.1, 50))
-def test_a_window_counts_exactly_what_is_in_it(moments: list[float], window_s: float) -> None:
-    """Spending one by one keeps the moments younger than the window, and the newest."""
-    spent: tuple[float, ...] = ()
-    seen: list[float] = []
-    for now in sorted(moments):
-        spent = spend(spent, now, window_s)
-        seen.append(now)
-        assert list(spent[:-1]) == [moment for moment in seen[:-1] if now - moment < window_s]
-        assert spent[-1] == now

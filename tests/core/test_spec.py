@@ -56,6 +56,7 @@ FAULTS = [
     ([child("a", "a")], "depends_on is circular: a -> a"),
     ([child("a", "b"), child("b", "c"), child("c", "a")],
      "depends_on is circular: a -> b -> c -> a"),
+    ([child("a", restart="always")], "restart is 'always', want one of permanent, transient"),
     ([child("a", shutdown_timeout_s=0)], "shutdown_timeout_s is 0"),
     ([child("a", shutdown_timeout_s=-1.0)], "shutdown_timeout_s is -1.0"),
     ([child("a", shutdown_timeout_s=3601)], "at most 3600"),

@@ -531,10 +531,14 @@ def test_a_worker_can_have_itself_restarted() -> None:
 
 def test_a_worker_can_have_itself_removed_until_its_spec_changes() -> None:
     """It stays away through resyncs and changes of others; a new spec brings it back."""
-    bench = Bench(child("a"), child("r", "deciding"), workers=[deciding(Remove("job done"))])
+    bench = Bench(
+        child("a"),
+        child("r", "deciding", restart="transient"),
+        workers=[deciding(Remove("job done"))],
+    )
     bench.settle(100)
     assert bench.tree() == {"a": "running"}
-    bench.redeclare(child("a", config={"n": 1}), child("r", "deciding"))
+    bench.redeclare(child("a", config={"n": 1}), child("r", "deciding", restart="transient"))
     bench.settle(100)
     assert bench.tree() == {"a": "running"}
     assert [event.reason for event in bench.heard(WorkerRemoved)] == ["done: job done"]

@@ -17,7 +17,7 @@ from fsmv2.supervisor.core.events import (
     WorkerRemoved,
     WorkerUpdated,
 )
-from fsmv2.supervisor.core.spec import DesiredState, UserSpec
+from fsmv2.supervisor.core.spec import DEPTH_MAX, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 
 # --- coming up ------------------------------------------------------------------------------
@@ -209,18 +209,18 @@ def test_bad_children_are_refused_and_the_present_ones_stay(bad: Any) -> None:
     assert bench.tree() == {"fine": "running"}
 
 
-def test_a_tree_that_declares_itself_ends() -> None:
-    """A worker whose child is of its own kind is refused at a depth, without endless growth."""
+def test_a_tree_that_grows_at_each_level_ends_at_a_depth() -> None:
+    """Each child differs from its ancestors, so it is no circle; the depth has a limit."""
 
     def derive(self: Any, spec: UserSpec) -> DesiredState:
-        return DesiredState("running", children=(child("again", "mirror"),))
+        level = spec.config.get("level", 0)  # type: ignore[union-attr]
+        return DesiredState("running", children=(child("b", "tower", config={"level": level + 1}),))
 
-    bench = Bench(child("a", "mirror"), workers=[worker_type("mirror",
-                  derive_desired_state=derive)])  # fmt: skip
+    bench = Bench(child("a", "tower"), workers=[worker_type("tower", derive_desired_state=derive)])
     bench.settle()
-    assert 10 < len(bench.tree()) < 20
+    assert len(bench.tree()) == DEPTH_MAX - 1  # the root is a level too
     [refused] = bench.heard(ChildrenRefused)
-    assert "depth" in refused.error
+    assert f"got children at depth {DEPTH_MAX}" in refused.error
 
 
 def test_a_constructor_that_raises_is_tried_again_and_its_siblings_live() -> None:
