@@ -205,22 +205,24 @@ class Dispatcher:
     def _fill_pipes(self, lane: Lane) -> None:
         """Let short attempts wait in the pipes of procs that run short ones."""
         for proc in lane.members:
-            # Half empty, so that orders go out several at a time.
+            attempt = proc.attempt
             if (
-                2 * len(proc.behind) <= self._behind_max
+                attempt is not None
                 and proc.state is ProcState.BUSY
-                and proc.attempt is not None
-                and proc.attempt.kind.may_wait_in_pipe
-                and proc.attempt.cancel_cause is None
+                and attempt.kind.may_wait_in_pipe
+                and attempt.cancel_cause is None
                 and proc.stalled_on is None
                 and proc.revokes
                 and not proc.channel.wants_write
             ):
-                self._fill_pipe(lane, proc)
+                depth = attempt.kind.depth(self._behind_max)
+                # Half empty, so that orders go out several at a time.
+                if 2 * len(proc.behind) <= depth:
+                    self._fill_pipe(lane, proc, depth - len(proc.behind))
 
-    def _fill_pipe(self, lane: Lane, proc: ProcHandle) -> None:
-        queue, behind = lane.queue, proc.behind
-        short = queue.take_several(self._behind_max - len(behind))
+    def _fill_pipe(self, lane: Lane, proc: ProcHandle, room: int) -> None:
+        queue = lane.queue
+        short = queue.take_several(room)
         for number, attempt in enumerate(short):
             kind = attempt.kind
             if kind.flows and kind.record is CLEAN and len(attempt.payload) <= SMALL_BYTES:
@@ -231,7 +233,7 @@ class Dispatcher:
                 del short[number:]
                 break
         if short:
-            behind.extend(short)
+            proc.behind.extend(short)
             lane.waiting_in_pipes += len(short)
             if not proc.is_watched:
                 self._watch_for_a_stall(proc)
