@@ -65,12 +65,12 @@ class FrameBuffer:
                 version, length = _unpack_header(data)
                 if length == size - HEADER_BYTES and version == PROTOCOL and length <= limit:
                     return [data[HEADER_BYTES:]]
-            while size - start >= HEADER_BYTES:
-                version, length = _HEADER.unpack_from(data, start)
-                end = start + HEADER_BYTES + length
-                if version != PROTOCOL or length > limit or end > size:
+            while (body := start + HEADER_BYTES) <= size:
+                version, length = _unpack_header(data, start)
+                end = body + length
+                if end > size or version != PROTOCOL or length > limit:
                     break
-                frames.append(data[start + HEADER_BYTES : end])
+                frames.append(data[body:end])
                 start = end
             if start == size:
                 return frames

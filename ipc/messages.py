@@ -2,8 +2,8 @@
 
 Knows: the fields of each message.
 Does not know: when they are sent.
-Invariants: an unknown tag or field is refused by the decoder; `payload` and `value` stay
-undecoded (`Raw`) until the side that knows their type asks for them.
+Invariants: an unknown tag or field is refused by the decoder; actions and their values travel
+encoded, as bytes, until the side that knows their type asks for them.
 """
 
 from __future__ import annotations
@@ -21,24 +21,19 @@ class Message(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True,
 # --- root to proc ---------------------------------------------------------------------------
 
 
+# The attempt's id, ``module:qualname`` of its action, the action encoded, and its timeout in
+# seconds, counted from its start. A tuple, which costs both sides half of what a struct does.
+Order = tuple[int, str, bytes, float]
+
+
 class Run(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="run"):
-    """Run one action. ``action`` is ``module:qualname``; ``timeout_s`` counts from its start;
-    it is the ``place``th order to this proc and may be revoked by that number. ``stays_awake``: a
+    """Run actions, one after the other. The first is the ``place``th order to this proc, the
+    next the one after that; each is begun, and may be revoked, by its number. ``stays_awake``: a
     CPU is left on which the proc may look out for the next order (see `ipc.busywait`)."""
 
-    attempt_id: int
     place: int
-    action: str
-    payload: msgspec.Raw
-    timeout_s: float
+    orders: list[Order]
     stays_awake: bool = False
-
-
-class Runs(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="runs"):
-    """Run several actions, one after the other. Each is an order of its own, begun and revoked
-    by itself."""
-
-    orders: list[Run]
 
 
 class Warm(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="warm"):
@@ -52,7 +47,7 @@ class Exit(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="exit
     """Leave the loop and exit 0. Sent only to idle procs."""
 
 
-ToProc = Run | Runs | Warm | Exit
+ToProc = Run | Warm | Exit
 
 # --- proc to root ---------------------------------------------------------------------------
 
@@ -81,7 +76,7 @@ class Done(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="done
     (CLOCK_MONOTONIC seconds, which all processes of a machine share) and took ``ran_s``."""
 
     attempt_id: int
-    value: msgspec.Raw
+    value: bytes
     began_at: float
     ran_s: float
 

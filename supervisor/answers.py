@@ -212,7 +212,7 @@ class Answers:
         decode, action_type = kind.decode_bare, kind.name
         pool, ended_at = self._pool, _time()
         tell, open_attempts = pool.tell, pool.ledger.open
-        at = first
+        lane, ran_s = attempt.lane, []
         for body in islice(frames, first, None):
             try:
                 message = _decode(body)
@@ -221,10 +221,9 @@ class Answers:
                 value = decode(message.value)
             except Exception:  # the usual way says what it is
                 break
-            at += 1
-            kind.ran(message.ran_s)
+            ran_s.append(message.ran_s)
             if attempt.key:
-                attempt.lane.queue.release(attempt.key)
+                lane.queue.release(attempt.key)
             attempt_id = attempt.id
             result = ActionResult(
                 status="succeeded",
@@ -241,26 +240,30 @@ class Answers:
                 attempt = None
                 break
             attempt = behind.popleft()
-            attempt.lane.waiting_in_pipes -= 1
             if attempt.kind is not kind:
                 break
-        self._row_ended(proc, kind, attempt, at - first)
-        return at - first
+        if ran_s:
+            # Those that wait in one pipe are all of one lane.
+            lane.waiting_in_pipes -= len(ran_s) - (attempt is None)
+            self._row_ended(proc, kind, attempt, ran_s)
+        return len(ran_s)
 
     def _row_ended(
-        self, proc: ProcHandle, kind: ActionKind, following: Attempt | None, count: int
+        self, proc: ProcHandle, kind: ActionKind, following: Attempt | None, ran_s: list[float]
     ) -> None:
-        """So many attempts of ``kind`` have been answered; ``following`` has its turn."""
-        if count:
-            kind.running -= count
-            proc.actions += count
-            proc.stalled_on = None
-            self._pool.ledger.finished["succeeded"] += count
-            if following is None:
-                proc.attempt = None
-                proc.state = ProcState.IDLE  # the table's row (busy, answer_came)
-            else:
-                self._pool.dispatcher.turn_of(proc, following, _monotonic())
+        """Attempts of ``kind`` have been answered, after so many seconds each; ``following`` has
+        its turn."""
+        count = len(ran_s)
+        kind.ran(*ran_s)
+        kind.running -= count
+        proc.actions += count
+        proc.stalled_on = None
+        self._pool.ledger.finished["succeeded"] += count
+        if following is None:
+            proc.attempt = None
+            proc.state = ProcState.IDLE  # the table's row (busy, answer_came)
+        else:
+            self._pool.dispatcher.turn_of(proc, following, _monotonic())
 
     def _answer(self, proc: ProcHandle, message: Answer) -> bool:
         """Give the attempt its result. False: there is nothing more to do about it now."""

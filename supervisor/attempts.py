@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.core.action import ActionResult
     from fsmv2.supervisor.kinds import ActionKind
 
-BEGINS_MAX = 20
+UNBEGUN_MAX = 20
 
 
 # Without the garbage collector: no cycle through it lasts, for a proc lets go of its attempts when
@@ -31,7 +31,7 @@ BEGINS_MAX = 20
 class Attempt(msgspec.Struct, eq=False, gc=False):
     """One attempt; monotonic seconds in ``*_at``. ``lane`` is the lane it was submitted to and
     whose queue its key belongs to; ``proc`` is where it runs or waits in the pipe, as its order
-    number ``place``."""
+    number ``place``; ``unbegun`` is how many procs have died before they began it."""
 
     id: int
     kind: ActionKind
@@ -41,10 +41,9 @@ class Attempt(msgspec.Struct, eq=False, gc=False):
     timeout_s: float
     submitted_at: float
     urgent: bool = False
-    dispatched_at: float = 0.0
-    begins: int = 0
     place: int = 0
     proc: Any = None
+    unbegun: int = 0
     progress: str | None = None
     cancel_cause: str | None = None
     cancelled_at: float = 0.0

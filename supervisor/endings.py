@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fsmv2.ipc.redact import redact
-from fsmv2.supervisor.attempts import BEGINS_MAX
+from fsmv2.supervisor.attempts import UNBEGUN_MAX
 from fsmv2.supervisor.certificate import Ending, certify, death_verdict, signal_name
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import ActionResult
@@ -98,6 +98,7 @@ class Endings:
                 if cost is None or attempt.place <= begun_place:
                     cost = attempt.id
             else:
+                attempt.unbegun += 1
                 again.append(attempt)
                 continue
             pool.settle(attempt, result)
@@ -107,7 +108,7 @@ class Endings:
 
     def _may_begin_again(self, attempt: Attempt) -> bool:
         closing = self._pool.closing
-        return attempt.begins < BEGINS_MAX and not closing and attempt.cancel_cause is None
+        return attempt.unbegun < UNBEGUN_MAX and not closing and attempt.cancel_cause is None
 
     def _death_of(
         self, proc: ProcHandle, attempt: Attempt, code: int | None, cpu_s: float, now: float

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # A type whose attempts end faster than this on average may wait in a proc's pipe.
 SHORT_S = 0.001
 _WEIGHT = 0.1
+# What waits in one pipe is done within this time, if all is as it was: so long an urgent attempt
+# may have to wait, too.
+PIPE_S = 0.015
 # What is not known yet counts as long: some four short ones make a short type.
 _UNKNOWN_S = 1.4 * SHORT_S
 # The limits that a proc sets itself, and may fail to lift.
@@ -125,12 +128,20 @@ class ActionKind:
         self.is_proven = True
         self.is_simple = not (self.is_limited or self.may_hide) and self.concurrency is None
 
-    def ran(self, seconds: float) -> None:
-        """An attempt answered after ``seconds``."""
-        # A share of each run: a single long one makes the type a long one for some dozens.
-        self.mean_ran_s = mean = self.mean_ran_s + (seconds - self.mean_ran_s) * _WEIGHT
+    def ran(self, *seconds: float) -> None:
+        """Attempts answered after so many ``seconds`` each."""
+        mean = self.mean_ran_s
+        for each in seconds:
+            # A share of each run: a single long one makes the type a long one for some dozens.
+            mean += (each - mean) * _WEIGHT
+        self.mean_ran_s = mean
         self.may_wait_in_pipe = mean < SHORT_S and self.is_quiet
         self.flows = self.may_wait_in_pipe and self.is_simple
+
+    def depth(self, most: int) -> int:
+        """How many attempts may wait in the pipe of a proc that runs one of these, of ``most``."""
+        mean = self.mean_ran_s
+        return most if mean * most <= PIPE_S else int(PIPE_S / mean)
 
     def spoke(self) -> None:
         """An attempt wrote to standard output or error. Whose lines those are is certain only

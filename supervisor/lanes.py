@@ -16,12 +16,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from msgspec import Raw
-
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import pack_frame
 from fsmv2.ipc.linux import memory_barrier
-from fsmv2.ipc.messages import Run, Runs, Warm
+from fsmv2.ipc.messages import Order, Run, Warm
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.procfsm import ProcState
 from fsmv2.supervisor.core.quarantine import CLEAN
@@ -132,7 +130,7 @@ class Dispatcher:
         proc.attempt_at = now
         proc.stack = None
         proc.state = ProcState.BUSY  # the table's row (idle, action_given)
-        [order] = self._orders(proc, (attempt,), now)
+        run = self._run_of(proc, (attempt,))
         pool, kind = self._pool, attempt.kind
         if now + attempt.timeout_s < proc.deadline_at or kind.heartbeat_s < NEVER:
             pool.deadlines.watch(proc, attempt, now)
@@ -143,28 +141,23 @@ class Dispatcher:
             guard.watch()
             if proc.processes_max != kind.limits.processes:
                 guard.limit_processes(proc, kind.limits.processes)
-        self._send(proc, pack_frame(encode(order)))
+        self._send(proc, pack_frame(encode(run)))
 
-    def _orders(self, proc: ProcHandle, attempts: Sequence[Attempt], now: float) -> list[Run]:
-        """Note that ``attempts`` go to ``proc``; the orders to send."""
+    def _run_of(self, proc: ProcHandle, attempts: Sequence[Attempt]) -> Run:
+        """Note that ``attempts`` go to ``proc``; what to send it."""
         pool, place = self._pool, proc.orders
-        stays_awake = len(pool.ledger.open) < pool.cpus
-        orders = []
+        orders: list[Order] = []
         for attempt in attempts:
             kind = attempt.kind
             kind.running += 1
-            attempt.begins += 1
             attempt.proc = proc
-            attempt.dispatched_at = now
             attempt.place = place = place + 1
             if attempt.key:
                 attempt.lane.remember(attempt.key, proc)
-            payload = Raw(attempt.payload)
-            orders.append(
-                Run(attempt.id, place, kind.reference, payload, attempt.timeout_s, stays_awake)
-            )
+            orders.append((attempt.id, kind.reference, attempt.payload, attempt.timeout_s))
+        first = proc.orders + 1
         proc.orders = place
-        return orders
+        return Run(first, orders, len(pool.ledger.open) < pool.cpus)
 
     def _send(self, proc: ProcHandle, frames: bytes) -> None:
         channel = proc.channel
@@ -212,22 +205,24 @@ class Dispatcher:
     def _fill_pipes(self, lane: Lane) -> None:
         """Let short attempts wait in the pipes of procs that run short ones."""
         for proc in lane.members:
-            # Half empty, so that orders go out several at a time.
+            attempt = proc.attempt
             if (
-                2 * len(proc.behind) <= self._behind_max
+                attempt is not None
                 and proc.state is ProcState.BUSY
-                and proc.attempt is not None
-                and proc.attempt.kind.may_wait_in_pipe
-                and proc.attempt.cancel_cause is None
+                and attempt.kind.may_wait_in_pipe
+                and attempt.cancel_cause is None
                 and proc.stalled_on is None
                 and proc.revokes
                 and not proc.channel.wants_write
             ):
-                self._fill_pipe(lane, proc)
+                depth = attempt.kind.depth(self._behind_max)
+                # Half empty, so that orders go out several at a time.
+                if 2 * len(proc.behind) <= depth:
+                    self._fill_pipe(lane, proc, depth - len(proc.behind))
 
-    def _fill_pipe(self, lane: Lane, proc: ProcHandle) -> None:
-        queue, behind = lane.queue, proc.behind
-        short = queue.take_several(self._behind_max - len(behind))
+    def _fill_pipe(self, lane: Lane, proc: ProcHandle, room: int) -> None:
+        queue = lane.queue
+        short = queue.take_several(room)
         for number, attempt in enumerate(short):
             kind = attempt.kind
             if kind.flows and kind.record is CLEAN and len(attempt.payload) <= SMALL_BYTES:
@@ -238,11 +233,11 @@ class Dispatcher:
                 del short[number:]
                 break
         if short:
-            behind.extend(short)
+            proc.behind.extend(short)
             lane.waiting_in_pipes += len(short)
             if not proc.is_watched:
                 self._watch_for_a_stall(proc)
-            self._send(proc, pack_frame(encode(Runs(self._orders(proc, short, _monotonic())))))
+            self._send(proc, pack_frame(encode(self._run_of(proc, short))))
 
     def _watch_for_a_stall(self, proc: ProcHandle) -> None:
         # One look at a time: filled and emptied a thousand times, a pipe is not watched by as many.
@@ -289,7 +284,6 @@ class Dispatcher:
         lane = None
         while behind and behind[-1].place > begun_place:
             attempt = behind.pop()
-            attempt.begins -= 1
             attempt.lane.waiting_in_pipes -= 1
             lane = self.put_back(attempt)
         return lane
@@ -304,7 +298,6 @@ class Dispatcher:
                 break
         else:
             return False
-        attempt.begins -= 1
         if attempt is proc.attempt:
             proc.attempt = None
             if proc.behind:

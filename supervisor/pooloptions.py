@@ -18,7 +18,7 @@ from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.lanes import QUARANTINE
 
 # Short actions with one proc at a time.
-PIPELINE = 16
+PIPELINE = 64
 
 StartMethod = Literal["auto", "template", "spawn"]
 
@@ -28,10 +28,10 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     ``spares`` warm procs wait to take a killed one's place. ``queue`` actions may wait in a lane.
     ``pipeline`` short actions at most are with one proc at a time, the others waiting in its
-    pipe (1: none waits there). ``starts_per_s`` procs are started a second in the long run. A
-    result of more than ``result_bytes_max`` encoded bytes is a failure. ``preload`` are modules
-    the template imports before it forks, ``search`` folders it finds them in. ``graces`` replaces
-    `Action.grace_s` of action types, by ``module:name``.
+    pipe, as many as take some 15 ms (1: none waits there). ``starts_per_s`` procs are started a
+    second in the long run. A result of more than ``result_bytes_max`` encoded bytes is a failure.
+    ``preload`` are modules the template imports before it forks, ``search`` folders it finds them
+    in. ``graces`` replaces `Action.grace_s` of action types, by ``module:name``.
     """
 
     spares: int = 1

@@ -56,7 +56,7 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lanes: dict[str, Procs] = msgspec.field(default_factory=dict)
     spares: Annotated[int, Meta(ge=0, le=64)] = 1
     queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
-    pipeline: Annotated[int, Meta(ge=1, le=64)] = 16
+    pipeline: Annotated[int, Meta(ge=1, le=64)] = 64
     result_bytes_max: Annotated[int, Meta(ge=1 << 20, le=1 << 30)] = 16 << 20
     starts_per_s: Annotated[float, Meta(ge=0.1, le=1_000)] = 100.0
     start_method: Literal["auto", "template", "spawn"] = "auto"

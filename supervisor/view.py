@@ -64,15 +64,16 @@ def _in_flight(
     if in_flight is None:
         return None
     attempt = pool.in_flight(in_flight.attempt_id)
-    queued = attempt is None or attempt.proc is None
+    proc = attempt.proc if attempt is not None else None
     return {
         "attempt_id": in_flight.attempt_id,
         "type": in_flight.name,
         "lane": lane,
-        "queued": queued,
-        "running_s": 0.0
-        if queued or attempt is None
-        else round(max(0.0, now - (attempt.dispatched_at or now)), 3),
+        "queued": proc is None,
+        # One that waits in its proc's pipe does not run yet.
+        "running_s": round(max(0.0, now - proc.attempt_at), 3)
+        if proc is not None and proc.attempt is attempt
+        else 0.0,
         "timeout_s": in_flight.timeout_s,
         "progress": attempt.progress if attempt is not None else None,
     }

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
-from msgspec import Raw
 
 from fsmv2.ipc.busywait import BusyWait
 from fsmv2.ipc.codec import decode, decoder_of, encode
@@ -34,9 +33,9 @@ from fsmv2.ipc.messages import (
     Fork,
     FromProc,
     Hello,
+    Order,
     Raised,
     Run,
-    Runs,
     Skipped,
     Spilled,
     ToProc,
@@ -118,10 +117,9 @@ class Proc:
                 for body in self._buffer.feed(data):
                     order = _decode(body)
                     if isinstance(order, Run):
-                        self._answer(order)
-                    elif isinstance(order, Runs):
-                        for each in order.orders:
-                            self._answer(each)
+                        self._stays_awake = order.stays_awake
+                        for place, each in enumerate(order.orders, order.place):
+                            self._answer(each, place)
                     elif isinstance(order, Warm):
                         with contextlib.suppress(Exception):  # told when it is needed
                             _load(order.action)
@@ -150,12 +148,12 @@ class Proc:
         """Run nothing, once, the whole way. A forked proc's first action would otherwise pay for
         the pages it writes to for the first time (measured: 2 to 4 ms), and that first action is
         the one that waits for a spare to take over."""
-        order = Run(0, 0, f"{__name__}:Rehearsal", msgspec.Raw(encode(Rehearsal())), 1.0)
-        order = decode(encode(order), ToProc)
-        self._buffer.feed(pack_frame(encode(self._result_of(order))))
+        run = Run(0, [(0, f"{__name__}:Rehearsal", encode(Rehearsal()), 1.0)])
+        [order] = decode(encode(run), ToProc).orders
+        self._buffer.feed(pack_frame(encode(self._result_of(order, 0))))
 
-    def _answer(self, order: Run) -> None:
-        answer = self._result_of(order)
+    def _answer(self, order: Order, place: int) -> None:
+        answer = self._result_of(order, place)
         if _getpid() != self._pid:
             os._exit(0)  # a child the action forked: the channel is not its to write to
         try:
@@ -163,16 +161,15 @@ class Proc:
             sys.stderr.flush()
         except BaseException:  # closed by the action, or whatever it put in their place
             pass
-        loaded = _loaded.get(order.action)
+        loaded = _loaded.get(order[1])
         if loaded is not None and loaded.may_hide:
             # Later, the root would not know any more what must not be shown.
             flush_c_streams()
         self._send(answer)
 
-    def _result_of(self, order: Run) -> Answer | Skipped:
-        attempt_id, place = order.attempt_id, order.place
+    def _result_of(self, order: Order, place: int) -> Answer | Skipped:
+        attempt_id, reference, payload, timeout_s = order
         page = self._page
-        self._stays_awake = order.stays_awake
         began_at = _monotonic()
         if began_at - self._cpu_at > CPU_AGE_S:
             self._cpu_s = time.process_time()
@@ -182,10 +179,10 @@ class Proc:
             return Skipped(attempt_id, place)
         action = context = None
         try:
-            loaded = _loaded.get(order.action) or _load(order.action)
-            action = loaded.decode(order.payload)
+            loaded = _loaded.get(reference) or _load(reference)
+            action = loaded.decode(payload)
             shipper.context = context = Context(
-                self._surroundings, attempt_id, action, began_at, order.timeout_s
+                self._surroundings, attempt_id, action, began_at, timeout_s
             )
             if loaded.is_unlimited:
                 value = action.execute(context)
@@ -195,7 +192,7 @@ class Proc:
             value = encode(value)
             if len(value) > INLINE_BYTES_MAX:
                 return self._spill(attempt_id, value, began_at)
-            return Done(attempt_id, Raw(value), began_at, _monotonic() - began_at)
+            return Done(attempt_id, value, began_at, _monotonic() - began_at)
         except BaseException as error:
             return self._raised(error, attempt_id, action, context, began_at)
         finally:

@@ -116,10 +116,21 @@ class KeyedQueue(Generic[T]):
         if not ready:
             return None
         self.size -= 1
-        entry = ready.popleft()
-        if entry[0] is not None:
-            return entry  # type: ignore[return-value]
-        key = entry[1]
+        item, key = ready.popleft()
+        return (item if item is not None else self._take_first(key)), key
+
+    def take_several(self, most: int) -> list[T]:
+        """What so many calls of `take` would give one after the other."""
+        taken: list[T] = []
+        for ready in (self._urgent, self._returned, self._ready):
+            for _ in range(min(most - len(taken), len(ready))):
+                item, key = ready.popleft()
+                taken.append(item if item is not None else self._take_first(key))
+        self.size -= len(taken)
+        return taken
+
+    def _take_first(self, key: str) -> T:
+        """The first that waits under ``key``, which is busy from now on."""
         items = self._waiting[key]
         item, urgent = items.popleft()
         if not items:
@@ -127,23 +138,7 @@ class KeyedQueue(Generic[T]):
         if urgent:
             self._calm(key)
         self._busy.add(key)
-        return item, key
-
-    def take_several(self, most: int) -> list[T]:
-        """What so many calls of `take` would give one after the other."""
-        taken: list[T] = []
-        for _ in range(most):
-            ready = self._urgent or self._returned or self._ready
-            if not ready:
-                break
-            item = ready[0][0]
-            if item is None:
-                taken.append(self.take()[0])  # type: ignore[index]
-            else:
-                ready.popleft()
-                self.size -= 1
-                taken.append(item)
-        return taken
+        return item
 
     def release(self, key: str) -> None:
         """The item that was out under ``key`` is over: its next one may go."""

@@ -59,7 +59,7 @@ EXAMPLES: dict[Any, Any] = {
     str: "root/a",
     bool: True,
     bytes: b"{}",
-    msgspec.Raw: msgspec.Raw(encode({"x": 1})),
+    list[messages.Order]: [(7, "m:A", b"{}", 0.5)],
     dict[str, str]: {"mod": "why"},
     dict[str, Any]: {"n": 1},
     messages.Outcome: "done",
@@ -71,7 +71,6 @@ def example(kind: type[messages.Message]) -> messages.Message:
     return kind(*(EXAMPLES[field.type] for field in msgspec.structs.fields(kind)))
 
 
-EXAMPLES[list[messages.Run]] = [example(messages.Run)]
 MESSAGES = [example(kind) for kind in messages.Message.__subclasses__()]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fsmv2.ipc.redact import may_hide
 from fsmv2.supervisor import Action, ActionContext, Limits, Secret
 from fsmv2.supervisor.core.errors import SpecError
-from fsmv2.supervisor.kinds import SHORT_S, ActionKind, Kinds
+from fsmv2.supervisor.kinds import PIPE_S, SHORT_S, ActionKind, Kinds
 
 
 class Plain(Action, frozen=True):
@@ -164,6 +164,15 @@ def test_a_type_that_is_looked_at_while_it_runs_never_waits_in_a_pipe(
 ) -> None:
     """Whose secret, whose memory, whose limit would it be?"""
     assert not ran(ActionKind(action), 0.00001, 100).may_wait_in_pipe
+
+
+@given(st.floats(0, SHORT_S, exclude_max=True), st.integers(0, 63))
+def test_what_waits_in_a_pipe_is_done_soon_whatever_its_type(mean_s: float, most: int) -> None:
+    """An urgent attempt waits behind it, on whichever proc."""
+    kind = ActionKind(Plain)
+    kind.mean_ran_s = mean_s
+    assert min(most, 15) <= kind.depth(most) <= most
+    assert kind.depth(most) * mean_s <= PIPE_S
 
 
 def test_a_type_that_prints_never_waits_in_a_pipe_again() -> None:

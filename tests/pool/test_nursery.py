@@ -8,7 +8,6 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from fsmv2.ipc.codec import encode
@@ -220,7 +219,7 @@ def test_an_overdue_proc_that_is_killed_makes_room_for_one_new_spare(
 
 def answer(pool: Pool, proc: ProcHandle, attempt: Attempt) -> None:
     """The proc's answer comes."""
-    done = Done(attempt.id, msgspec.Raw(encode(None)), NOW, 0.0)
+    done = Done(attempt.id, encode(None), NOW, 0.0)
     os.write(proc.theirs[1], pack_frame(encode(done)))
     pool.answers.readable(proc, 1)
 

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
-import msgspec
 import pytest
 
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameBuffer, pack_frame
-from fsmv2.ipc.messages import Done, FromProc, Run, Runs, Skipped, ToProc
+from fsmv2.ipc.messages import Done, FromProc, Order, Run, Skipped, ToProc
 from fsmv2.supervisor import Action, ActionContext, Limits
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.events import Event, ProcEnded
@@ -60,15 +59,16 @@ class PlayedProc:
         self.handle.ready_at = 0.0
         os.set_blocking(self.handle.theirs[0], False)
         self._buffer = FrameBuffer()
-        self._orders: list[Run] = []
+        self._orders: list[tuple[int, Order]] = []
         self._next: Callable[[], None] = self._begin
-        self._order: Run | None = None
+        self._order: Order | None = None
+        self._place = 0
         self.is_dead = False
 
     @property
     def at_work(self) -> int | None:
         """The attempt that it has begun for good and not ended."""
-        return self._order.attempt_id if self._order and self._next == self._end else None
+        return self._order[0] if self._order and self._next == self._end else None
 
     def step(self) -> bool:
         """One step. False: it waits for an order."""
@@ -85,29 +85,29 @@ class PlayedProc:
         except BlockingIOError:
             return
         for body in self._buffer.feed(data):
-            order = decode(body, ToProc)
-            assert isinstance(order, Run | Runs)
-            self._orders += order.orders if isinstance(order, Runs) else [order]
+            run = decode(body, ToProc)
+            assert isinstance(run, Run)
+            self._orders += enumerate(run.orders, run.place)
 
     def _begin(self) -> None:
-        self._order = order = self._orders.pop(0)
-        self.handle.page.begin(order.attempt_id, 1.0, 0.0, order.place)
+        self._place, self._order = self._orders.pop(0)
+        self.handle.page.begin(self._order[0], 1.0, 0.0, self._place)
         self._next = self._look
 
     def _look(self) -> None:
-        order = self._order
-        assert order is not None
-        if self.handle.page.is_revoked(order.place):
-            self._say(Skipped(order.attempt_id, order.place))
+        assert self._order is not None
+        attempt_id = self._order[0]
+        if self.handle.page.is_revoked(self._place):
+            self._say(Skipped(attempt_id, self._place))
         else:
-            self.world.ran(order.attempt_id)
+            self.world.ran(attempt_id)
             self._next = self._end
 
     def _end(self) -> None:
-        order = self._order
-        assert order is not None
-        ran_s = 0.01 if order.action.endswith("Long") else 0.0
-        self._say(Done(order.attempt_id, msgspec.Raw(encode(None)), 1.0, ran_s))
+        assert self._order is not None
+        attempt_id, action, _payload, _timeout_s = self._order
+        ran_s = 0.01 if action.endswith("Long") else 0.0
+        self._say(Done(attempt_id, encode(None), 1.0, ran_s))
 
     def _say(self, message: FromProc) -> None:
         os.write(self.handle.theirs[1], pack_frame(encode(message)))

@@ -136,7 +136,7 @@ def test_a_killed_proc_costs_the_attempt_it_had_begun_and_none_of_15_behind_it(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "log"
-    with driven({"actions": 1}) as made:
+    with driven({"actions": 1}, pipeline=16) as made:
         for round_number in range(5):
             make_short(made, acts.Note(str(tmp_path / "warm"), "w"))
             path = tmp_path / f"log{round_number}"
@@ -208,7 +208,7 @@ def test_orders_that_are_taken_back_again_and_again_run_once(tmp_path: Path) -> 
 
 def test_attempts_cancelled_while_they_wait_in_a_pipe_never_run(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    with driven({"actions": 1}) as made:
+    with driven({"actions": 1}, pipeline=16) as made:
         make_short(made, acts.Note(str(tmp_path / "warm"), "w"))
         _proc, hung, others = hang_with_15_behind(made, path)
         assert all(made.pool.cancel(one) for one in others)
@@ -223,7 +223,7 @@ def test_each_has_a_result_when_the_pool_is_closed_with_orders_in_its_pipes(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "log"
-    with driven({"actions": 1}) as made:
+    with driven({"actions": 1}, pipeline=16) as made:
         make_short(made, acts.Note(str(tmp_path / "warm"), "w"))
         _proc, hung, others = hang_with_15_behind(made, path)
         made.pool.close()
@@ -257,7 +257,7 @@ def test_an_urgent_attempt_waits_for_what_is_in_the_pipes_and_for_nothing_else(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "log"
-    with driven({"actions": 1}, queue=5_000) as made:
+    with driven({"actions": 1}, pipeline=16, queue=5_000) as made:
         make_short(made, acts.Note(str(tmp_path / "warm"), "w"))
         calm = [made.submit(acts.Note(str(path), str(n))) for n in range(1_000)]
         urgent = made.submit(acts.Note(str(path), "urgent"), urgent=True)
@@ -293,7 +293,7 @@ def test_no_more_short_ones_of_a_type_are_with_procs_than_it_allows(tmp_path: Pa
 
 def test_a_full_queue_refuses_what_is_too_much_and_runs_the_rest_once(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    with driven({"actions": 1}, queue=50) as made:
+    with driven({"actions": 1}, pipeline=16, queue=50) as made:
         make_short(made, acts.Note(str(tmp_path / "warm"), "w"))
         marks = {made.submit(acts.Note(str(path), str(n))): str(n) for n in range(500)}
         refused = [one for one in marks if one in made.results]
