@@ -32,6 +32,8 @@ KINDS: list[Any] = [
     messages.FromTemplate,
     messages.ToOps,
     messages.FromOps,
+    messages.Save,
+    messages.FromStore,
     Reading,
     Secret,
     datetime.datetime,
@@ -63,6 +65,8 @@ EXAMPLES: dict[Any, Any] = {
     dict[str, str]: {"mod": "why"},
     dict[str, Any]: {"n": 1},
     messages.Outcome: "done",
+    messages.Role: "desired",
+    list[str]: ["why"],
 }
 
 
@@ -72,6 +76,7 @@ def example(kind: type[messages.Message]) -> messages.Message:
 
 
 EXAMPLES[list[messages.Run]] = [example(messages.Run)]
+EXAMPLES[list[messages.Write]] = [example(messages.Write)]
 MESSAGES = [example(kind) for kind in messages.Message.__subclasses__()]
 
 
