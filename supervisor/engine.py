@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from fsmv2.supervisor import outside
-from fsmv2.supervisor.context import OUTSIDE_MAX, SLOW_WORKER_S, Context, PoolPort
+from fsmv2.supervisor.context import OUTSIDE_MAX, SLOW_WORKER_S, Context, PoolPort, StorePort
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import Action, ActionPolicy, ActionResult
 from fsmv2.supervisor.core.errors import SpecError
@@ -35,6 +35,7 @@ from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.outside import Ticket
 from fsmv2.supervisor.reconciling import give_variables, inherit
 from fsmv2.supervisor.steps import state_of
+from fsmv2.supervisor.store.protocol import Recalled
 from fsmv2.supervisor.tick import tick
 
 SPACING_S = 0.010
@@ -68,11 +69,14 @@ class Engine:
         slow_s: float = SLOW_WORKER_S,
         outside_max: int = OUTSIDE_MAX,
         seed: int | None = None,
+        store: StorePort | None = None,
+        recalled: dict[str, Recalled] | None = None,
     ) -> None:
         self._inbox = Inbox()
         self._wakes: list[tuple[float, int, Node]] = []
         self._ticket = itertools.count()
         self._emit = emit
+        self._store = store
         self._last_tick = float("-inf")
         self.interval_s = interval_s
         self.ticks = 0
@@ -93,13 +97,18 @@ class Engine:
             outside_max=outside_max,
         )
         self.context.now, self.context.wall = now, wall
+        if recalled is not None:
+            self.context.recalled = recalled
+        before = self.context.recalled.get(name)
+        generation = 1 if before is None else before.generation + 1
         spec = ChildSpec(
             name=name,
             worker_type=RootWorker.type_name,
             user_spec=UserSpec(variables=variables or VariableBundle()),
             location=location or Location(),
         )
-        self.root = Node(spec, RootWorker(children), None, 1, state_of(RootWorker.initial), now)
+        worker = RootWorker(children)
+        self.root = Node(spec, worker, None, generation, state_of(worker.initial), now)
         give_variables(self.root, self.context)
 
     def __repr__(self) -> str:
@@ -141,7 +150,13 @@ class Engine:
         context.now, context.wall, context.full = now, wall, full
         self._inbox.drain(context)
         self._wake_due(now)
-        tick(self.root, context)
+        if self._store is None:
+            tick(self.root, context)
+        else:
+            context.looked = []
+            tick(self.root, context)
+            if context.looked:
+                self._store.looked_at(context.looked, self.stopping is not None)
         self._last_tick = now
         self.ticks += 1
 

@@ -25,6 +25,7 @@ from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
 from fsmv2.supervisor.node import Later, Node
 from fsmv2.supervisor.steps import state_of
+from fsmv2.supervisor.store.resuming import go_on_as_child
 
 GENERATIONS_KEPT = 1_000
 
@@ -115,6 +116,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
 
 def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     """Make a child. A constructor that raises costs its siblings nothing; it is tried again."""
+    resumed = go_on_as_child(parent, spec.name, ctx)
     generation = parent.generations.get(spec.name, 0) + 1
     later = parent.later.get(spec.name)
     if later is not None and later.moment > ctx.now:
@@ -142,7 +144,9 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     parent.done.pop(spec.name, None)
     give_variables(child, ctx)
     ctx.emit(
-        events.WorkerAdded(path=child.path, worker_type=spec.worker_type, generation=generation)
+        events.WorkerAdded(
+            path=child.path, worker_type=spec.worker_type, generation=generation, resumed=resumed
+        )
     )
     child.mark_dirty()
     in_time(child, ctx, "constructor", took_s)

@@ -77,6 +77,7 @@ class WorkerAdded(Event, frozen=True, kw_only=True):
     path: str
     worker_type: str
     generation: int
+    resumed: bool = False
 
 
 class WorkerUpdated(Event, frozen=True, kw_only=True):
