@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
-
 from fsmv2.ipc.messages import Write
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.store.protocol import Recalled, document, put, removal
-from fsmv2.supervisor.store.resuming import resume_of
+from fsmv2.supervisor.store.resuming import config_of, part_of, resume_of
 
 NODES_MAX = 250
-PART_BYTES_MAX = 128 * 1024
 
 
 class _Told:
@@ -148,7 +145,7 @@ def desired_of(node: Node) -> dict[str, Any]:
         "state": node.desired_word,
         "enabled": node.spec.enabled,
         "shutdown": node.leaving is not None,
-        "config": _part(desired.config) if desired is not None else None,
+        "config": config_of(desired.config) if desired is not None else None,
         "children": {child.name: child.worker_type for child in desired.children}
         if desired is not None
         else {},
@@ -161,17 +158,6 @@ def observed_of(node: Node, since: float) -> dict[str, Any]:
         "state": node.state_name,
         "phase": str(node.phase),
         "reason": node.reason,
-        "status": _part(node.status),
+        "status": part_of(node.status),
         "since": since,
     }
-
-
-def _part(value: Any) -> Any:
-    """A worker's own value, as far as it can be kept."""
-    try:
-        raw = document(value)
-    except Exception:  # a worker's value may raise anything at all
-        return f"<{type(value).__qualname__}>"
-    if len(raw) > PART_BYTES_MAX:
-        return f"<{type(value).__qualname__}, {len(raw)} bytes>"
-    return msgspec.Raw(raw)

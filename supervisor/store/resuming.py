@@ -32,6 +32,7 @@ from fsmv2.supervisor.node import Later, Node
 from fsmv2.supervisor.store.protocol import document
 
 VALUE_BYTES_MAX = 64 * 1024
+PART_BYTES_MAX = 128 * 1024
 NEXT_START_S_MAX = 60.0
 
 
@@ -44,12 +45,12 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_refuse)
 
 
 class KeptResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An `ActionResult` without its certificate; ``value`` is msgpack."""
+    """An `ActionResult` without what may quote a secret, its error's text and its certificate.
+    ``value`` is msgpack."""
 
     status: Status
     value: bytes = b""
     error_type: str = ""
-    error: str = ""
     queued_s: float = 0.0
     ran_s: float = 0.0
     ended_at: float = 0.0
@@ -97,7 +98,6 @@ def _keep(result: ActionResult, kind: type[Action]) -> KeptResult | None:
         result.status,
         value,
         result.error.type if result.error is not None else "",
-        result.error.message if result.error is not None else "",
         result.queued_s,
         result.ran_s,
         result.ended_at,
@@ -106,11 +106,19 @@ def _keep(result: ActionResult, kind: type[Action]) -> KeptResult | None:
 
 @lru_cache(maxsize=1024)
 def _tells_all(kind: type[Action]) -> bool:
-    """Whether the type of the action's value says what each part of it is. Where it says Any, a
-    Secret arrives as the text it hides."""
     try:
-        todo: list[msgspec.Struct] = [inspect.type_info(value_type(kind))]
-    except (FsmError, TypeError):
+        return says_all(value_type(kind))
+    except FsmError:
+        return False
+
+
+@lru_cache(maxsize=1024)
+def says_all(annotation: Any) -> bool:
+    """Whether a type says of each part of its values what that is. Where it says Any, a Secret
+    stands as the text it hides, and nobody can tell."""
+    try:
+        todo: list[msgspec.Struct] = [inspect.type_info(annotation)]
+    except TypeError:
         return False
     seen: set[int] = set()
     while todo:
@@ -125,6 +133,26 @@ def _tells_all(kind: type[Action]) -> bool:
             fields = field if isinstance(field, tuple) else (field,)
             todo += [one for one in fields if isinstance(one, msgspec.Struct)]
     return True
+
+
+def config_of(config: Any) -> Any:
+    """A worker's config as it is kept: whole where its type says all, else only what it is. One
+    that no type was given for, as a child's in its parent's config, may hold a secret in clear."""
+    kind: Any = type(config)
+    if config is None or (kind not in (str, bytes) and says_all(kind)):
+        return part_of(config)
+    return f"<{kind.__qualname__}>"
+
+
+def part_of(value: Any) -> Any:
+    """A worker's own value, as far as it can be kept."""
+    try:
+        raw = document(value)
+    except Exception:  # a worker's value may raise anything at all
+        return f"<{type(value).__qualname__}>"
+    if len(raw) > PART_BYTES_MAX:
+        return f"<{type(value).__qualname__}, {len(raw)} bytes>"
+    return msgspec.Raw(raw)
 
 
 # --- going on -------------------------------------------------------------------------------
@@ -152,21 +180,23 @@ def go_on_with_results(node: Node, ctx: Context) -> None:
     recalled = ctx.recalled.pop(node.path, None)
     if recalled is None or node.desired is None or recalled.worker_type != node.spec.worker_type:
         return
+    config = node.desired.config
     try:
         # A config that hides something cannot be told to be the same: refused by the encoder.
-        _encoder.encode(node.desired.config)
-        same = document(node.desired.config) == document(recalled.desired.get("config"))
-    except Exception:  # a config's own code; then it is not the same
+        _encoder.encode(config)
+    except Exception:  # a config's own code may raise anything at all
         return
-    if not same:
+    kept = config_of(config)
+    before = document(recalled.desired.get("config"))
+    if not isinstance(kept, msgspec.Raw) or document(kept) != before:
         return
     resume = _resume_from(recalled.resume)
-    for reference, kept in resume.results.items():
+    for reference, old in resume.results.items():
         kind = _kind_of(reference)
-        result = _result_from(kept, kind) if kind is not None else None
+        result = _result_from(old, kind) if kind is not None else None
         if kind is not None and result is not None:
             node.results[kind] = result
-            node.result_ends[kind] = ctx.now - max(0.0, ctx.wall - kept.ended_at)
+            node.result_ends[kind] = ctx.now - max(0.0, ctx.wall - old.ended_at)
     for reference, count in resume.failures.items():
         kind = _kind_of(reference)
         if kind is not None:
@@ -202,7 +232,7 @@ def _result_from(kept: KeptResult, kind: type[Action]) -> ActionResult | None:
         action_type=action_name(kind),
         attempt_id=0,
         value=value,
-        error=ActionError(kept.error_type, kept.error) if kept.error_type else None,
+        error=ActionError(kept.error_type, "in an earlier run") if kept.error_type else None,
         queued_s=kept.queued_s,
         ran_s=kept.ran_s,
         ended_at=kept.ended_at,

@@ -1,6 +1,11 @@
-"""Property tests in here give the same examples in every run."""
+"""Property tests give the same examples in every run; the engine's bench can be imported."""
+
+import sys
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 
 settings.register_profile(
     "fsmv2",
