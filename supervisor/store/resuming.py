@@ -160,10 +160,10 @@ def part_of(value: Any) -> Any:
 
 def go_on_as_child(parent: Node, name: str, ctx: Context) -> bool:
     """Before the first incarnation of a child in this run: its count and its restarts go on.
-    Returns whether they do."""
+    Returns whether the next one is that first one."""
     recalled = ctx.recalled.get(f"{parent.path}/{name}")
     if recalled is None or name in parent.generations:
-        return False
+        return recalled is not None and parent.generations[name] == recalled.generation
     parent.generations[name] = recalled.generation
     resume = _resume_from(recalled.resume)
     if resume.restarts or resume.next_start_at is not None:
