@@ -42,7 +42,7 @@ from fsmv2.supervisor.reload import ConfigFile, Reloader
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
 from fsmv2.supervisor.settings import Settings, child_specs
 from fsmv2.supervisor.signals import Signals
-from fsmv2.supervisor.store.keeper import open_keeper
+from fsmv2.supervisor.store.keeper import file_of, open_keeper
 from fsmv2.supervisor.summary import Summary
 from fsmv2.supervisor.telemetry import Telemetry
 
@@ -148,6 +148,7 @@ class Supervisor:
                     self._telemetry,
                     self._poller,
                     digest_of(self.settings.http.token),
+                    file_of(self.settings.store),
                 )
                 commands = Commands(self._pool, self._reloader, self._telemetry)
                 self._ops.on_command = commands.carry_out

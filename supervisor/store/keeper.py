@@ -147,12 +147,17 @@ class Keeper:
         self._sink.close()
 
 
+def file_of(settings: StoreSettings) -> str:
+    """The store's file; empty: it is in none."""
+    return os.path.abspath(settings.path) if settings.path else ""
+
+
 def open_keeper(settings: StoreSettings, emit: Callable[[Event], None], poller: Poller) -> Keeper:
     """The store that ``settings`` ask for, open. Raises `StartError`."""
     if settings.kind == "memory":
         return Keeper(MemorySink(settings.keep_changes, settings.keep_s, emit))
-    path = os.path.abspath(settings.path or "")
-    writer = WriterProcess((path, settings.keep_changes, settings.keep_s), emit, poller)
+    arguments = (file_of(settings), settings.keep_changes, settings.keep_s)
+    writer = WriterProcess(arguments, emit, poller)
     writer.open()
     keeper = Keeper(writer)
     writer.on_fresh = keeper.say_all

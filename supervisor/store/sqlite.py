@@ -141,7 +141,7 @@ class SqliteStore:
             self._roll_back()
             if _is_damage(error):
                 raise DamagedError(str(error)) from None
-            raise SaveError(f"{error} ({error.sqlite_errorname})") from None
+            raise SaveError(f"{error} ({getattr(error, 'sqlite_errorname', 'SQLITE')})") from None
         except BaseException:
             self._roll_back()
             raise

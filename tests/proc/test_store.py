@@ -146,6 +146,11 @@ def test_killed_writer_costs_the_tree_nothing_and_what_it_missed_is_saved(tmp_pa
             "new results are saved",
         )
         assert len(root.records("store_ended")) == 3
+        news = root.get("/api/v1/changes")
+        assert "site/line/c" in news["snapshot"]["workers"]
+        until(
+            lambda: root.get(f"/api/v1/changes?since={news['sync']}")["entries"], "a reader follows"
+        )
         assert root.end() == 0
 
 
