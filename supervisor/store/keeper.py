@@ -2,8 +2,9 @@
 
 Knows: which store the settings ask for, the pace.
 Does not know: documents, files, processes.
-Invariants: a tick hands over its nodes and nothing else; at most `NODES_MAX` of them are looked at
-in `PACE_S`; a store in memory forgets by the same rules as one in a file.
+Invariants: a tick hands over its nodes and nothing else; documents take `SHARE_MAX` of the root's
+time at most, in slices of a few milliseconds; a store in memory forgets by the same rules as one
+in a file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fsmv2.supervisor.store.protocol import Recalled, StoreConflict
 from fsmv2.supervisor.store.recorder import Recorder
 
 PACE_S = 0.05
+SHARE_MAX = 0.1
 COMPACT_S = 60.0
 
 
@@ -96,12 +98,13 @@ class MemorySink:
 class Keeper:
     """Call `looked_at` after each tick, `tend` in each turn of the loop."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, clock: Callable[[], float] = time.monotonic) -> None:
         self._sink = sink
+        self._clock = clock
         self._recorder = Recorder(sink.take, sink.recalled)
         # Whoever has the tree puts its nodes here.
         self.everyone: Callable[[], Iterable[Node]] = tuple
-        self._recorded_at = float("-inf")
+        self._record_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Keeper {self._recorder!r}>"
@@ -129,21 +132,22 @@ class Keeper:
 
     def next_moment(self) -> float | None:
         """When `tend` has something to do at the latest (monotonic seconds)."""
-        record_at = self._recorded_at + PACE_S if len(self._recorder) else None
+        record_at = self._record_at if len(self._recorder) else None
         moments = [at for at in (record_at, self._sink.next_moment()) if at is not None]
         return min(moments, default=None)
 
     def tend(self, now: float, wall: float) -> None:
         """Do what is due."""
-        if len(self._recorder) and now - self._recorded_at >= PACE_S:
-            self._recorded_at = now
-            self._recorder.record(now, wall)
+        if len(self._recorder) and now >= self._record_at:
+            began = self._clock()
+            self._recorder.record(now, wall, self._clock)
+            self._record_at = now + max(PACE_S, (self._clock() - began) / SHARE_MAX)
         self._sink.tend(now)
 
     def close(self, now: float, wall: float) -> None:
         """Keep what the last ticks left, then end. Waits for a writer, within bounds."""
         while len(self._recorder):
-            self._recorder.record(now, wall)
+            self._recorder.record(now, wall, self._clock)
         self._sink.close()
 
 

@@ -10,6 +10,7 @@ less often; a worker that goes because all stop, or comes back, is not a removed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from fsmv2.ipc.messages import Write
@@ -18,6 +19,7 @@ from fsmv2.supervisor.store.protocol import Recalled, document, put, removal
 from fsmv2.supervisor.store.resuming import config_of, part_of, resume_of
 
 NODES_MAX = 250
+SLICE_S = 0.005
 
 
 class _Told:
@@ -64,10 +66,13 @@ class Recorder:
         """Say everything again of each node that is looked at from now on."""
         self._told.clear()
 
-    def record(self, now: float, wall: float) -> None:
-        """Make documents of what waits, of a bounded number of nodes."""
+    def record(self, now: float, wall: float, clock: Callable[[], float]) -> None:
+        """Make documents of what waits: of a bounded number of nodes, for `SLICE_S` at most."""
         waiting = self._waiting
-        for path in list(waiting)[:NODES_MAX] if len(waiting) > NODES_MAX else list(waiting):
+        enough_at = clock() + SLICE_S
+        for path in list(islice(waiting, NODES_MAX)):
+            if clock() >= enough_at:
+                return
             node = waiting.pop(path)
             if node.gone and not self.stopping and node.successor is None:
                 self._told.pop(path, None)

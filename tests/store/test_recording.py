@@ -30,10 +30,16 @@ class Kept:
         self.writes: list[Write] = []
         save, self.sink.take = self.sink.take, self._take  # type: ignore[method-assign]
         self._save = save
-        self.keeper = Keeper(self.sink)
+        # A machine on which everything takes no time, unless a test says how long a look takes.
+        self.look_s = self._clock_s = 0.0
+        self.keeper = Keeper(self.sink, self._clock)
         self.keeper.everyone = bench.engine.nodes
         bench.engine._store = self.keeper
         bench.engine.context.recalled = self.sink.recalled
+
+    def _clock(self) -> float:
+        self._clock_s += self.look_s
+        return self._clock_s
 
     def _take(self, write: Write) -> None:
         self.writes.append(write)
@@ -104,6 +110,17 @@ def test_portion_is_bounded_and_the_rest_comes_later() -> None:
     assert moment == pytest.approx(kept.bench.now + 0.05)
     kept.save()
     assert len(kept.sink.store.snapshot().workers) == 2 * NODES_MAX + 1
+
+
+def test_slow_documents_come_in_short_slices_with_long_pauses() -> None:
+    kept = Kept(Bench(*(child(f"c{number}") for number in range(40))))
+    kept.bench.run(5.0)
+    kept.look_s = 0.001
+    kept.keeper.tend(kept.bench.now, WALL)
+    assert len({write.path for write in kept.writes}) == 4
+    moment = kept.keeper.next_moment()
+    assert moment is not None
+    assert moment >= kept.bench.now + 0.06
 
 
 def test_removed_worker_is_removed_with_all_below_it() -> None:
