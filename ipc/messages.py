@@ -234,3 +234,66 @@ class ReloadConfig(Message, frozen=True, gc=False, forbid_unknown_fields=True, t
 
 Command = KillAction | ReleaseType | ReloadConfig
 FromOps = OpsReady | Command
+
+# --- root and store -------------------------------------------------------------------------
+
+
+# What a document is of its worker; "removed" is none: the worker is gone.
+Role = Literal["identity", "desired", "observed", "resume", "removed"]
+
+
+class Write(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="write"):
+    """One document of the worker at ``path`` as it is at ``at`` (seconds since the epoch), as
+    JSON; an empty one with the role "removed" says that the worker is gone."""
+
+    path: str
+    role: Role
+    at: float
+    document: bytes
+
+
+class Save(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="save"):
+    """Save all of ``writes`` in one transaction, then answer with ``number``."""
+
+    number: int
+    writes: list[Write]
+
+
+class Recall(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="recall"):
+    """What a worker goes on with: `store.protocol.Recalled` as JSON. Comes before `StoreReady`."""
+
+    path: str
+    document: bytes
+
+
+class StoreReady(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="store_ready"):
+    """The store is open. ``fresh``: it holds nothing. ``moved_to`` is where a damaged file was
+    put, and ``reason`` what is wrong with it (both empty: nothing was)."""
+
+    pid: int
+    fresh: bool
+    moved_to: str = ""
+    reason: str = ""
+
+
+class StoreShut(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="store_shut"):
+    """The store cannot be opened: ``error`` says why. The writer ends after it."""
+
+    error: str
+
+
+class Saved(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="saved"):
+    """Order ``number`` is on the disk, but for the writes that ``refused`` tells of."""
+
+    number: int
+    refused: list[str] = []
+
+
+class NotSaved(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="not_saved"):
+    """Nothing of order ``number`` was saved."""
+
+    number: int
+    error: str
+
+
+FromStore = Recall | StoreReady | StoreShut | Saved | NotSaved

@@ -9,7 +9,7 @@ Invariants: ``now`` is read once per tick, by the engine; nothing in here waits.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fsmv2.supervisor.core.action import AS_DECLARED, Action, ActionPolicy
@@ -21,6 +21,7 @@ from fsmv2.supervisor.core.worker import WorkerFactory
 if TYPE_CHECKING:
     from fsmv2.supervisor.inbox import Take
     from fsmv2.supervisor.node import InFlight, Node
+    from fsmv2.supervisor.store.protocol import Recalled
 
 STOP_ACTION_WAIT_S = 5.0
 STOP_RETRY_S_MAX = 0.5
@@ -52,12 +53,20 @@ class PoolPort(Protocol):
         """The attempt, if it has no result yet."""
 
 
+class StorePort(Protocol):
+    """Whoever keeps what the tree comes to, as far as the engine may know it."""
+
+    def looked_at(self, nodes: Iterable[Node], stopping: bool) -> None:
+        """A tick has looked at these nodes; no other can have changed."""
+
+
 class Context:
     """One tick's surroundings. ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
 
     __slots__ = (
-        "clock", "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "now",
-        "observation", "outside_max", "own", "policies", "pool", "random", "slow_s", "wake", "wall",
+        "clock", "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "looked", "now",
+        "observation", "outside_max", "own", "policies", "pool", "random", "recalled", "slow_s",
+        "wake", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +101,9 @@ class Context:
         self.slow_s = slow_s
         self.outside_max = outside_max
         self.infrastructure: str | None = None
+        # The nodes this tick has looked at, where somebody wants to know; what workers go on with.
+        self.looked: list[Node] | None = None
+        self.recalled: dict[str, Recalled] = {}
         self.now = 0.0
         self.wall = 0.0
         self.full = False

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from fsmv2.supervisor import outside
-from fsmv2.supervisor.context import OUTSIDE_MAX, SLOW_WORKER_S, Context, PoolPort
+from fsmv2.supervisor.context import OUTSIDE_MAX, SLOW_WORKER_S, Context, PoolPort, StorePort
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import Action, ActionPolicy, ActionResult
 from fsmv2.supervisor.core.errors import SpecError
@@ -36,6 +36,7 @@ from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.outside import Ticket
 from fsmv2.supervisor.reconciling import give_variables, inherit
 from fsmv2.supervisor.steps import state_of
+from fsmv2.supervisor.store.protocol import Recalled
 from fsmv2.supervisor.tick import tick
 
 SPACING_S = 0.010
@@ -71,11 +72,14 @@ class Engine:
         slow_s: float = SLOW_WORKER_S,
         outside_max: int = OUTSIDE_MAX,
         seed: int | None = None,
+        store: StorePort | None = None,
+        recalled: dict[str, Recalled] | None = None,
     ) -> None:
         self._inbox = Inbox()
         self._wakes: list[tuple[float, int, Node]] = []
         self._ticket = itertools.count()
         self._emit = emit
+        self._store = store
         self._last_tick = float("-inf")
         self.interval_s = interval_s
         self.ticks = 0
@@ -96,6 +100,10 @@ class Engine:
             outside_max=outside_max,
         )
         self.context.now, self.context.wall = now, wall
+        if recalled is not None:
+            self.context.recalled = recalled
+        before = self.context.recalled.get(name)
+        generation = 1 if before is None else before.generation + 1
         spec = ChildSpec(
             name=name,
             worker_type=RootWorker.type_name,
@@ -103,7 +111,7 @@ class Engine:
             location=location or Location(),
         )
         worker = RootWorker(children, strategy, restart_budget)
-        self.root = Node(spec, worker, None, 1, state_of(RootWorker.initial), now)
+        self.root = Node(spec, worker, None, generation, state_of(worker.initial), now)
         give_variables(self.root, self.context)
 
     def __repr__(self) -> str:
@@ -145,8 +153,12 @@ class Engine:
         context.now, context.wall, context.full = now, wall, full
         self._inbox.drain(context)
         self._wake_due(now)
+        if self._store is not None:
+            context.looked = []
         if not self.root.gone:
             tick(self.root, context)
+        if self._store is not None and context.looked:
+            self._store.looked_at(context.looked, self.stopping is not None)
         self._last_tick = now
         self.ticks += 1
 

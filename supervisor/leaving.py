@@ -108,7 +108,8 @@ def try_to_go(node: Node, ctx: Context) -> bool:
     # If it is to come back, the parent's next reconcile finds it missing and starts it anew.
     parent.children.pop(node.spec.name, None)
     if node.ending is not None:
-        end: End = "abnormal" if node.forced else node.ending
-        parent.ends.append(Ended(node.spec, end, node.leaving or ""))
+        if node.forced:
+            node.ending = "abnormal"
+        parent.ends.append(Ended(node.spec, node.ending, node.leaving or ""))
     parent.mark_dirty()
     return True

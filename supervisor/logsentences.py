@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fsmv2.supervisor.core import events as ev
-from fsmv2.supervisor.core import reloadevents, restartevents
+from fsmv2.supervisor.core import reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import pairs, plain
@@ -31,6 +31,7 @@ def sentence_of(event: ev.Event) -> Sentence:
         or _work_sentence(event)
         or _action_sentence(event)
         or _process_sentence(event)
+        or _store_sentence(event)
         or Sentence("fsmv2", f"{event.name()}  {pairs(plain(event))}")
     )
 
@@ -214,4 +215,22 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
             return Sentence("operator", f"{verb} {target}{whose} by {client}: {outcome}")
         case ev.PoolRecovered(downtime_s=downtime_s):
             return Sentence("pool", f"procs start again after {seconds(downtime_s)}")
+    return None
+
+
+def _store_sentence(event: ev.Event) -> Sentence | None:
+    match event:
+        case storeevents.StoreOpened(pid=pid, file=file, recalled=recalled, startup_s=startup_s):
+            text = f"{file} open in {pid} after {seconds(startup_s)}, {recalled} workers go on"
+            return Sentence("store", text)
+        case storeevents.StoreEnded(pid=pid, verdict=verdict, retry_in_s=wait_s):
+            return Sentence("store", f"process {pid} {verdict}, again in {seconds(wait_s)}")
+        case storeevents.StoreDamaged(file=file, reason=reason, moved_to=moved_to):
+            return Sentence("store", f"{file} is damaged, kept as {moved_to}: {reason}")
+        case storeevents.StoreDegraded(file=file, error=error, waiting=waiting):
+            return Sentence("store", f"{file} takes nothing, {waiting} documents wait: {error}")
+        case storeevents.StoreRecovered(file=file, downtime_s=downtime_s):
+            return Sentence("store", f"{file} takes documents again after {seconds(downtime_s)}")
+        case storeevents.StoreRefused(error=error):
+            return Sentence("store", f"one document refused: {error}")
     return None

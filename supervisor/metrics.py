@@ -17,7 +17,7 @@ import prometheus_client
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
-from fsmv2.supervisor.core import reloadevents, restartevents
+from fsmv2.supervisor.core import reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.procfsm import ProcState
@@ -124,6 +124,10 @@ class Metrics:
                 self._count("fsmv2_process_restarts_total", "template")
             case ev.OpsEnded():
                 self._count("fsmv2_process_restarts_total", "ops")
+            case storeevents.StoreEnded():
+                self._count("fsmv2_process_restarts_total", "store")
+            case storeevents.StoreDegraded():
+                self._count("fsmv2_store_incidents_total")
             case _:
                 self._observe_work(event)
                 self._observe_care(event)

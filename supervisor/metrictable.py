@@ -244,9 +244,16 @@ TABLE = (
     Row(
         "fsmv2_process_restarts_total",
         "counter",
-        "Ends of the root's own helpers, template and ops.",
+        "Ends of the root's own helpers: template, ops and store.",
         ("process",),
         "restarts",
+    ),
+    Row(
+        "fsmv2_store_incidents_total",
+        "counter",
+        "Times from which on the store took nothing.",
+        (),
+        "incidents",
     ),
     Row("fsmv2_log_lines_dropped_total", "counter", "Log lines nobody took.", (), "lines"),
     Row(

@@ -85,6 +85,7 @@ class OpsProcess:
         emit: Callable[[Event], None],
         poller: Poller,
         token_digest: bytes = b"",
+        store_file: str = "",
     ) -> None:
         self._server = server
         self._metrics_folder = metrics_folder
@@ -92,6 +93,7 @@ class OpsProcess:
         self._emit = emit
         self._poller = poller
         self._token_digest = token_digest
+        self._store_file = store_file
         # Whoever carries out commands puts itself here; until then nothing is carried out.
         self.on_command: Callable[[Command, Callable[[CommandAnswered], None]], None] | None = None
         self._child: processes.Child | None = None
@@ -124,6 +126,7 @@ class OpsProcess:
                 os.getpid(),
                 self._name,
                 self._token_digest,
+                self._store_file,
             )
         except BaseException:
             for fd in (feed_write, ready_read):

@@ -28,6 +28,7 @@ from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.restarting import bring_down, is_done, later_of, must_wait, take_ends
 from fsmv2.supervisor.steps import state_of
+from fsmv2.supervisor.store.resuming import go_on_as_child
 
 GENERATIONS_KEPT = 1_000
 
@@ -167,6 +168,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
 
 def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     """Make a child. A constructor that raises costs its siblings nothing; it is tried again."""
+    resumed = go_on_as_child(parent, spec, ctx)
     later = later_of(parent, spec) if spec.name in parent.later else None
     if later is not None and must_wait(parent, ctx, later):
         return
@@ -199,7 +201,9 @@ def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     parent.done.pop(spec.name, None)
     give_variables(child, ctx)
     ctx.emit(
-        events.WorkerAdded(path=child.path, worker_type=spec.worker_type, generation=generation)
+        events.WorkerAdded(
+            path=child.path, worker_type=spec.worker_type, generation=generation, resumed=resumed
+        )
     )
     child.mark_dirty()
     in_time(child, ctx, "constructor", took_s)

@@ -42,6 +42,7 @@ from fsmv2.supervisor.reload import ConfigFile, Reloader
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
 from fsmv2.supervisor.settings import Settings, child_specs
 from fsmv2.supervisor.signals import Signals
+from fsmv2.supervisor.store.keeper import file_of, open_keeper
 from fsmv2.supervisor.summary import Summary
 from fsmv2.supervisor.telemetry import Telemetry
 
@@ -127,6 +128,8 @@ class Supervisor:
             self._source, self._poller, self._telemetry, self._take_over, self._bury_check
         )
         self._policies = self._resolve_policies()
+        self._keeper = open_keeper(self.settings.store, self._telemetry, self._poller)
+        undo.callback(lambda: self._keeper.close(time.monotonic(), time.time()))
         self._pool = self._make_pool(run_folder)
         self._engine = self._make_engine()
         try:
@@ -145,6 +148,7 @@ class Supervisor:
                     self._telemetry,
                     self._poller,
                     digest_of(self.settings.http.token),
+                    file_of(self.settings.store),
                 )
                 commands = Commands(self._pool, self._reloader, self._telemetry)
                 self._ops.on_command = commands.carry_out
@@ -197,7 +201,9 @@ class Supervisor:
         )
         pool.nursery.orphans.owns_process = True
         pool.nursery.orphans.known_pids = lambda: (
-            self._reloader.pids | ({self._ops.pid} if self._ops is not None else set())
+            self._reloader.pids
+            | {self._keeper.pid}
+            | ({self._ops.pid} if self._ops is not None else set())
         )
         return pool
 
@@ -208,7 +214,7 @@ class Supervisor:
 
     def _make_engine(self) -> Engine:
         settings = self.settings
-        return Engine(
+        engine = Engine(
             name=settings.name,
             children=child_specs(settings),
             factory=self._factory,
@@ -227,7 +233,11 @@ class Supervisor:
             clock=time.perf_counter,
             slow_s=settings.slow_worker_s,
             outside_max=settings.outside_queue,
+            store=self._keeper,
+            recalled=self._keeper.recalled,
         )
+        self._keeper.everyone = engine.nodes
+        return engine
 
     def _say_started(self) -> None:
         pool = self.settings.pool
@@ -278,8 +288,8 @@ class Supervisor:
             self._engine.next_moment(),
             self._pool.next_moment(),
             self._reloader.next_moment(),
-            end_at,
-            ops_moment,
+            self._keeper.next_moment(),
+            *(end_at, ops_moment),
         )
         return min(
             time.monotonic() + WAIT_S_MAX,
@@ -297,6 +307,7 @@ class Supervisor:
         self._reloader.tend(now)
         if self._ops is not None:
             self._ops.tend(now, self._random.random())
+        self._keeper.tend(now, time.time())
         while self._dead_slots:
             # The slot's process is reaped: its live gauges drop, its counters stay.
             with contextlib.suppress(OSError):

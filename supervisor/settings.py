@@ -78,9 +78,20 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where desired and observed states are kept: in the root's memory."""
+    """Where identity, desired and observed states are kept: in the root's memory, or in the file
+    ``path``, from which the next root goes on. The log of changes has ``keep_changes`` entries at
+    most, none of them older than ``keep_s`` seconds."""
 
-    kind: Literal["memory"] = "memory"
+    kind: Literal["memory", "sqlite"] = "memory"
+    path: str | None = None
+    keep_changes: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
+    keep_s: Annotated[float, Meta(ge=1, le=31_536_000)] = 3_600.0
+
+    def __post_init__(self) -> None:
+        if self.kind == "sqlite" and not self.path:
+            raise ValueError("cannot keep a store of kind sqlite: want a path")
+        if self.kind == "memory" and self.path is not None:
+            raise ValueError("cannot keep a store of kind memory in a file: want no path")
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -93,7 +93,7 @@ class Telemetry:
                 )
             case events.ActionRefused():
                 self.statuses["refused"] += 1
-            case events.WorkerAdded(generation=generation) if generation > 1:
+            case events.WorkerAdded(generation=generation, resumed=False) if generation > 1:
                 self.restarts += 1
             case events.WorkerRemoved(forced=True):
                 self.forced_removals += 1

@@ -31,6 +31,8 @@ def tick(node: Node, now: Context) -> None:
     # A child that has just changed may change what its parent decides in this very tick.
     if look or node.dirty:
         acting.act(node, now)  # 6
+        if now.looked is not None:
+            now.looked.append(node)
 
 
 def tick_children(node: Node, now: Context) -> None:

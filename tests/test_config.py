@@ -83,7 +83,7 @@ FULL: dict[str, Any] = {
         "quarantine": {"after": 3, "window_s": 60.0, "base_s": 0.5, "max_s": 30.0},
     },
     "http": {"listen": "off", "token": "0123456789abcdef"},
-    "store": {"kind": "memory"},
+    "store": {"kind": "sqlite", "path": "s.db", "keep_changes": 5, "keep_s": 60.0},
     "log": {"format": "json", "level": "debug"},
     "metrics": {"folder": "m"},
     "reload": {"watch": True},
@@ -126,7 +126,7 @@ pool:
    recycling: {actions: 10, seconds: 60, memory_bytes: 1073741824, spread: 0.1},
    quarantine: {after: 3, window_s: 60, base_s: 0.5, max_s: 30}}
 http: {listen: off, token: 0123456789abcdef}
-store: {kind: memory}
+store: {kind: sqlite, path: s.db, keep_changes: 5, keep_s: 60}
 log: {format: json, level: debug}
 metrics: {folder: m}
 reload: {watch: true}
@@ -157,7 +157,7 @@ pool.start_method = "template"
 pool.recycling = {actions = 10, seconds = 60, memory_bytes = 1073741824, spread = 0.1}
 pool.quarantine = {after = 3, window_s = 60, base_s = 0.5, max_s = 30}
 http = {listen = "off", token = "0123456789abcdef"}
-store = {kind = "memory"}
+store = {kind = "sqlite", path = "s.db", keep_changes = 5, keep_s = 60}
 log = {format = "json", level = "debug"}
 metrics = {folder = "m"}
 reload = {watch = true}

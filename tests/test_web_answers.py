@@ -14,6 +14,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from fsmv2.supervisor.store.protocol import put
+from fsmv2.supervisor.store.sqlite import SqliteStore
 from fsmv2.supervisor.web.app import Guard, allowed_hosts, make_app
 from fsmv2.supervisor.web.exposition import Exposition
 from fsmv2.supervisor.web.state import (
@@ -243,19 +245,22 @@ def _get(app: Any, path: str) -> tuple[int, Any]:
             status[0] = message["status"]
         body.extend(message.get("body", b""))
 
+    path, _, query = path.partition("?")
     scope = {
         "type": "http", "method": "GET", "path": path, "raw_path": path.encode(),
-        "query_string": b"", "headers": [(b"host", b"localhost")], "http_version": "1.1",
+        "query_string": query.encode(), "headers": [(b"host", b"localhost")], "http_version": "1.1",
         "scheme": "http", "server": ("localhost", 80), "root_path": "",
     }  # fmt: skip
     asyncio.run(app(scope, _no_body, send))
     return status[0], json.loads(body)
 
 
-def _app(folder: Path, clock: Callable[[], float]) -> tuple[PublishedState, Any]:
+def _app(
+    folder: Path, clock: Callable[[], float], store_file: str = ""
+) -> tuple[PublishedState, Any]:
     state = PublishedState()
     exposition = Exposition(str(folder), lambda: "9.9", dict, clock)
-    return state, make_app(state, exposition, "127.0.0.1", clock)
+    return state, make_app(state, exposition, "127.0.0.1", clock, store_file=store_file)
 
 
 def test_health_follows_the_root(tmp_path: Path) -> None:
@@ -277,6 +282,36 @@ def test_health_follows_the_root(tmp_path: Path) -> None:
     now[0] = 111.0
     assert _get(app, "/livez")[0] == 503
     assert "silent for 11 s" in _get(app, "/readyz")[1]["reason"]
+
+
+def test_changes_are_given_in_pages_and_everything_to_a_reader_without_a_place(
+    tmp_path: Path,
+) -> None:
+    file = str(tmp_path / "s.db")
+    _, app = _app(tmp_path, lambda: 1.0, file)
+    assert _get(app, "/api/v1/changes")[0] == 503
+    store = SqliteStore(file, 1_000)
+    store.save(
+        [
+            put("site/a", "identity", {"generation": 1}, 5.0),
+            *(put("site/a", "observed", {"n": number}, 5.0) for number in range(4)),
+            put("site/a", "resume", {"results": {"m:A": {}}}, 5.0),
+        ]
+    )
+    status, news = _get(app, "/api/v1/changes")
+    assert (status, news["sync"], news["entries"]) == (200, 1_006, [])
+    assert news["snapshot"]["workers"]["site/a"]["observed"] == {"n": 3}
+    assert news["snapshot"]["workers"]["site/a"]["resume"] is None
+    status, news = _get(app, "/api/v1/changes?since=1002&limit=2")
+    assert (status, news["sync"], news["has_more"], news["snapshot"]) == (200, 1_004, True, None)
+    assert news["entries"][0]["changes"]["modified"] == {"n": {"old": 0, "new": 1}}
+    store.close()
+    for query in ("since=x", "since=-1", "since=" + "9" * 30, "limit=0", "limit=1001"):
+        status, answer = _get(app, f"/api/v1/changes?{query}")
+        assert status == 400
+        assert answer["error"].startswith("cannot give changes: got ")
+    status, answer = _get(_app(tmp_path, lambda: 1.0)[1], "/api/v1/changes")
+    assert (status, answer["error"].endswith("want store.kind sqlite")) == (404, True)
 
 
 def test_documents_and_unknown_paths_answer_json(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class WorkerAdded(Event, frozen=True, kw_only=True):
     path: str
     worker_type: str
     generation: int
+    resumed: bool = False
 
 
 class WorkerUpdated(Event, frozen=True, kw_only=True):
@@ -319,8 +320,7 @@ class StartsThrottled(Event, frozen=True, kw_only=True):
 
 
 class PreloadExcluded(Event, frozen=True, kw_only=True):
-    """A plug-in cannot be imported in the process that forks procs without harm; each proc
-    imports it by itself now, which takes it longer."""
+    """A plug-in harms the process that forks procs: each proc imports it by itself, and slower."""
 
     level: ClassVar[Level] = "warning"
     module: str

@@ -21,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fsmv2.supervisor.web.changes import ChangesRoute
 from fsmv2.supervisor.web.commands import CommandRoutes, Desk
 from fsmv2.supervisor.web.exposition import Exposition
 from fsmv2.supervisor.web.replies import error_reply, json_reply
@@ -60,10 +61,12 @@ def make_app(
     clock: Callable[[], float],
     ping_s: float = PING_S,
     desk: Desk | None = None,
+    store_file: str = "",
 ) -> ASGIApp:
     """The whole application. ``host`` is the address it is bound to, ``clock`` gives
     monotonic seconds, ``ping_s`` is the time between two comments on a silent event stream,
-    ``desk`` takes the commands (None: there are none)."""
+    ``desk`` takes the commands (None: there are none), ``store_file`` is where the store is
+    (empty: in no file)."""
     routes = _Routes(state, exposition, clock, ping_s)
     commands = CommandRoutes(desk or Desk())
     files = {
@@ -87,6 +90,7 @@ def make_app(
             Route("/api/v1/reload", commands.reload, methods=["POST"]),
             Route("/api/v1/plan", commands.plan, methods=["POST"]),
             Route("/api/v1/events", routes.events),
+            Route("/api/v1/changes", ChangesRoute(store_file).changes),
         ],
         exception_handlers={HTTPException: _on_http_error, Exception: _on_error},
     )

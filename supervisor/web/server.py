@@ -42,13 +42,14 @@ def serve(
     root_pid: int,
     name: str,
     token_digest: bytes = b"",
+    store_file: str = "",
 ) -> None:
     """Serve HTTP on the listening socket ``listen_fd`` until ``channel_fd`` ends or SIGTERM.
 
     Takes all three descriptors over. ``say_fd`` gets one `OpsReady` frame when connections
     are answered, then commands, of those who show the token of ``token_digest`` (empty: of
     nobody). Bytes that are no frames of ours end it with exit code 1: the root starts a new ops
-    process then.
+    process then. ``store_file`` is the store's (empty: it is in none).
     """
     die_with_parent(root_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -56,14 +57,21 @@ def serve(
     try:
         root = _Root(say_fd)
         desk = Desk(root.send, token_digest)
-        asyncio.run(_serve(channel_fd, root, listen_fd, (metrics_folder, root_pid), desk))
+        asyncio.run(
+            _serve(channel_fd, root, listen_fd, (metrics_folder, root_pid), desk, store_file)
+        )
     except FrameError as error:
         logging.getLogger("fsmv2.ops").error("cannot read the root's channel: %s", error)
         raise SystemExit(1) from None
 
 
 async def _serve(
-    channel_fd: int, root: _Root, listen_fd: int, measured: tuple[str, int], desk: Desk
+    channel_fd: int,
+    root: _Root,
+    listen_fd: int,
+    measured: tuple[str, int],
+    desk: Desk,
+    store_file: str,
 ) -> None:
     metrics_folder, root_pid = measured
     loop = asyncio.get_running_loop()
@@ -75,7 +83,7 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            make_app(state, exposition, host, time.monotonic, desk=desk),
+            make_app(state, exposition, host, time.monotonic, desk=desk, store_file=store_file),
             http="h11",
             loop="asyncio",
             ws="none",

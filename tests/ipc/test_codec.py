@@ -32,6 +32,8 @@ KINDS: list[Any] = [
     messages.FromTemplate,
     messages.ToOps,
     messages.FromOps,
+    messages.Save,
+    messages.FromStore,
     Reading,
     Secret,
     datetime.datetime,
@@ -63,6 +65,8 @@ EXAMPLES: dict[Any, Any] = {
     dict[str, str]: {"mod": "why"},
     dict[str, Any]: {"n": 1},
     messages.Outcome: "done",
+    messages.Role: "desired",
+    list[str]: ["why"],
 }
 
 
@@ -71,6 +75,7 @@ def example(kind: type[messages.Message]) -> messages.Message:
     return kind(*(EXAMPLES[field.type] for field in msgspec.structs.fields(kind)))
 
 
+EXAMPLES[list[messages.Write]] = [example(messages.Write)]
 MESSAGES = [example(kind) for kind in messages.Message.__subclasses__()]
 
 

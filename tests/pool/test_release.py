@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fsmv2.ipc.messages import ReleaseType
+from fsmv2.ipc.messages import CommandAnswered, ReleaseType
 from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core.errors import SpecError
@@ -61,7 +62,12 @@ def test_a_name_that_means_several_releases_none_and_lists_them(pool: Pool) -> N
         pool.release("Flip")
     assert shown(pool) == ["one:Flip", "two:Flip", "Flop"]
 
-    answer = Commands(pool, lambda event: None).carry_out(ReleaseType(1, "there", "Flip"))
+    answers: list[CommandAnswered] = []
+    reloader: Any = None  # it is not asked
+    Commands(pool, reloader, lambda event: None).carry_out(
+        ReleaseType(1, "there", "Flip"), answers.append
+    )
+    [answer] = answers
     assert answer.outcome == "ambiguous"
     assert answer.detail.endswith("want one of one:Flip, two:Flip")
 

@@ -1,0 +1,377 @@
+"""From the tree to the store and back: what is said, what is not, what goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from harness import START, WALL, Bench, child, worker_type
+
+from fsmv2.ipc.messages import Write
+from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core.action import Action, ActionContext, Limits
+from fsmv2.supervisor.core.fsm import Act, Decision, Go, Phase, Restart, Snapshot, State, Stay
+from fsmv2.supervisor.core.secret import Secret
+from fsmv2.supervisor.core.spec import DesiredState, UserSpec
+from fsmv2.supervisor.core.worker import Worker
+from fsmv2.supervisor.store.keeper import Keeper, MemorySink
+from fsmv2.supervisor.store.protocol import Recalled, Record
+from fsmv2.supervisor.store.recorder import NODES_MAX
+
+
+class Kept:
+    """A bench whose tree is kept in memory, and a count of the documents that were made."""
+
+    def __init__(self, bench: Bench, recalled: dict[str, Recalled] | None = None) -> None:
+        self.bench = bench
+        self.sink = MemorySink(1_000, 3_600.0, bench.events.append, lambda: WALL)
+        self.sink.recalled = dict(recalled or {})
+        self.writes: list[Write] = []
+        save, self.sink.take = self.sink.take, self._take  # type: ignore[method-assign]
+        self._save = save
+        # A machine on which everything takes no time, unless a test says how long a look takes.
+        self.look_s = self._clock_s = 0.0
+        self.keeper = Keeper(self.sink, self._clock)
+        self.keeper.everyone = bench.engine.nodes
+        bench.engine._store = self.keeper
+        bench.engine.context.recalled = self.sink.recalled
+
+    def _clock(self) -> float:
+        self._clock_s += self.look_s
+        return self._clock_s
+
+    def _take(self, write: Write) -> None:
+        self.writes.append(write)
+        self._save(write)
+
+    def run(self, seconds: float = 5.0) -> None:
+        """Let the tree go on; all of it is in the store then."""
+        self.bench.run(seconds)
+        self.save()
+
+    def save(self) -> None:
+        """All that waits is in the store then."""
+        now = self.bench.now
+        while len(self.keeper._recorder):
+            now += 1.0
+            self.keeper.tend(now, WALL + now - START)
+
+    def record(self, path: str) -> Record:
+        found = self.sink.store.load(f"root/{path}")
+        assert found is not None, f"{path} is not in the store"
+        return found
+
+    def next_root(self, *children: Any, workers: tuple[type[Worker], ...] = ()) -> Kept:
+        """A root that starts with what this one's store holds."""
+        return Kept(Bench(*children, workers=workers), self.sink.store.resume())
+
+
+def test_every_worker_is_in_the_store_as_it_is_in_the_tree() -> None:
+    kept = Kept(Bench(child("a"), child("p", "parent", config={"children": (child("b"),)})))
+    kept.run()
+    assert sorted(kept.sink.store.snapshot().workers) == ["root", "root/a", "root/p", "root/p/b"]
+    record = kept.record("p/b")
+    assert record.identity == {
+        "name": "b",
+        "path": "root/p/b",
+        "worker_type": "quiet",
+        "created_at": kept.bench.node("p/b").variables.internal["created_at"],
+        "generation": 1,
+    }
+    assert record.desired is not None
+    assert record.observed is not None
+    assert (record.desired["state"], record.desired["shutdown"]) == ("running", False)
+    assert (record.observed["state"], record.observed["phase"]) == ("on", "running")
+    entered = kept.bench.node("p/b").entered_at
+    assert record.observed["since"] == pytest.approx(WALL + entered - START, abs=0.002)
+    parent = kept.record("p").desired
+    assert parent is not None
+    assert parent["children"] == {"b": "quiet"}
+
+
+def test_unchanged_tree_costs_no_document_in_any_kind_of_tick() -> None:
+    kept = Kept(Bench(*(child(f"c{number}") for number in range(20))))
+    kept.run()
+    made = len(kept.writes)
+    kept.run(120.0)
+    kept.bench.tick(full=True)
+    kept.run(1.0)
+    assert len(kept.writes) == made
+
+
+def test_portion_is_bounded_and_the_rest_comes_later() -> None:
+    kept = Kept(Bench(*(child(f"c{number}") for number in range(2 * NODES_MAX))))
+    kept.bench.run(5.0)
+    kept.keeper.tend(kept.bench.now, WALL)
+    assert len({write.path for write in kept.writes}) == NODES_MAX
+    moment = kept.keeper.next_moment()
+    assert moment is not None
+    assert moment == pytest.approx(kept.bench.now + 0.05)
+    kept.save()
+    assert len(kept.sink.store.snapshot().workers) == 2 * NODES_MAX + 1
+
+
+def test_slow_documents_come_in_short_slices_with_long_pauses() -> None:
+    kept = Kept(Bench(*(child(f"c{number}") for number in range(40))))
+    kept.bench.run(5.0)
+    kept.look_s = 0.001
+    kept.keeper.tend(kept.bench.now, WALL)
+    assert len({write.path for write in kept.writes}) == 4
+    moment = kept.keeper.next_moment()
+    assert moment is not None
+    assert moment >= kept.bench.now + 0.06
+
+
+def test_removed_worker_is_removed_with_all_below_it() -> None:
+    kept = Kept(Bench(child("p", "parent", config={"children": (child("b"),)}), child("a")))
+    kept.run()
+    kept.bench.redeclare(child("a"))
+    kept.run(20.0)
+    assert sorted(kept.sink.store.snapshot().workers) == ["root", "root/a"]
+    assert kept.sink.store.resume()["root/p/b"] == Recalled(1)
+
+
+def test_tree_that_stops_as_a_whole_removes_nobody() -> None:
+    kept = Kept(Bench(child("a"), child("b")))
+    kept.run()
+    kept.bench.engine.stop("the end")
+    kept.run(20.0)
+    assert kept.bench.engine.stopped
+    workers = kept.sink.store.snapshot().workers
+    assert [(one.observed or {})["phase"] for one in workers.values()] == ["stopped"] * 3
+
+
+class Ping(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> Limits: ...
+
+
+class Login(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> Secret: ...
+
+
+class Guess(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> Any: ...
+
+
+class Fall(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None: ...
+
+
+class CallerConfig(msgspec.Struct, frozen=True):
+    host: str = "h"
+    token: Secret | None = None
+
+
+class Resting(State):
+    phase = Phase.STOPPED
+
+    def next(self, snap: Snapshot) -> Decision:
+        return Go(Calling, "asked to run")
+
+
+class Calling(State):
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Decision:
+        for action in (Ping(), Login(), Guess(), Fall()):
+            if snap.result(type(action)) is None:
+                return Act(action, "not done yet")
+        return Stay("all done")
+
+
+class Caller(Worker):
+    type_name, config_type = "caller", CallerConfig
+    initial = stopping = Resting
+
+    def derive_desired_state(self, spec: UserSpec) -> DesiredState:
+        return DesiredState(state="running", config=spec.decode(CallerConfig))
+
+
+class OtherCaller(Caller):
+    type_name = "other"
+
+
+ANSWERS: dict[type[Action], Any] = {
+    Ping: lambda _action: Limits(cpu_s=7),
+    Login: lambda _action: Secret("swordfish"),
+    Guess: lambda _action: "swordfish",
+    Fall: lambda _action: OSError("fell on swordfish"),
+}
+
+
+def called(config: dict[str, Any] | None = None) -> Kept:
+    """A caller that has had one result of each action."""
+    bench = Bench(child("c", "caller", config=config or {}), workers=[Caller])
+    bench.pool.answers |= ANSWERS
+    kept = Kept(bench)
+    kept.run()
+    assert len(bench.node("c").results) == 4
+    return kept
+
+
+def test_last_results_and_failures_go_on_with_the_next_root() -> None:
+    second = called().next_root(child("c", "caller"), workers=(Caller,))
+    second.bench.run(0.5)
+    node = second.bench.node("c")
+    assert node.results[Ping].value == Limits(cpu_s=7)
+    assert node.results[Fall].status == "failed"
+    assert node.failures == {Fall: 1}
+    assert not second.bench.attempts(Ping)
+
+
+def test_result_that_may_hold_a_secret_does_not_go_on() -> None:
+    """One that is a Secret, and one whose type does not say what it is."""
+    first = called()
+    second = first.next_root(child("c", "caller"), workers=(Caller,))
+    second.bench.run(0.5)
+    assert second.bench.node("c").results.keys() == {Ping, Fall}
+    assert all(b"swordfish" not in write.document for write in first.writes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "before"),
+    [
+        ("other", {}, {}),
+        ("caller", {"host": "elsewhere"}, {}),
+        ("caller", {"token": "t"}, {"token": "t"}),
+    ],
+    ids=["another type", "another config", "a config that hides something"],
+)
+def test_results_of_what_is_not_provably_the_same_do_not_go_on(
+    kind: str, config: dict[str, Any], before: dict[str, Any]
+) -> None:
+    second = called(before).next_root(
+        child("c", kind, config=config), workers=(Caller, OtherCaller)
+    )
+    second.bench.run(0.25)
+    assert second.bench.node("c").results == {}
+    assert second.bench.node("c").generation == 2
+
+
+def test_config_that_no_type_was_given_for_is_not_kept() -> None:
+    """A parent's config holds those of its children in clear."""
+    spec = child("p", "parent", config={"children": (child("b", config={"password": "hunter2"}),)})
+    kept = Kept(Bench(spec))
+    kept.run()
+    assert all(b"hunter2" not in write.document for write in kept.writes)
+    desired = kept.record("p").desired
+    assert desired is not None
+    assert desired["config"] == "<dict>"
+
+
+def test_config_is_kept_with_its_secret_hidden() -> None:
+    desired = called({"token": "swordfish"}).record("c").desired
+    assert desired is not None
+    assert desired["config"] == {"host": "h", "token": "Secret(…)"}
+
+
+class Weary(State):
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Decision:
+        return Restart("tired") if snap.time_in_state_s > 1.0 else Stay("fresh")
+
+
+class WearyOff(State):
+    phase = Phase.STOPPED
+
+    def next(self, snap: Snapshot) -> Decision:
+        return Go(Weary, "asked to run")
+
+
+Tired = worker_type("tired", initial=WearyOff, stopping=WearyOff)
+
+
+def test_incarnations_are_counted_on_and_none_is_a_restart_of_this_run() -> None:
+    first = Kept(Bench(child("t", "tired"), child("q"), workers=[Tired]))
+    first.run(8.0)
+    before = first.bench.node("t").generation
+    assert before > 2
+    assert first.record("t").identity["generation"] == before
+    second = first.next_root(child("t", "tired"), child("q"), workers=(Tired,))
+    second.bench.run(0.5)
+    assert second.bench.node("q").generation == 2
+    (added,) = second.bench.heard(events.WorkerAdded, "q")
+    assert added.resumed
+
+
+def test_restarts_of_the_last_minutes_count_on_and_the_wait_is_waited_out() -> None:
+    """Else killing the root would be a way around the growing waits."""
+    first = Kept(Bench(child("t", "tired"), workers=[Tired]))
+    first.bench.run(
+        40.0, until=lambda: first.bench.find("t") is None and first.bench.now > START + 10
+    )
+    first.save()
+    (later,) = first.bench.engine.root.later.values()
+    wait_s = later.moment - first.bench.now
+    assert wait_s > 0.5
+    second = first.next_root(child("t", "tired"), workers=(Tired,))
+    # The next root starts at the same moment of the wall clock.
+    second.bench.engine.context.wall = WALL + first.bench.now - START
+    second.bench.engine.tick(second.bench.now, WALL + first.bench.now - START)
+    assert second.bench.find("t") is None
+    (went_on,) = second.bench.engine.root.later.values()
+    assert [(one.name, one.started) for one in second.bench.engine.root.restarted] == [
+        (one.name, one.started) for one in first.bench.engine.root.restarted
+    ]
+    assert went_on.moment - second.bench.now == pytest.approx(wait_s, abs=0.01)
+
+
+def test_resume_document_of_another_version_stops_nobody() -> None:
+    """Unknown fields are passed over, missing ones have defaults, nonsense counts as nothing."""
+    kinds = {"new": {"from_the_future": 1}, "old": {}, "odd": {"failures": "many"}}
+    recalled = {
+        f"root/{name}": Recalled(3, "caller", {"config": {"host": "h", "token": None}}, resume)
+        for name, resume in kinds.items()
+    }
+    bench = Bench(*(child(name, "caller") for name in kinds), workers=[Caller])
+    Kept(bench, recalled)
+    bench.run(0.5)
+    assert [bench.node(name).generation for name in kinds] == [4, 4, 4]
+
+
+def test_value_that_cannot_be_kept_costs_its_worker_nothing() -> None:
+    class Sly:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    kept = Kept(Bench(child("a")))
+    kept.run()
+    node = kept.bench.node("a")
+    node.status = Sly()
+    node.reason = "sly now"
+    node.mark_dirty()
+    kept.bench.tick()
+    kept.save()
+    observed = kept.record("a").observed
+    assert observed is not None
+    assert observed["status"].endswith(".Sly>")
+
+
+def test_store_that_was_lost_is_told_everything_again() -> None:
+    kept = Kept(Bench(child("a"), child("b")))
+    kept.run()
+    before = len(kept.writes)
+    kept.keeper.say_all()
+    kept.bench.now += 1.0
+    kept.save()
+    again = kept.writes[before:]
+    assert {write.path for write in again} == {"root", "root/a", "root/b"}
+    assert len(again) == 12
+
+
+def test_equal_names_under_two_parents_stay_apart_in_the_store() -> None:
+    """In the Go original they share documents, and stopping one stopped the other (V5)."""
+    twin = child("twin")
+    kept = Kept(
+        Bench(
+            child("p", "parent", config={"children": (twin,)}),
+            child("r", "parent", config={"children": (twin,)}),
+        )
+    )
+    kept.run()
+    kept.bench.redeclare(child("r", "parent", config={"children": (twin,)}))
+    kept.run(20.0)
+    assert list(kept.sink.store.snapshot().workers) == ["root", "root/r", "root/r/twin"]
+    assert (kept.record("r/twin").observed or {})["phase"] == "running"
