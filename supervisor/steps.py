@@ -112,6 +112,8 @@ def plan_observation(node: Node, ctx: Context) -> Action | None:
     except BaseException as error:  # worker code may raise anything at all
         contain(node, ctx, "observe", error)
         return None
+    if node.fault_step == "observe":
+        recover(node, ctx)
     return action
 
 
