@@ -22,7 +22,7 @@ from fsmv2.supervisor.core.action import ActionError, ActionResult, DeathCertifi
 from fsmv2.supervisor.failedstarts import FailedStarts
 from fsmv2.supervisor.testing.answers import carry_out
 from fsmv2.supervisor.testing.clock import ManualClock
-from fsmv2.supervisor.testing.faultplan import OF_ATTEMPTS, FaultPlan
+from fsmv2.supervisor.testing.faultplan import CALM, OF_ATTEMPTS, FaultPlan
 from fsmv2.supervisor.testing.simprocs import SimAttempt, SimLane, SimProc, SimState
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 SHORTEST_S = 0.001  # of an attempt, on average
 START_S = 0.010  # of a proc
-REAP_S = 0.002  # from a kill to the result
+REAP_S = 0.002  # from a kill to the result, at least
+REAP_S_MAX = 0.500  # of one that has much memory to free; one in ten, where there are faults
 NOT_WILLED = frozenset({None, "channel"})
 
 OnResult = Callable[[int, ActionResult], None]
@@ -241,7 +242,7 @@ class SimLife:
         proc.cause, proc.detail = cause, detail or None
         proc.state = SimState.KILLED
         self._leave(proc)
-        self.after(REAP_S, partial(self.reap, proc))
+        self.after(self._reap_s(proc), partial(self.reap, proc))
 
     def _dies(self, proc: SimProc, attempt: SimAttempt | None, verdict: str) -> None:
         """By itself, or somebody else's doing."""
@@ -249,7 +250,7 @@ class SimLife:
             proc.verdict = verdict
             proc.state = SimState.KILLED
             self._leave(proc)
-            self.after(REAP_S, partial(self.reap, proc))
+            self.after(self._reap_s(proc), partial(self.reap, proc))
 
     def _dies_unbegun(self, proc: SimProc, attempt: SimAttempt) -> None:
         if not self._is_at(proc, attempt):
@@ -262,6 +263,11 @@ class SimLife:
         attempt.lane.ended(attempt.key)
         attempt.lane.queue.put_back(attempt, attempt.key, attempt.urgent)
         self.dispatch(attempt.lane)
+
+    def _reap_s(self, proc: SimProc) -> float:
+        chance = random.Random(f"{self._seed}/reap/{proc.number}")
+        is_slow = self.faults is not CALM and chance.random() < 0.1
+        return chance.uniform(REAP_S, REAP_S_MAX) if is_slow else REAP_S
 
     def reap(self, proc: SimProc) -> None:
         if proc.state is not SimState.KILLED:

@@ -33,6 +33,11 @@ from fsmv2.supervisor.testing.trace import Trace
 if TYPE_CHECKING:
     from fsmv2.supervisor.settings import Settings
 
+
+class Broken(BugError):
+    """An invariant does not hold; the message has the whole story."""
+
+
 LOOK_S = 1.0  # the world's faults are drawn so often
 RESULTS_KEPT = 50
 
@@ -172,7 +177,10 @@ class Simulation:
 
     def _happen(self) -> None:
         self._have_faults()
-        self.pool.step()
+        try:
+            self.pool.step()
+        except BugError as error:
+            raise Broken(self._story(str(error))) from error
         self.engine.set_infrastructure(self._trouble())
 
     def _trouble(self) -> str | None:
@@ -184,8 +192,10 @@ class Simulation:
         try:
             self.engine.tick(self.clock.now, self.clock.wall, full=self.full)
             self._invariants.look()
+        except Broken:
+            raise
         except BugError as error:
-            raise BugError(self._story(str(error))) from error
+            raise Broken(self._story(str(error))) from error
 
     def _story(self, what: str) -> str:
         return (
@@ -201,7 +211,7 @@ class Simulation:
         try:
             self._invariants.hear(event)
         except BugError as error:
-            raise BugError(self._story(str(error))) from error
+            raise Broken(self._story(str(error))) from error
 
     def _take_result(self, attempt_id: int, result: ActionResult) -> None:
         self.engine.deliver(attempt_id, result)
