@@ -205,6 +205,8 @@ def unsettled(nodes: Iterator[Node]) -> list[str]:
 
 
 def _unsettled(node: Node) -> Iterator[str]:
+    if node.dirty:
+        yield "it is to be looked at"
     declared: Any = node.desired.children if node.desired is not None else ()
     for spec in declared:
         if spec.name not in node.children and node.done.get(spec.name) != spec:

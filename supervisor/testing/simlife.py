@@ -182,7 +182,9 @@ class SimLife:
         return proc.attempt is attempt and proc.state is SimState.BUSY
 
     def _work_done(self, proc: SimProc, attempt: SimAttempt, fault: str | None) -> None:
-        if proc.attempt is not attempt or proc.state is SimState.DEAD:
+        # A dead one does no more, but may have answered while it was looked at before its kill.
+        is_late = fault == "late" and proc.state is SimState.KILLED
+        if proc.attempt is not attempt or not (is_late or proc.state is SimState.BUSY):
             return
         if attempt.answer.crashes is not None:
             self._dies(proc, attempt, attempt.answer.crashes)
@@ -193,7 +195,7 @@ class SimLife:
             result = attempt.result("failed", now, wall, error=got)
         else:
             result = attempt.result("succeeded", now, wall, value=got)
-        if proc.state is SimState.KILLED:
+        if is_late:
             proc.late = result
         elif fault == "result_lost":
             self._dies(proc, attempt, "killed_from_outside")

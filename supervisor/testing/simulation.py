@@ -16,8 +16,7 @@ import msgspec
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.core.location import Location
-from fsmv2.supervisor.core.rootworker import RootWorker
+from fsmv2.supervisor.core.location import GapPolicy, Location
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
@@ -68,13 +67,15 @@ class Simulation:
         interval_s: float = 0.1,
         full: bool = False,
     ) -> None:
+        gaps: GapPolicy = "skip"
         if config is not None:
             from fsmv2.supervisor.root import child_specs
 
             children, name, interval_s = child_specs(config), config.name, config.tick_interval_s
             variables = VariableBundle(global_=dict(config.global_))
-            location = config.location
-            procs = config.pool.procs if isinstance(config.pool.procs, int) else procs
+            location, gaps = config.location, config.location_gaps
+            procs, observers = config.pool.procs, config.pool.observers
+            queue = config.pool.queue
         self.seed = seed
         self.full = full
         self.faults = faults
@@ -104,9 +105,11 @@ class Simulation:
             wall=self.clock.wall,
             variables=variables,
             location=location,
+            gaps=gaps,
             interval_s=interval_s,
             seed=seed,
         )
+        self._variables, self._location, self._gaps = variables, location, gaps
         self._invariants = Invariants(self.engine, self.pool, self.clock)
         self._declared = tuple(children)
         self._gone_until: dict[str, float] = {}
@@ -278,24 +281,30 @@ class Simulation:
 
     def _declare(self, why: str) -> None:
         """Declare what is there; what depends on one that has vanished goes with it."""
+        if self.engine.stopping is not None:
+            return
         self.trace.add(why)
         kept = [spec for spec in self._declared if spec.name not in self._gone_until]
         names = {spec.name for spec in kept}
         while any(not names.issuperset(spec.depends_on) for spec in kept):
             kept = [spec for spec in kept if names.issuperset(spec.depends_on)]
             names = {spec.name for spec in kept}
-        root = self.engine.root
-        root.worker = RootWorker(tuple(kept))
-        root.derive_needed = True
-        root.mark_dirty()
+        self._take_over(kept)
+
+    def _take_over(self, children: Sequence[ChildSpec]) -> None:
+        self.engine.reload(
+            tuple(children), variables=self._variables, location=self._location, gaps=self._gaps
+        )
 
     # --- commands ---------------------------------------------------------------------------
 
     def reload(self, children: Sequence[ChildSpec]) -> None:
-        """The root declares these children from the next tick on."""
+        """The root declares these children from the next tick on. Raises `SpecError` for children
+        that cannot be, with nothing changed."""
+        self._take_over(children)
+        self.trace.add("reload")
         self._declared = tuple(children)
         self._gone_until.clear()
-        self._declare("reload")
 
     def heal(self) -> None:
         """No faults any more: procs start, the machine is well, what has vanished is declared

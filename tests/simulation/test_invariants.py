@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from twins import play_twins
 from worlds import History
 
 from fsmv2.supervisor import acting, leaving, steps
@@ -154,8 +155,6 @@ def test_an_event_of_a_worker_in_no_tree_is_found() -> None:
 
 def test_a_node_that_is_missed_is_found_by_the_twins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle sees it when the incremental tick does not look where it should."""
-    from twins import play_twins
-
     enter = acting.enter
 
     def quiet(node: Node, *args: Any) -> None:
@@ -167,5 +166,9 @@ def test_a_node_that_is_missed_is_found_by_the_twins(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(acting, "enter", quiet)
     with pytest.raises(AssertionError, match="differ"):
-        for seed in SEEDS:
-            play_twins(History(seed))
+        _play_twins_of_all_seeds()
+
+
+def _play_twins_of_all_seeds() -> None:
+    for seed in SEEDS:
+        play_twins(History(seed))

@@ -233,15 +233,15 @@ class World:
     def answers(self) -> dict[type[Action], Callable[[Any], Any]]:
         """For `Simulation`."""
         return {
-            Look: lambda action: self._do("look", action.host in self.open),
-            Open: lambda action: self._do("open", self.open.add(action.host)),
-            Close: lambda action: self._do("close", self.open.discard(action.host)),
+            Look: lambda action: self._do("look", self.open.__contains__, action.host),
+            Open: lambda action: self._do("open", self.open.add, action.host),
+            Close: lambda action: self._do("close", self.open.discard, action.host),
         }
 
-    def _do(self, what: str, value: Any) -> Any:
+    def _do(self, what: str, effect: Callable[[str], Any], host: str) -> Any:
         if what in self.broken:
             raise OSError(f"cannot {what}")
-        return value
+        return effect(host)
 
 
 # --- trees ----------------------------------------------------------------------------------
