@@ -22,6 +22,9 @@ from fsmv2.supervisor.steps import check_health, conditions, state_of
 
 HISTORY_MAX = 10
 
+# Whether this code works again is not shown by a decision.
+RETRIED_ELSEWHERE = frozenset({"derive_desired_state", "observe"})
+
 
 def act(node: Node, ctx: Context) -> None:
     """Step 6: observe if it is time, take one decision, offer at most one action."""
@@ -64,7 +67,7 @@ def _decide(node: Node, ctx: Context) -> None:
         contain(node, ctx, "next_action", error)
         return
     is_late = took_s > ctx.slow_s
-    if node.fault_count and not is_late and node.fault_step != observing.STEP:
+    if node.fault_count and not is_late and node.fault_step not in RETRIED_ELSEWHERE:
         recover(node, ctx)
     if snapshot.depends_on_time:
         ctx.wake(node, ctx.now + ctx.interval_s)
@@ -76,6 +79,13 @@ def _decide(node: Node, ctx: Context) -> None:
 def _still_failing(node: Node, ctx: Context) -> bool:
     """A stop is not held up by a long backoff, but code that has just failed gets a moment."""
     if node.fault_until is None or observing.is_slow(node):
+        return False
+    if node.fault_step in RETRIED_ELSEWHERE:
+        # A stop runs none of that code: it goes on, and so does the wait.
+        if ctx.now >= node.fault_until:
+            end_backoff(node, ctx)
+        else:
+            ctx.wake(node, node.fault_until)
         return False
     until = min(node.fault_until, node.fault_at + STOP_RETRY_S_MAX)
     if ctx.now < until:

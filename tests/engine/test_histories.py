@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from harness import (
     INTERVAL_S,
     Bench,
@@ -20,6 +21,7 @@ from harness import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsmv2.supervisor.core.events import WorkerFaulted, WorkerRecovered
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Snapshot, State, Stay
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -206,3 +208,20 @@ def test_whatever_happened_the_tree_ends_up_as_declared(history: list[tuple[str,
         else:
             assert phases[spec.name] is not Phase.STOPPED
     assert bench.pool.overlaps == []
+
+
+@pytest.mark.parametrize("step", ["derive_desired_state", "observe"])
+def test_a_fault_of_a_disabled_worker_waits_longer_each_time_and_is_told_once(step: str) -> None:
+    """A stop does not wait for that code, but neither does it show that it works again: the
+    worker was said to have recovered twice a second, and was then not looked at any more."""
+
+    def method(self: Any, *_args: Any) -> Any:
+        raise ValueError("no such host")
+
+    bench = Bench(
+        child("bad", "broken", enabled=False), workers=[worker_type("broken", **{step: method})]
+    )
+    bench.run(60)
+    assert len(bench.heard(WorkerFaulted)) == 1
+    assert bench.heard(WorkerRecovered) == []
+    assert 5 <= bench.node("bad").fault_count <= 10

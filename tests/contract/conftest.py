@@ -1,0 +1,1 @@
+"""The same promises, asked of several implementations of one port."""

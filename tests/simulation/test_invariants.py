@@ -1,0 +1,174 @@
+"""Each promise that is checked is seen to be broken when it is: one planted bug each."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from twins import play_twins
+from worlds import History
+
+from fsmv2.supervisor import acting, leaving, steps
+from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core.action import ActionResult
+from fsmv2.supervisor.core.errors import BugError
+from fsmv2.supervisor.core.fsm import Snapshot, Stay
+from fsmv2.supervisor.core.gate import Conditions, Gate, gate
+from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.testing import FaultPlan, Simulation
+from fsmv2.supervisor.testing.simlife import SimLife
+from fsmv2.supervisor.testing.simprocs import SimProc
+
+SEEDS = range(40)
+
+
+def find_it(faults: FaultPlan | None = None) -> str:
+    """Play seeds until one runs into the planted bug."""
+    for seed in SEEDS:
+        try:
+            History(seed, faults).begin().play()
+        except BugError as error:
+            return str(error)
+    raise AssertionError(f"none of {len(SEEDS)} seeds has found the planted bug")
+
+
+def test_a_second_action_in_flight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(now: Conditions) -> Gate:
+        found = gate(now)
+        return Gate(found.derive, True, True, "") if now.in_flight else found
+
+    monkeypatch.setattr(steps, "gate", careless)
+    assert find_it().startswith("I2 broken: ")
+
+
+def test_a_result_that_reaches_another_worker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that come one after the other are given to each other's owners."""
+    deliver = Engine.deliver
+    held: list[tuple[int, ActionResult]] = []
+
+    def confused(self: Engine, attempt_id: int, result: ActionResult) -> None:
+        if not held:
+            held.append((attempt_id, result))
+            return
+        other_id, other = held.pop()
+        deliver(self, attempt_id, other)
+        deliver(self, other_id, result)
+
+    monkeypatch.setattr(Engine, "deliver", confused)
+    assert find_it(FaultPlan()).startswith("I3 broken: ")
+
+
+def test_a_stop_that_is_held_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strict(now: Conditions) -> Gate:
+        if now.stopping and now.infrastructure_open:
+            return Gate(False, False, False, "not now")
+        return gate(now)
+
+    monkeypatch.setattr(steps, "gate", strict)
+    assert find_it(FaultPlan(spike=0.5, respec=0.5, vanish=0.5)).startswith("I4 broken: ")
+
+
+def test_a_stop_without_a_bound_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be closed, and nobody is dropped for it."""
+    monkeypatch.setattr(acting, "bound_stop", lambda node, ctx: None)
+    history = History(11, FaultPlan(at=((9.0, "shutdown"),)))
+    history.length_s = 120.0
+    history.steps = [(8.0, "close breaks", lambda _sim, world: world.broken.add("close"))]
+    with pytest.raises(BugError, match="I4 broken: the tree should be down"):
+        history.begin().play()
+
+
+def test_a_killed_proc_that_is_used_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = SimLife._leave
+
+    def forgetful(self: SimLife, proc: SimProc) -> None:
+        lane = proc.lane
+        leave(self, proc)
+        if lane is not None:
+            lane.idle.append(proc)
+
+    monkeypatch.setattr(SimLife, "_leave", forgetful)
+    assert "I6: proc " in find_it(FaultPlan(dies_after=0.5))
+
+
+def test_a_start_before_its_dependency_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_runs", lambda node, name: True)
+    assert find_it().startswith("I8 broken: ")
+
+
+def test_a_stop_before_a_dependent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "still_needed", lambda node: set())
+    assert find_it().startswith("I8 broken: ")
+
+
+def test_a_decision_without_a_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mute(worker: Any, snap: Snapshot) -> Stay:
+        return Stay(" ")
+
+    monkeypatch.setattr(acting.fsm, "decide", mute)
+    assert find_it().startswith("I9 broken: ")
+
+
+def test_chance_that_is_not_the_seeds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I10: two runs of a seed differ."""
+
+    def traces() -> list[list[str]]:
+        found = []
+        for seed in range(10):
+            run = History(seed).begin()
+            run.sim.engine.context.random = random.Random(len(found) + salt)
+            run.play()
+            found.append(run.sim.trace.lines)
+        return found
+
+    salt = 0
+    first = traces()
+    salt = 100
+    assert traces() != first
+
+
+def test_a_failure_says_seed_tick_and_how_to_see_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "_runs", lambda node, name: True)
+    first, second, *rest = find_it().splitlines()
+    assert "starts before" in first
+    assert second.startswith("seed ")
+    assert "tick " in second
+    assert "again: ops/replay " in second
+    assert rest[0] == "the last lines of the trace:"
+    assert 1 <= len(rest) - 1 <= 30
+
+
+def test_an_event_of_a_worker_in_no_tree_is_found() -> None:
+    sim = Simulation()
+    with pytest.raises(BugError, match="I3 broken: root/ghost"):
+        sim.engine.context.emit(
+            events.StateChanged(
+                path="root/ghost", from_state="a", to_state="b", phase="running", reason="why",
+                generation=1,
+            )
+        )  # fmt: skip
+
+
+def test_a_node_that_is_missed_is_found_by_the_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle sees it when the incremental tick does not look where it should."""
+    enter = acting.enter
+
+    def quiet(node: Node, *args: Any) -> None:
+        parent = node.parent
+        before = parent.dirty if parent is not None else False
+        enter(node, *args)
+        if parent is not None:
+            parent.dirty = before
+
+    monkeypatch.setattr(acting, "enter", quiet)
+    with pytest.raises(AssertionError, match="differ"):
+        _play_twins_of_all_seeds()
+
+
+def _play_twins_of_all_seeds() -> None:
+    for seed in SEEDS:
+        play_twins(History(seed))
