@@ -28,7 +28,7 @@ from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.restarting import bring_down, is_done, later_of, must_wait, take_ends
 from fsmv2.supervisor.steps import state_of
-from fsmv2.supervisor.store.resuming import go_on_as_child
+from fsmv2.supervisor.store.resuming import go_on_with_children, goes_on
 
 GENERATIONS_KEPT = 1_000
 
@@ -49,6 +49,8 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     if declared is not node.declared:
         if not _accept(node, ctx, declared):
             return
+        if node.declared is None:
+            go_on_with_children(node, ctx, declared)
         node.declared = declared
         _forget(node, {spec.name for spec in declared})
     elif not node.refused_children and _is_as_declared(node, declared):
@@ -168,7 +170,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
 
 def add_child(parent: Node, ctx: Context, spec: ChildSpec) -> None:
     """Make a child. A constructor that raises costs its siblings nothing; it is tried again."""
-    resumed = go_on_as_child(parent, spec, ctx)
+    resumed = goes_on(parent, spec.name, ctx)
     later = later_of(parent, spec) if spec.name in parent.later else None
     if later is not None and must_wait(parent, ctx, later):
         return

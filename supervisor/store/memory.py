@@ -56,8 +56,7 @@ class MemoryStore:
         path, role = write.path, write.role
         present = self._documents.get(path, {})
         _revision, identity = present.get("identity", (0, None))
-        buried, _at = self._tombstones.get(path, (0, 0.0))
-        why = misfit(write, identity, buried)
+        why = misfit(write, identity)
         if why is not None:
             return why
         if role == REMOVED:

@@ -165,11 +165,11 @@ def difference(old: bytes | None, new: bytes) -> Changes | None:
     )
 
 
-def misfit(write: Write, identity: bytes | None, tombstone: int) -> str | None:
-    """Why ``write`` is refused where the present identity is ``identity``, or None. ``tombstone``
-    is the incarnation in which the worker was removed, 0 if it was not.
+def misfit(write: Write, identity: bytes | None) -> str | None:
+    """Why ``write`` is refused where the present identity is ``identity``, or None.
 
-    An identity is written once in an incarnation; only a later incarnation has another one.
+    An identity is written once in an incarnation; only a later incarnation has another one. A
+    worker that was removed may begin anew.
     """
     if write.role == REMOVED:
         return None
@@ -177,10 +177,9 @@ def misfit(write: Write, identity: bytes | None, tombstone: int) -> str | None:
         return (
             None if identity is not None else f"{write.path}: got {write.role} before an identity"
         )
-    if identity == write.document:
+    if identity in (None, write.document):
         return None
-    got = generation_of(write.document)
-    last = max(tombstone, generation_of(identity) if identity is not None else 0)
+    got, last = generation_of(write.document), generation_of(identity or b"{}")
     if got > last:
         return None
     return f"{write.path}: got another identity for incarnation {got}, want one above {last}"

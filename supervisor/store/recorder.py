@@ -17,13 +17,7 @@ from fsmv2.ipc.messages import Write
 from fsmv2.supervisor.core.restarts import comes_back
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.store.protocol import Recalled, document, put, removal
-from fsmv2.supervisor.store.resuming import (
-    config_of,
-    part_of,
-    restarts_of,
-    resume_of,
-    resume_of_child,
-)
+from fsmv2.supervisor.store.resuming import config_of, part_of, resume_of
 
 NODES_MAX = 250
 SLICE_S = 0.005
@@ -82,13 +76,12 @@ class Recorder:
                 return
             node = waiting.pop(path)
             if node.gone and not self.stopping and not _comes_back(node):
-                self._told.pop(path, None)
-                self._take(removal(path, wall))
+                self._remove(path, wall)
                 continue
             self._record(node, now, wall)
             if node.gone:
                 self._miss(path)
-            self._find(node, now, wall)
+            self._find(node, wall)
 
     def _record(self, node: Node, now: float, wall: float) -> None:
         path = node.path
@@ -107,8 +100,8 @@ class Recorder:
         if observed != told.observed:
             told.observed = observed
             self._take(put(path, "observed", observed_of(node, told.since), wall))
-        started = restarts_of(node.parent, node.spec.name) if node.parent is not None else None
-        resume = (node.acted_at, tuple(node.failures.values()), started)
+        waits = tuple((name, one.moment, one.given_up) for name, one in node.later.items())
+        resume = (node.acted_at, tuple(node.failures.values()), node.restarted, waits)
         if resume != told.resume:
             told.resume = resume
             content = document(resume_of(node, now, wall))
@@ -118,7 +111,7 @@ class Recorder:
         parent, _, name = path.rpartition("/")
         self._absent.setdefault(parent, set()).add(name)
 
-    def _find(self, node: Node, now: float, wall: float) -> None:
+    def _find(self, node: Node, wall: float) -> None:
         """Children that were in the store before: here again, or gone for good."""
         absent = self._absent.get(node.path)
         if absent is None or node.declared is None or node.gone:
@@ -128,10 +121,6 @@ class Recorder:
         for name in sorted(absent - names):
             self._remove(f"{node.path}/{name}", wall)
         absent &= names
-        for name in sorted(absent & node.later.keys()):
-            # It waits for its restart, which was planned after its own last look.
-            content = document(resume_of_child(node, name, now, wall))
-            self._take(Write(f"{node.path}/{name}", "resume", wall, content))
         if not absent:
             del self._absent[node.path]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 from msgspec import inspect
+from msgspec.structs import replace
 
 from fsmv2.ipc.codec import decode
 from fsmv2.supervisor.context import Context
@@ -30,7 +31,8 @@ from fsmv2.supervisor.core.action import (
 from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.core.restarts import Counted
 from fsmv2.supervisor.core.spec import ChildSpec
-from fsmv2.supervisor.node import NEVER, Later, Node
+from fsmv2.supervisor.node import NEVER, Node
+from fsmv2.supervisor.restarting import later_of
 from fsmv2.supervisor.store.protocol import document
 
 VALUE_BYTES_MAX = 64 * 1024
@@ -58,49 +60,50 @@ class KeptResult(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: float = 0.0
 
 
-class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The document. Moments are seconds since the epoch; actions go by ``module:qualname``."""
+class KeptRestart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A `core.restarts.Counted`."""
 
-    restarts: tuple[float, ...] = ()
-    is_planned: bool = False  # one more, at the next start
-    next_start_at: float | None = None
+    name: str
+    at: float
+    started: bool = False
+
+
+class KeptWait(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Until when a child is not made; ``given_up``: for its parent's budget is spent."""
+
+    until: float
+    given_up: bool = False
+
+
+class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The document. Moments are seconds since the epoch; actions go by ``module:qualname``.
+    ``restarts`` and ``waits`` are those of the children."""
+
+    restarts: tuple[KeptRestart, ...] = ()
+    waits: dict[str, KeptWait] = {}
     failures: dict[str, int] = {}
     results: dict[str, KeptResult] = {}
 
 
 def resume_of(node: Node, now: float, wall: float) -> Resume:
     """What ``node`` would go on with."""
-    if node.parent is None:
-        begun = Resume()
-    else:
-        begun = resume_of_child(node.parent, node.spec.name, now, wall)
-    results = {_reference(kind): _keep(result, kind) for kind, result in node.results.items()}
-    return msgspec.structs.replace(
-        begun,
-        failures={_reference(kind): count for kind, count in node.failures.items()},
-        results={name: result for name, result in results.items() if result is not None},
-    )
-
-
-def resume_of_child(parent: Node, name: str, now: float, wall: float) -> Resume:
-    """What a child would go on with that is not there now, but will be."""
 
     def moment(monotonic: float) -> float:
         return round(wall - (now - monotonic), 3)
 
-    counted, next_start = restarts_of(parent, name)
+    results = {_reference(kind): _keep(result, kind) for kind, result in node.results.items()}
     return Resume(
-        restarts=tuple(moment(one.at) for one in counted if one.started),
-        is_planned=any(not one.started for one in counted),
-        next_start_at=moment(next_start) if now < next_start < NEVER else None,
+        restarts=tuple(
+            KeptRestart(one.name, moment(one.at), one.started) for one in node.restarted
+        ),
+        waits={
+            name: KeptWait(moment(later.moment), later.given_up)
+            for name, later in node.later.items()
+            if now < later.moment < NEVER
+        },
+        failures={_reference(kind): count for kind, count in node.failures.items()},
+        results={name: result for name, result in results.items() if result is not None},
     )
-
-
-def restarts_of(parent: Node, name: str) -> tuple[tuple[Counted, ...], float]:
-    """What the child has cost its parent's budget, and when it may start."""
-    later = parent.later.get(name)
-    counted = tuple(one for one in parent.restarted if one.name == name)
-    return counted, later.moment if later is not None else 0.0
 
 
 def _reference(kind: type[Action]) -> str:
@@ -180,31 +183,48 @@ def part_of(value: Any) -> Any:
 # --- going on -------------------------------------------------------------------------------
 
 
-def go_on_as_child(parent: Node, spec: ChildSpec, ctx: Context) -> bool:
-    """Before the first incarnation of a child in this run: its count and its restarts go on.
-    Returns whether the next one is that first one."""
-    name = spec.name
+def goes_on(parent: Node, name: str, ctx: Context) -> bool:
+    """Whether the next incarnation of a child is its first in this run and not its first at all:
+    its count goes on."""
     recalled = ctx.recalled.get(f"{parent.path}/{name}")
-    if recalled is None or name in parent.generations:
-        return recalled is not None and parent.generations[name] == recalled.generation
-    parent.generations[name] = recalled.generation
+    if recalled is None:
+        return False
+    return parent.generations.setdefault(name, recalled.generation) == recalled.generation
+
+
+def go_on_with_children(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> None:
+    """After the first declaration of a worker in this run: restarts of its children count on, and
+    what waits to start waits on."""
+    recalled = ctx.recalled.get(node.path)
+    if recalled is None or not recalled.resume:
+        return
     resume = _resume_from(recalled.resume)
-    past = [Counted(name, ctx.now - max(0.0, ctx.wall - at), True) for at in resume.restarts]
-    if resume.is_planned:
-        past.append(Counted(name, ctx.now))
-    parent.restarted = (*parent.restarted, *past)
-    wait_s = (resume.next_start_at or 0.0) - ctx.wall
-    if wait_s > 0:
-        later = parent.later[name] = Later(spec)
-        later.moment = ctx.now + min(wait_s, NEXT_START_S_MAX)
-    return True
+    ctx.recalled[node.path] = replace(recalled, resume={})
+    specs = {spec.name: spec for spec in declared}
+
+    def moment(at: float) -> float:
+        return ctx.now + min(at - ctx.wall, NEXT_START_S_MAX)
+
+    for name, wait in resume.waits.items():
+        if name in specs and wait.until > ctx.wall:
+            later = later_of(node, specs[name])
+            later.moment, later.given_up = moment(wait.until), wait.given_up
+    node.restarted = tuple(
+        # What was carried out was so before now, whatever the clock says.
+        Counted(one.name, min(moment(one.at), ctx.now if one.started else NEVER), one.started)
+        for one in resume.restarts
+        if one.name in specs
+    )
 
 
 def go_on_with_results(node: Node, ctx: Context) -> None:
     """After the first desired state of a worker in this run: its results and failures go on, if it
     is the same worker as before."""
-    recalled = ctx.recalled.pop(node.path, None)
-    if recalled is None or node.desired is None or recalled.worker_type != node.spec.worker_type:
+    recalled = ctx.recalled.get(node.path)
+    if recalled is None or node.desired is None or not recalled.worker_type:
+        return
+    ctx.recalled[node.path] = replace(recalled, worker_type="", desired={})
+    if recalled.worker_type != node.spec.worker_type:
         return
     config = node.desired.config
     try:

@@ -164,8 +164,7 @@ class SqliteStore:
     def _take(self, write: Write) -> str | None:
         path, role = write.path, write.role
         identity = self._document(path, "identity")
-        buried = self._one("SELECT generation FROM tombstones WHERE path = ?", (path,))
-        why = misfit(write, identity, buried or 0)
+        why = misfit(write, identity)
         if why is not None:
             return why
         if role == REMOVED:
@@ -181,7 +180,7 @@ class SqliteStore:
         if changes is None:
             return None
         self._note(write, changes)
-        if buried is not None:
+        if role == "identity":
             self._db.execute("DELETE FROM tombstones WHERE path = ?", (path,))
         self._db.execute(
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)",

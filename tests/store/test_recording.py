@@ -12,6 +12,7 @@ from fsmv2.ipc.messages import Write
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import Action, ActionContext, Limits
 from fsmv2.supervisor.core.fsm import Act, Decision, Go, Phase, Restart, Snapshot, State, Stay
+from fsmv2.supervisor.core.restartevents import RestartBudgetExceeded
 from fsmv2.supervisor.core.secret import Secret
 from fsmv2.supervisor.core.spec import DesiredState, UserSpec
 from fsmv2.supervisor.core.worker import Worker
@@ -296,26 +297,54 @@ def test_incarnations_are_counted_on_and_none_is_a_restart_of_this_run() -> None
     assert added.resumed
 
 
+def at_the_same_moment(first: Kept, *children: Any) -> Kept:
+    """The next root, after its first tick at the moment of the wall clock where ``first`` is."""
+    second = first.next_root(*children, workers=(Tired,))
+    wall = WALL + first.bench.now - START
+    for _ in range(2):
+        second.bench.now += 0.125
+        second.bench.engine.tick(second.bench.now, wall)
+    return second
+
+
 def test_restarts_of_the_last_minutes_count_on_and_the_wait_is_waited_out() -> None:
     """Else killing the root would be a way around the growing waits."""
     first = Kept(Bench(child("t", "tired"), workers=[Tired]))
-    first.bench.run(
-        40.0, until=lambda: first.bench.find("t") is None and first.bench.now > START + 10
-    )
+    root = first.bench.engine.root
+    first.bench.run(40.0, until=lambda: len(root.restarted) > 2 and not root.restarted[-1].started)
     first.save()
-    (later,) = first.bench.engine.root.later.values()
-    wait_s = later.moment - first.bench.now
+    wait_s = root.later["t"].moment - first.bench.now
     assert wait_s > 0.5
-    second = first.next_root(child("t", "tired"), workers=(Tired,))
-    # The next root starts at the same moment of the wall clock.
-    second.bench.engine.context.wall = WALL + first.bench.now - START
-    second.bench.engine.tick(second.bench.now, WALL + first.bench.now - START)
+    second = at_the_same_moment(first, child("t", "tired"))
     assert second.bench.find("t") is None
-    (went_on,) = second.bench.engine.root.later.values()
-    assert [(one.name, one.started) for one in second.bench.engine.root.restarted] == [
-        (one.name, one.started) for one in first.bench.engine.root.restarted
-    ]
-    assert went_on.moment - second.bench.now == pytest.approx(wait_s, abs=0.01)
+    next_root = second.bench.engine.root
+    assert next_root.later["t"].moment - START == pytest.approx(wait_s + 0.125, abs=0.01)
+    ages = [first.bench.now - one.at for one in root.restarted]
+    assert [START + 0.125 - one.at for one in next_root.restarted] == pytest.approx(ages, abs=0.01)
+    assert [one.started for one in next_root.restarted] == [one.started for one in root.restarted]
+
+
+def test_spent_budget_stays_spent_for_the_next_root() -> None:
+    first = Kept(Bench(child("t", "tired"), child("q"), workers=[Tired]))
+    first.bench.run(120.0, until=lambda: bool(first.bench.heard(RestartBudgetExceeded)))
+    first.run(1.0)
+    second = at_the_same_moment(first, child("t", "tired"), child("q"))
+    assert second.bench.find("t") is None
+    assert second.bench.find("q") is not None
+    # The wait that goes on is bounded, but the window's budget is asked again then.
+    second.bench.run(100.0)
+    assert second.bench.find("t") is None
+    second.bench.run(400.0, until=lambda: second.bench.find("t") is not None)
+
+
+def test_worker_that_ends_by_itself_is_not_a_removed_one_until_it_is_undeclared() -> None:
+    kept = Kept(Bench(child("t", "tired"), child("q"), workers=[Tired]))
+    kept.bench.run(120.0, until=lambda: bool(kept.bench.heard(RestartBudgetExceeded)))
+    kept.run(1.0)
+    assert (kept.record("t").observed or {})["phase"] == "stopped"
+    kept.bench.redeclare(child("q"))
+    kept.run(1.0)
+    assert sorted(kept.sink.store.snapshot().workers) == ["root", "root/q"]
 
 
 def test_resume_document_of_another_version_stops_nobody() -> None:
