@@ -166,6 +166,26 @@ def test_ticks_runs_actions_and_tells_its_three_rows(tmp_path: Path) -> None:
     assert all(figures[row]["count"] > 0 for row in ("bring_up_ms", "tick_ms", "enqueue_ms"))
 
 
+def test_tree_tells_each_figure_beside_its_target_and_draws_how_it_grows(tmp_path: Path) -> None:
+    raw, document = tmp_path / "tree.json", tmp_path / "README.md"
+    document.write_text(DOCUMENT.format("tree"))
+    told = run("tree.py", "--quick", "--json", str(raw), "--markdown", str(document))
+
+    figures = json.loads(raw.read_text())["figures"]
+    assert [figures[f"tick_{n}.nodes"] for n in (10, 100, 1_000, 10_000)] == [
+        10,
+        100,
+        1_000,
+        10_000,
+    ]
+    assert all(value > 0 for value in figures.values())
+    # Ten thousand live workers are too much for a quick look; all else is measured.
+    assert told.count("not measured") == 6
+    assert "| one changed leaf in 10,000 |" in document.read_text()
+    assert (tmp_path / "tree.svg").read_text().count("<polyline") == 4
+    assert run("tree.py", "--from", str(raw)) == told
+
+
 def test_pools_that_is_told_to_end_ends_the_pool_it_measures(tmp_path: Path) -> None:
     raw = tmp_path / "pools.json"
     command = [sys.executable, "-P", str(BENCHMARKS / "pools.py"), "--only", "multiprocessing.Pool"]
