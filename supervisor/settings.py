@@ -172,7 +172,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     location_gaps: GapPolicy = "skip"
     global_: dict[str, Any] = msgspec.field(default_factory=dict, name="global")
     tick_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.1
-    slow_worker_s: Annotated[float, Meta(ge=0.001, le=60)] = 0.1
+    slow_worker_s: Annotated[float, Meta(ge=0.001, le=60)] = 0.5
     outside_queue: Annotated[int, Meta(ge=1, le=100_000)] = 100
     observation: ObservationSettings = msgspec.field(default_factory=ObservationSettings)
     actions: dict[str, ActionSettings] = msgspec.field(default_factory=dict)

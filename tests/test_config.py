@@ -59,7 +59,7 @@ FULL: dict[str, Any] = {
     "location_gaps": "unknown_all",
     "global": {"broker": "b:1", "ports": [1, 2]},
     "tick_interval_s": 0.25,
-    "slow_worker_s": 0.5,
+    "slow_worker_s": 0.25,
     "outside_queue": 9,
     "observation": {
         "stale_s": 5.0,
@@ -115,7 +115,7 @@ location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
 global: {broker: "b:1", ports: [1, 2]}
 tick_interval_s: 0.25
-slow_worker_s: 0.5
+slow_worker_s: 0.25
 outside_queue: 9
 observation: {stale_s: 5, dead_s: 9.5, spread: 0.25, backoff_s: 60, intervals: {lamp: 2}}
 actions:
@@ -137,7 +137,7 @@ name = "site"
 plugins = ["one", "two"]
 location_gaps = "unknown_all"
 tick_interval_s = 0.25
-slow_worker_s = 0.5
+slow_worker_s = 0.25
 outside_queue = 9
 observation = {stale_s = 5, dead_s = 9.5, spread = 0.25, backoff_s = 60, intervals = {lamp = 2}}
 actions = {SwitchOn = {timeout_s = 1.5, retry = {max_s = 5, attempts = 3}}}
