@@ -78,6 +78,8 @@ def watch(node: Node, ctx: Context) -> None:
     """Look at the age of what is known: report it, restart a dead probe, or give it up."""
     if node.observe_at == NEVER or node.desired is None:
         return
+    if node.fault_until is not None and is_slow(node):
+        return  # it is we who do not look, and that is told already
     age_s, limits = age_of(node, ctx), node.thresholds
     if age_s <= limits.stale_s:
         ctx.wake(node, ctx.now - age_s + limits.stale_s + 0.001)
@@ -91,9 +93,10 @@ def watch(node: Node, ctx: Context) -> None:
     if ctx.now < due:
         ctx.wake(node, due)
         return
-    if node.fault_step != STEP:  # else there is no probe, and that is told already
+    has_probe = node.fault_step != STEP or is_slow(node)
+    if has_probe:  # else its code fails, and that is told already
         _restart_probe(node, ctx, age_s)
-    if node.fault_step == STEP or node.probe_restarts > len(RESTART_WAITS_S):
+    if not has_probe or node.probe_restarts > len(RESTART_WAITS_S):
         _give_up(node, ctx, age_s)
 
 

@@ -25,6 +25,7 @@ from fsmv2.supervisor.core.action import Action
 from fsmv2.supervisor.core.events import (
     ActionEnded,
     ChildrenRefused,
+    ObservationStale,
     StateChanged,
     WorkerFaulted,
     WorkerRecovered,
@@ -32,7 +33,7 @@ from fsmv2.supervisor.core.events import (
 )
 from fsmv2.supervisor.core.fsm import Act, Decision, Go, Snapshot, State, Stay
 from fsmv2.supervisor.core.spec import DesiredState, UserSpec
-from fsmv2.supervisor.core.workevents import WorkerSlow
+from fsmv2.supervisor.core.workevents import ObservationLost, WorkerSlow
 
 
 class Clock:
@@ -111,6 +112,7 @@ def test_slow_code_is_called_less_and_less_and_heals(step: str) -> None:
     bench.node("p").mark_dirty()
     bench.run(300)
     assert 5 <= clock.calls <= 18
+    assert bench.heard(ObservationStale) == bench.heard(ObservationLost) == []
     clock.costs_s = 0.0
     bench.run(60)
     assert len(bench.heard(WorkerSlow)) == len(bench.heard(WorkerRecovered)) == 1
