@@ -16,6 +16,8 @@ from typing import Any
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.errors import BugError
 from fsmv2.supervisor.core.fsm import Phase
+from fsmv2.supervisor.core.reconcile import same_spec
+from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.leaving import children_to_wait_for
 from fsmv2.supervisor.node import Node
@@ -48,6 +50,10 @@ class Invariants:
         self._stopped: set[str] = set()
         self._idle_stops: dict[str, tuple[float, int]] = {}
         self._stop_by: float | None = None
+        self._by_itself: set[str] = set()  # who leaves, and nobody had asked for it
+        self._own_ends: set[str] = set()  # whose restart is due
+        self._restarts: dict[str, list[tuple[float, str]]] = {}  # by parent, in its window
+        self._specs: dict[str, ChildSpec] = {}
 
     # --- events -----------------------------------------------------------------------------
 
@@ -57,11 +63,11 @@ class Invariants:
             case events.WorkerAdded(path=path):
                 self._in_flight.pop(path, None)
                 self._stopped.add(path)
-            case events.WorkerRemoved(path=path):
-                self._in_flight.pop(path, None)
-                node = self._find(path)
-                kept = node is not None and bool(node.children)
-                want(not kept, "I8", f"{path} was removed before its children")
+                self._came_back(path)
+            case events.WorkerUpdated(path=path):
+                self._has_spec(path)
+            case events.WorkerRemoved(path=path, reason=reason):
+                self._removed(path, reason)
             case events.ActionStarted(path=path, attempt_id=attempt_id, reason=reason):
                 want(bool(reason.strip()), "I9", f"an action of {path} has no reason")
                 other = self._in_flight.get(path)
@@ -80,6 +86,66 @@ class Invariants:
                 self._ended.add(attempt_id)
             case events.StateChanged():
                 self._changed(event)
+
+    def _removed(self, path: str, reason: str) -> None:
+        self._in_flight.pop(path, None)
+        self._by_itself.discard(path)
+        node = self._find(path)
+        want(node is None or not node.children, "I8", f"{path} was removed before its children")
+        self._restarts.pop(path, None)
+        parent = node.parent if node is not None else None
+        if parent is not None and not parent.leaving and reason.startswith("restart: "):
+            self._own_ends.add(path)
+
+    def _came_back(self, path: str) -> None:
+        """I7: a child that has asked for its restart got it; no window holds too many of them."""
+        self._has_spec(path)
+        node, asked = self._find(path), path in self._own_ends
+        self._own_ends.discard(path)
+        parent = node.parent if node is not None else None
+        if parent is None or parent.desired is None or not asked:
+            return
+        budget, now = parent.desired.restart_budget, self._clock.now
+        spent = [
+            one for one in self._restarts.get(parent.path, ()) if now - one[0] < budget.window_s
+        ]
+        spent.append((now, path))
+        self._restarts[parent.path] = spent
+        want(
+            len(spent) <= budget.restarts,
+            "I7",
+            f"{parent.path} had {len(spent)} restarts in {budget.window_s:g} s, "
+            f"want at most {budget.restarts}",
+        )
+
+    def _has_spec(self, path: str) -> None:
+        """What failed before a change of the spec, failed on the old one: it costs no budget."""
+        node = self._find(path)
+        if node is None:
+            return
+        before = self._specs.get(path)
+        self._specs[path] = node.spec
+        if before is not None and not same_spec(before, node.spec):
+            self._forget(path)
+
+    def _forget(self, path: str) -> None:
+        parent = path.rpartition("/")[0]
+        spent = self._restarts.get(parent, ())
+        self._restarts[parent] = [one for one in spent if one[1] != path]
+        self._own_ends.discard(path)
+
+    def _forget_undeclared(self) -> None:
+        """Declared anew, a child begins anew."""
+        for path in list(self._specs):
+            above, _, name = path.rpartition("/")
+            parent = self._find(above) if above else None
+            if parent is None or parent.desired is None:
+                gone = bool(above)
+            else:
+                gone = all(spec.name != name for spec in parent.desired.children)
+            if gone:
+                self._forget(path)
+                del self._specs[path]
 
     def _changed(self, event: events.StateChanged) -> None:
         path = event.path
@@ -104,7 +170,7 @@ class Invariants:
             self._may_start(node, parent)
         elif not was_stopped and parent.leaving and not node.spec.enabled:
             return
-        elif parent.leaving and node.leaving == parent.leaving:
+        elif parent.leaving and node.leaving == parent.leaving and path not in self._by_itself:
             self._may_stop(node, parent)
 
     def _may_start(self, node: Node, parent: Node) -> None:
@@ -136,9 +202,12 @@ class Invariants:
                     owned[what.attempt_id] = node.path
             self._begins_to_stop(node)
         self._attempts_are_owned(owned)
+        self._forget_undeclared()
         self._stops_in_time()
         self._running = {node.path for node in nodes if node.phase is Phase.RUNNING}
         known = {node.path for node in nodes}
+        self._by_itself &= known
+        self._by_itself |= {node.path for node in nodes if node.ending is not None}
         self._stopped &= known
         self._idle_stops = {p: since for p, since in self._idle_stops.items() if p in known}
 

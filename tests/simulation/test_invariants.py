@@ -9,12 +9,14 @@ import pytest
 from twins import play_twins
 from worlds import History
 
-from fsmv2.supervisor import acting, leaving, steps
+from fsmv2.supervisor import acting, leaving, restarting, steps
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.errors import BugError
 from fsmv2.supervisor.core.fsm import Snapshot, Stay
 from fsmv2.supervisor.core.gate import Conditions, Gate, gate
+from fsmv2.supervisor.core.restarts import RestartBudget
+from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.testing import FaultPlan, Simulation
@@ -91,6 +93,21 @@ def test_a_killed_proc_that_is_used_again_is_found(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(SimLife, "_leave", forgetful)
     assert "I6: proc " in find_it(FaultPlan(dies_after=0.5))
+
+
+def test_more_restarts_than_the_budget_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = restarting.plan
+
+    def generous(past: Any, budget: Any, *args: Any) -> Any:
+        return plan(past, RestartBudget(1_000, budget.window_s), *args)
+
+    monkeypatch.setattr(restarting, "plan", generous)
+    restless = ChildSpec("b", "plain", UserSpec({"ends": "restart"}))
+    parent = UserSpec({"children": (restless,), "budget": (2, 20.0)})
+    history = History(1, FaultPlan())
+    history.children, history.steps, history.length_s = (ChildSpec("a", "plain", parent),), [], 20.0
+    with pytest.raises(BugError, match="I7 broken: root/a had 3 restarts in 20 s, want at most 2"):
+        history.begin().play()
 
 
 def test_a_start_before_its_dependency_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from fsmv2.supervisor.core.fsm import (
     State,
     Stay,
 )
+from fsmv2.supervisor.core.restarts import RESTART_TYPES, STRATEGIES, RestartBudget
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker
@@ -85,7 +86,13 @@ class Plain(Worker):
             raise ValueError("nothing can be derived")
         if config.get("fault") == "bad child":
             return DesiredState("running", config, (ChildSpec("x", "unheard-of"),))
-        return DesiredState(config.get("state", "running"), config, config.get("children", ()))
+        return DesiredState(
+            config.get("state", "running"),
+            config,
+            config.get("children", ()),
+            strategy=config.get("strategy", "one_for_one"),
+            restart_budget=RestartBudget(*config.get("budget", ())),
+        )
 
     def observe(self, desired: DesiredState) -> Action | None:
         if desired.config.get("fault") == "observe":
@@ -290,6 +297,9 @@ class Trees:
             config["ends"] = chance.choice(("restart", "remove"))
         if kind == "line" or (kind == "plain" and chance.random() < 0.2):
             config["children"] = self._children(path, depth + 1, faulty) if depth < 3 else ()
+        if config.get("children"):
+            config["strategy"] = chance.choice(STRATEGIES)
+            config["budget"] = chance.choice(((5, 300.0), (2, 20.0), (3, 5.0)))
         needs = tuple(chance.sample(before, 1)) if before and chance.random() < 0.3 else ()
         return ChildSpec(
             name,
@@ -298,6 +308,7 @@ class Trees:
             state_mapping=chance.choice(MAPPINGS) if depth > 1 else {},
             enabled=chance.random() > 0.1,
             depends_on=needs,
+            restart=chance.choice(RESTART_TYPES) if faulty else "permanent",
             shutdown_timeout_s=chance.choice((1.0, 4.0, 10.0)),
         )
 
@@ -305,6 +316,12 @@ class Trees:
 # --- histories ------------------------------------------------------------------------------
 
 Step = Callable[[Simulation, World], None]
+
+
+def declare(sim: Simulation, tree: tuple[ChildSpec, ...]) -> None:
+    """A reload, where there can be one: a tree that stops takes none."""
+    if sim.engine.stopping is None:
+        sim.reload(tree)
 
 
 class History:
@@ -331,9 +348,9 @@ class History:
         match chance.choice(("reload", "reload", "same", "break", "mend", "upset")):
             case "reload":
                 tree = trees.draw(faulty=True)
-                return "reload", lambda sim, _world: sim.reload(tree)
+                return "reload", lambda sim, _world: declare(sim, tree)
             case "same":
-                return "first tree", lambda sim, _world: sim.reload(self.children)
+                return "first tree", lambda sim, _world: declare(sim, self.children)
             case "break":
                 what = chance.choice(("look", "open", "close"))
                 return f"{what} breaks", lambda _sim, world: world.broken.add(what)
@@ -394,7 +411,7 @@ class Run:
         """The end of all trouble."""
         self.world.broken.clear()
         self.sim.heal()
-        self.sim.reload(self.history.last)
+        declare(self.sim, self.history.last)
 
     def _run_to(self, elapsed_s: float, ticks_max: int | None) -> bool:
         sim = self.sim
