@@ -110,6 +110,15 @@ def _runs(node: Node, name: str) -> bool:
     return name in node.done if child is None else child.phase is Phase.RUNNING
 
 
+def hold_back(node: Node, child: Node) -> None:
+    """Step 4 once more for a child that was free to start: what it depends on may have stopped
+    running in this very tick. To be set free it waits for the next."""
+    if not child.held_by:
+        child.held_by = tuple(other for other in child.spec.depends_on if not _runs(node, other))
+        if child.held_by:
+            child.mark_dirty()
+
+
 def map_states(node: Node, ctx: Context) -> None:
     """Step 4: what this node's desired state means for its children."""
     # A node that leaves tells its children so in step 3.

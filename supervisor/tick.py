@@ -38,4 +38,6 @@ def tick(node: Node, now: Context) -> None:
 def tick_children(node: Node, now: Context) -> None:
     """Step 5: the children, in start order."""
     for child in list(node.children.values()):
+        if node.dirty and child.spec.depends_on:  # a sibling before it has just changed
+            steps.hold_back(node, child)
         tick(child, now)

@@ -46,7 +46,6 @@ class Invariants:
         self._clock = clock
         self._in_flight: dict[str, int] = {}
         self._ended: set[int] = set()
-        self._running: set[str] = set()
         self._stopped: set[str] = set()
         self._idle_stops: dict[str, tuple[float, int]] = {}
         self._stop_by: float | None = None
@@ -176,10 +175,8 @@ class Invariants:
     def _may_start(self, node: Node, parent: Node) -> None:
         for name in node.spec.depends_on:
             other = parent.children.get(name)
-            # What was running when this tick began: dependencies are looked at before it.
-            ran = name in parent.done or f"{parent.path}/{name}" in self._running
-            runs = other is not None and other.phase is Phase.RUNNING
-            want(ran or runs, "I8", f"{node.path} starts before {name} runs")
+            runs = name in parent.done if other is None else other.phase is Phase.RUNNING
+            want(runs, "I8", f"{node.path} starts before {name} runs")
 
     def _may_stop(self, node: Node, parent: Node) -> None:
         for name, other in parent.children.items():
@@ -204,7 +201,6 @@ class Invariants:
         self._attempts_are_owned(owned)
         self._forget_undeclared()
         self._stops_in_time()
-        self._running = {node.path for node in nodes if node.phase is Phase.RUNNING}
         known = {node.path for node in nodes}
         self._by_itself &= known
         self._by_itself |= {node.path for node in nodes if node.ending is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import Bench, Plant, Quiet, SwitchOff, SwitchOn, child, worker_type
+from harness import Bench, Look, Plant, Quiet, SwitchOff, SwitchOn, child, worker_type
 
 from fsmv2.supervisor.core.events import (
     ChildrenRefused,
@@ -72,6 +72,23 @@ def test_a_child_waits_until_what_it_needs_runs() -> None:
     assert bench.tree() == {"pump": "running", "app": "running", "free": "running"}
     ran = [path for path in bench.order_of(StateChanged, phase="running") if path != "root"]
     assert ran == ["free", "pump", "app"]
+
+
+def test_a_child_does_not_start_in_the_tick_in_which_what_it_needs_goes_down() -> None:
+    """Step 4 saw it running, step 5 has just seen that it is not."""
+    bench = Bench(child("app", "quiet", "pump", enabled=False), child("pump", "pump"))
+    Plant(bench)
+    bench.settle()
+    for kind in (Look, SwitchOn):
+        del bench.pool.answers[kind]
+    bench.run(1.5)
+    bench.pool.complete(bench.open_attempt(Look), "off")
+    bench.redeclare(child("app", "quiet", "pump"), child("pump", "pump"))
+    bench.tick()
+    assert bench.tree() == {"pump": "starting", "app": "stopped"}
+    assert bench.node("app").reason == "waiting for pump to run"
+    bench.settle()
+    assert bench.tree() == {"pump": "starting", "app": "stopped"}
 
 
 def test_a_running_child_goes_on_when_what_it_needs_degrades() -> None:
