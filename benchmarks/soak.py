@@ -45,6 +45,8 @@ PATIENCE_S = 90.0  # a result that takes longer is lost
 WARM_KILLS = 60
 WEIGHTS = {signal.SIGKILL: 66, signal.SIGSEGV: 30, signal.SIGSTOP: 4}
 STRUCK_WHILE_STARTING = 0.03  # more would be all the pool ever does
+# How long the same procs must stand idle.
+SETTLED_S = 0.5
 KILLED_AFTER_STOP = 0.75  # the others stay stopped until their deadline
 
 
@@ -175,16 +177,22 @@ class Killer:
 
 
 def settled(pool: ActionPool, procs: int) -> None:
-    """Wait until nothing runs and all procs are there again, as long as it takes within reason."""
+    """Wait until nothing runs and all procs are there again, as long as it takes within reason.
+
+    They must be the same ones for a while: the last strike may not have arrived yet, and a victim
+    that is idle until it dies is no leak.
+    """
     give_up = time.monotonic() + PATIENCE_S
+    seen: set[int] = set()
     while time.monotonic() < give_up:
         statistics = pool.statistics()
-        states = [proc["state"] for proc in statistics["procs"]]
-        if states.count("idle") == len(states) == procs and not statistics["open"]:
+        idle = {proc["pid"] for proc in statistics["procs"] if proc["state"] == "idle"}
+        are_all = len(idle) == len(statistics["procs"]) == procs and not statistics["open"]
+        if are_all and idle == seen:
             break
-        time.sleep(0.02)
+        seen = idle if are_all else set()
+        time.sleep(SETTLED_S if are_all else 0.02)
     gc.collect()
-    time.sleep(0.2)
 
 
 class Soak:

@@ -83,6 +83,12 @@ class Page:
         came back."""
         return self._words[_BEGUN_PLACE]
 
+    def has_begun(self, attempt_id: int, place: int) -> bool:
+        """The root, of a dead proc: whether it had begun that order. Of the last one the number
+        must be there too: killed between the two marks, it had run nothing of it."""
+        last = self._words[_BEGUN_PLACE]
+        return place < last or (place == last and self._words[_BEGUN_ID] == attempt_id)
+
     def begun(self) -> tuple[int, float, float]:
         """The root: the last attempt begun, when, and the proc's CPU seconds at that moment."""
         moments = self._moments

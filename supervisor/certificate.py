@@ -97,13 +97,14 @@ def signs_of(pid: int) -> Signs:
 
 
 def is_exiting(pid: int) -> bool:
-    """Whether the kernel is taking the process apart. Source: proc(5), stat's field "flags", and
-    PF_EXITING of the kernel's sched.h."""
+    """Whether the kernel is taking the process apart, or has and is about to report it. Source:
+    proc(5), stat's fields "flags" and "num_threads", and PF_EXITING of the kernel's sched.h."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             fields = file.read(1024).rpartition(b")")[2].split()
-        # A zombie is done with that; or its other threads live on.
-        return int(fields[6]) & _PF_EXITING != 0 and fields[0] != b"Z"
+        if fields[0] == b"Z":
+            return int(fields[17]) <= 1  # else its main thread has ended and the others live on
+        return int(fields[6]) & _PF_EXITING != 0
     except (OSError, ValueError, IndexError):
         return False
 

@@ -84,18 +84,18 @@ class Endings:
         proc.behind.clear()
         # A proc works in order: what stands before the one begun last was begun too, and its
         # answer is late, or was lost with the channel.
-        begun_place = proc.page.begun_place()
         cost: int | None = None
         again = []
         for attempt in order:
+            has_begun = proc.page.has_begun(attempt.id, attempt.place)
             late = proc.late_answers.get(attempt.id)
             if late is not None and proc.cause != "stop":
                 result = pool.answers.result_of(proc, attempt, late)
                 self.survived(attempt, result)
-            elif attempt.place <= begun_place or not self._may_begin_again(attempt):
+            elif has_begun or not self._may_begin_again(attempt):
                 result = self._death_of(proc, attempt, code, cpu_s, now)
                 self._died(attempt, result)
-                if cost is None or attempt.place <= begun_place:
+                if cost is None or has_begun:
                     cost = attempt.id
             else:
                 attempt.unbegun += 1

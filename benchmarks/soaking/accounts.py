@@ -40,6 +40,7 @@ class Accounts:
         self._attempts = bytearray(1)
         self.statuses: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
+        self._details: Counter[str] = Counter()
         # Tokens of those that ended otherwise. Arrays: thousands of them are a few KiB.
         self._ends = {"crashed": array.array("I"), "timed_out": array.array("I")}
         self.faults: list[str] = []
@@ -77,6 +78,8 @@ class Accounts:
                     self._fault(f"action {token}: a value that is not its own")
                 return True
             self.verdicts[result.verdict] += 1
+            if result.certificate is not None and result.verdict not in CAUSES:
+                self._details[result.certificate.detail or "no detail"] += 1
             if result.status in self._ends:
                 self._ends[result.status].append(token)
                 if result.certificate is None or result.certificate.started_at is None:
@@ -104,7 +107,8 @@ class Accounts:
             for verdict, count in self.verdicts.items():
                 most = sum(strikes.get(number, 0) for number in CAUSES.get(verdict, ()))
                 if count > most:
-                    self._fault(f"{count} actions {verdict}, of {most} strikes that cause it")
+                    said = f": {dict(self._details)}" if verdict not in CAUSES else ""
+                    self._fault(f"{count} actions {verdict}, of {most} strikes that cause it{said}")
             untold = self._told.count(0) - 1
             if untold > missing:
                 self._fault(f"{untold} actions called nobody back, {missing} have no result")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsmv2.ipc.page import Page, create_page
+from fsmv2.ipc.page import _BEGUN_PLACE, Page, create_page
 
 
 @pytest.fixture
@@ -128,3 +128,19 @@ def test_a_page_is_closed_once_and_may_be_closed_again() -> None:
     page.close()
     page.close()
     os.close(fd)
+
+
+def test_an_order_whose_number_was_not_marked_any_more_has_not_begun(
+    pages: tuple[Page, Page],
+) -> None:
+    """A kill between the two marks of a beginning: nothing of it has run."""
+    root, proc = pages
+    proc.begin(7, 1.5, 0.5, 3)
+    assert root.has_begun(6, 2)
+    assert root.has_begun(7, 3)
+    assert not root.has_begun(8, 4)
+    proc._words[_BEGUN_PLACE] = 4
+    assert root.has_begun(7, 3)
+    assert not root.has_begun(8, 4)
+    proc.begin(8, 2.5, 0.5, 4)
+    assert root.has_begun(8, 4)

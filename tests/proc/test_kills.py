@@ -43,6 +43,9 @@ SHAPES = {
 FROM_OUTSIDE = ("all signals blocked", "stopped")
 
 
+UNANSWERED_MAX = 5
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Driven]:
     with driven(preload=("deadly_actions",)) as made:
@@ -59,12 +62,14 @@ def test_every_shape_of_hang_is_killed_with_the_guilty_function_named(
     shared: Driven, shape: str
 ) -> None:
     action, verdicts, guilty = SHAPES[shape]
-    shared.wait_ready()
-
-    result = certified(shared.run(action))
-
-    certificate = result.certificate
-    assert certificate is not None
+    for _ in range(UNANSWERED_MAX):
+        shared.wait_ready()
+        result = certified(shared.run(action))
+        certificate = result.certificate
+        assert certificate is not None
+        # A busy machine may keep a victim from answering within the budget; not each time.
+        if shape in FROM_OUTSIDE or "it did not answer" not in (certificate.stack or ""):
+            break
     assert result.status == "timed_out"
     # Without a free core nobody can tell that it hangs in C: it had no CPU to show itself.
     assert certificate.verdict in verdicts | {"timed_out"}
