@@ -324,10 +324,13 @@ class Nursery:
         if failed_start:
             self._fail_start(time.monotonic(), LOST if by_others else DIE, by_others)
         self.orphans.bury(proc.pid, proc.below)
-        proc.descendants_killed += self.sweep()
-        # What escaped the kill in the moment of a fork, or came back into the group.
+        # What escaped the kill in the moment of a fork, or came back into the group; of a proc that
+        # died by itself, all that it started. Only the group may know them for ours, so the sweeps
+        # are told: killed without a sweep to follow, they would stay zombies.
         if not proc.group.is_empty():
+            self.orphans.bury(0, proc.group.pids())
             proc.group.kill_or_signal()
+        proc.descendants_killed += self.sweep()
         self._forget(proc)
 
     def _forget(self, proc: ProcHandle) -> None:

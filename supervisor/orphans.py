@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from fsmv2.ipc.linux import children_of, is_alive, orphan_of
+from fsmv2.ipc.linux import children_of, orphan_of, place_of
 
 SWEEP_AGAIN_S = 0.05
 # A look costs some 20 to 100 µs; a proc may have left ten thousand of them.
@@ -53,7 +53,7 @@ class Orphans:
         children = {pid: None for pid in children_of(os.getpid()) if pid not in known}
         # Killed with their proc: once dead they are ours to reap, unless their own parent lives.
         elsewhere = [pid for pid in self._doomed if pid not in children]
-        self._doomed.difference_update(pid for pid in elsewhere[:LOOKS_MAX] if not is_alive(pid))
+        self._doomed.difference_update(pid for pid in elsewhere[:LOOKS_MAX] if self._is_over(pid))
         theirs = living | set(self._buried)
         for pid in self._next_of(children):
             if pid in self._buried:
@@ -78,6 +78,12 @@ class Orphans:
         elif self._doomed:
             self.sweep_at = time.monotonic() + SWEEP_AGAIN_S
         return killed
+
+    def _is_over(self, pid: int) -> bool:
+        """Whether a doomed one that is no child of ours needs nobody: it is gone, or dead with a
+        parent that lives on. One that dies itself leaves it to us in a moment."""
+        place = place_of(pid)
+        return place is None or (place.state == "Z" and place.parent_pid not in self._doomed)
 
     def _next_of(self, children: dict[int, None]) -> list[int]:
         """Whom this sweep looks at: first those the last one had not come to. If that is all it

@@ -12,8 +12,9 @@ from pathlib import Path
 import pool_actions as acts
 import pytest
 
-from fsmv2.ipc.linux import children_of, is_alive
+from fsmv2.ipc.linux import children_of, is_alive, place_of
 from fsmv2.supervisor import Action, ActionPool, Secret
+from fsmv2.supervisor.cgroups import ProcGroups
 from fsmv2.supervisor.core.errors import SpecError
 
 pytestmark = pytest.mark.proc
@@ -391,6 +392,24 @@ def test_nothing_is_left_after_many_kills_and_a_close(shared: ActionPool) -> Non
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # the tracker of the start package
     left = set(children_of(os.getpid())) - others
     assert [pid for pid in left if b"resource_tracker" not in _command(pid)] == []
+
+
+def test_what_a_proc_killed_from_outside_had_started_is_killed_and_reaped(
+    shared: ActionPool, tmp_path: Path
+) -> None:
+    """Only the kernel's group knows the child for ours; no later death of a proc helps."""
+    opened = ProcGroups.open("test")
+    can_kill, why_not = opened.can_kill, opened.why_not
+    opened.close()
+    if not can_kill:
+        pytest.skip(f"no kernel groups here: {why_not}")
+    pids = tmp_path / "pids"
+    handle = shared.submit(acts.ForkAway(str(pids)))
+    until(pids.exists, "it has a child")
+    proc, child = map(int, pids.read_text().split())
+    os.kill(proc, signal.SIGKILL)
+    assert handle.result().verdict == "killed_from_outside"
+    until(lambda: place_of(child) is None, "the child is gone, no zombie either")
 
 
 def _procs(pool: ActionPool, state: str) -> list[dict]:  # type: ignore[type-arg]

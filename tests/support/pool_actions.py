@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from fsmv2.supervisor import Action, ActionContext, Secret
 
@@ -252,6 +253,23 @@ class ForkAndReturn(Action, frozen=True):
         if pid:
             os.waitpid(pid, 0)
         return pid
+
+
+class ForkAway(Action, frozen=True):
+    """Has a child of the same program, in a session of its own, and sleeps; the file ``path`` says
+    both pids."""
+
+    path: str
+
+    def execute(self, ctx: ActionContext) -> None:
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            time.sleep(1000)
+            os._exit(0)
+        Path(self.path + ".part").write_text(f"{os.getpid()} {child}")
+        os.rename(self.path + ".part", self.path)
+        time.sleep(1000)
 
 
 class UseScratch(Action, frozen=True):
