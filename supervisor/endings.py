@@ -92,6 +92,8 @@ class Endings:
             if late is not None and proc.cause != "stop":
                 result = pool.answers.result_of(proc, attempt, late)
                 self.survived(attempt, result)
+            elif not has_begun and attempt.unbegun + 1 >= UNBEGUN_MAX:
+                result = self._never_began(attempt, proc, code)
             elif has_begun or not self._may_begin_again(attempt):
                 result = self._death_of(proc, attempt, code, cpu_s, now)
                 self._died(attempt, result)
@@ -107,8 +109,13 @@ class Endings:
         return cost
 
     def _may_begin_again(self, attempt: Attempt) -> bool:
-        closing = self._pool.closing
-        return attempt.unbegun < UNBEGUN_MAX and not closing and attempt.cancel_cause is None
+        return not self._pool.closing and attempt.cancel_cause is None
+
+    def _never_began(self, attempt: Attempt, proc: ProcHandle, code: int | None) -> ActionResult:
+        """Nothing of it has run, so it is not to blame, and whoever asked for it may ask again."""
+        verdict = proc.cause or death_verdict(code)
+        text = f"{UNBEGUN_MAX} procs died before they began it, the last: {verdict}"
+        return self._pool.intake.refusal(attempt.id, attempt.name, "NeverBegan", text)
 
     def _death_of(
         self, proc: ProcHandle, attempt: Attempt, code: int | None, cpu_s: float, now: float

@@ -172,7 +172,7 @@ def take(node: Node, ctx: Context, result: ActionResult, begun: float) -> None:
         _next_at(node, ctx, ctx.now)
     elif result.status == "cancelled":
         _next_at(node, ctx, ctx.now + node.thresholds.interval_s)
-    elif result.error is not None and result.error.type == "QueueFull":
+    elif result.error is not None and result.error.type in ("QueueFull", "NeverBegan"):
         # Nothing was tried; those that were refused together must not come back together.
         _next_at(node, ctx, ctx.now + _spread(node, ctx, FIRST_SPREAD))
     else:

@@ -28,6 +28,8 @@ CAUSES = {
     "timed_out": (signal.SIGSTOP,),
 }
 FAULTS_MAX = 20
+# So many procs must die before they begin an action for the pool to give it up.
+UNBEGUN_MAX = 20
 
 
 class Accounts:
@@ -41,6 +43,7 @@ class Accounts:
         self.statuses: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
         self._details: Counter[str] = Counter()
+        self._never_began = 0
         # Tokens of those that ended otherwise. Arrays: thousands of them are a few KiB.
         self._ends = {"crashed": array.array("I"), "timed_out": array.array("I")}
         self.faults: list[str] = []
@@ -77,13 +80,16 @@ class Accounts:
                 if result.value != expected:
                     self._fault(f"action {token}: a value that is not its own")
                 return True
-            self.verdicts[result.verdict] += 1
+            if result.status != "refused":
+                self.verdicts[result.verdict] += 1
             if result.certificate is not None and result.verdict not in CAUSES:
                 self._details[result.certificate.detail or "no detail"] += 1
             if result.status in self._ends:
                 self._ends[result.status].append(token)
                 if result.certificate is None or result.certificate.started_at is None:
                     self._fault(f"action {token}: {result.status}, but it had not begun")
+            elif result.error is not None and result.error.type == "NeverBegan":
+                self._never_began += 1
             else:
                 self._fault(f"action {token}: {result.status}: {result.error}")
             return False
@@ -104,6 +110,9 @@ class Accounts:
                 if self.statuses[status] > most:
                     what = " and ".join(f"{number.name}s" for number in numbers)
                     self._fault(f"{self.statuses[status]} actions {status}, but {most} {what}")
+            struck = sum(strikes.values())
+            if self._never_began * UNBEGUN_MAX > struck:
+                self._fault(f"{self._never_began} actions never began, of {struck} strikes")
             for verdict, count in self.verdicts.items():
                 most = sum(strikes.get(number, 0) for number in CAUSES.get(verdict, ()))
                 if count > most:

@@ -257,11 +257,14 @@ class SimLife:
     def _dies_unbegun(self, proc: SimProc, attempt: SimAttempt) -> None:
         if not self._is_at(proc, attempt):
             return
-        if attempt.begins >= UNBEGUN_MAX:
-            self._dies(proc, attempt, "killed_from_outside")
-            return
         proc.attempt = attempt.proc = None
         self._dies(proc, None, "killed_from_outside")
+        if attempt.begins >= UNBEGUN_MAX:
+            why = f"{UNBEGUN_MAX} procs died before they began it, the last: killed_from_outside"
+            error = ActionError("NeverBegan", why)
+            now, wall = self.clock.now, self.clock.wall
+            self._settle(attempt, attempt.result("refused", now, wall, error=error))
+            return
         attempt.lane.ended(attempt.key)
         attempt.lane.queue.put_back(attempt, attempt.key, attempt.urgent)
         self.dispatch(attempt.lane)

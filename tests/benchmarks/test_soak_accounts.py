@@ -6,10 +6,10 @@ import signal
 from typing import Any
 
 from soaking import leaks
-from soaking.accounts import FAULTS_MAX, Accounts, order_faults
+from soaking.accounts import FAULTS_MAX, UNBEGUN_MAX, Accounts, order_faults
 
 from fsmv2.supervisor import ActionResult
-from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.core.action import ActionError, DeathCertificate
 
 ATTEMPTS = iter(range(1, 10_000))
 CERTIFICATE = DeathCertificate(verdict="killed_from_outside", started_at=1.0)
@@ -55,6 +55,18 @@ def test_an_action_blamed_for_a_death_before_it_had_begun_is_a_fault() -> None:
     accounts.settle(token, result("crashed", certificate=never), 7)
 
     assert accounts.check({signal.SIGKILL: 1}) == ["action 1: crashed, but it had not begun"]
+
+
+def test_an_action_that_never_began_needs_as_many_strikes_as_the_pool_gives_it_procs() -> None:
+    accounts = Accounts()
+    token = accounts.open()
+    accounts.told(token)
+    error = ActionError("NeverBegan", f"{UNBEGUN_MAX} procs died before they began it")
+    accounts.settle(token, result("refused", error=error), 7)
+
+    assert accounts.check({signal.SIGKILL: UNBEGUN_MAX}) == []
+    strikes = UNBEGUN_MAX - 1
+    assert accounts.check({signal.SIGKILL: strikes}) == ["1 actions never began, of 19 strikes"]
 
 
 def test_an_action_without_a_result_is_a_fault() -> None:

@@ -20,9 +20,11 @@ from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameBuffer, pack_frame
 from fsmv2.ipc.messages import Done, FromProc, Order, Run, Skipped, ToProc
 from fsmv2.supervisor import Action, ActionContext, Limits
+from fsmv2.supervisor.attempts import UNBEGUN_MAX
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.events import Event, ProcEnded
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
+from fsmv2.supervisor.core.quarantine import CLEAN
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.pooloptions import PoolOptions
 from fsmv2.supervisor.procs import ProcHandle
@@ -468,3 +470,27 @@ def test_a_place_left_free_by_a_cancelled_attempt_is_given_to_one_that_was_held_
     world.finish()
     assert world.results[ids[1]].succeeded
     assert world.results[busy].succeeded
+
+
+def test_an_attempt_that_no_proc_lives_to_begin_is_refused_and_not_blamed() -> None:
+    """Nothing of it has run: it is no crash of its type's, and safe to ask for again."""
+    world = World(1, 1)
+    try:
+        never = world.submit(Long(), key="valve")
+        following = world.submit(Long(), key="valve")
+        for deaths in range(UNBEGUN_MAX):
+            assert never not in world.results, f"after {deaths} deaths"
+            world.kill(world.procs[-1])
+            world.add()
+        result = world.results[never]
+        assert result.status == "refused"
+        assert str(result.error) == (
+            "NeverBegan: 20 procs died before they began it, the last: killed_from_outside"
+        )
+        kind = world.pool.kinds[Long]
+        assert kind.record is CLEAN
+        world.finish()
+        assert world.results[following].status == "succeeded"
+        assert (world.runs[never], kind.running) == (0, 0)
+    finally:
+        world.close()

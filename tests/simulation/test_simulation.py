@@ -12,6 +12,7 @@ import pytest
 from worlds import Look, Open, Valve, World
 
 import fsmv2.supervisor.testing
+from fsmv2.supervisor.attempts import UNBEGUN_MAX
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import Action
 from fsmv2.supervisor.core.errors import SpecError
@@ -199,6 +200,18 @@ def test_a_fault_at_a_given_moment_meets_the_next_attempt(fault: str) -> None:
     sim.pool.ordered_faults.append(fault)
     sim.until(sim.is_settled, 30.0)
     assert [verdict for _, verdict in ends(sim)] == VERDICTS[fault]
+
+
+def test_an_action_that_no_proc_lives_to_begin_is_offered_again() -> None:
+    """It was refused, not failed: no wait grows, no row of deaths begins."""
+    sim, _ = simulate()
+    sim.until(lambda: any(isinstance(each, events.StateChanged) and each.path == "root/v"
+                          for each in sim.events), 5.0)  # fmt: skip
+    sim.pool.ordered_faults += ["dies_before"] * UNBEGUN_MAX
+    sim.until(sim.is_settled, 30.0)
+    [refused] = [each for each in sim.events if isinstance(each, events.ActionRefused)]
+    assert refused.reason.startswith("NeverBegan: 20 procs died before they began it")
+    assert [verdict for _, verdict in ends(sim)] == ["succeeded"]
 
 
 def test_results_that_come_again_reach_nobody() -> None:
