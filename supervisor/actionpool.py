@@ -135,7 +135,7 @@ class ActionPool:
         """`submit` and wait for the result. Ctrl-C ends the wait and has the action cancelled."""
         handle = Handle(self._driver)
         with Shelter() as shelter:
-            self._driver.submit(handle, action, key, timeout_s)
+            self._driver.give(handle, action, key, timeout_s)
             try:
                 self._driver.wait_for(handle, None, shelter)
             except BaseException:

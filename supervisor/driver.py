@@ -11,9 +11,10 @@ proc itself, polls for the answer itself and takes it. Who follows (another thre
 sleeps on its *seat*, a lock that is released when its result or the lead is there.
 
 The background thread waits on the same descriptor as the leader, without the lead: it takes
-that for the moment of a step, and only if no caller has led meanwhile. Else it naps, so that a
-thousand calls of `run` in a row wake it once a millisecond; while one caller leads on and on,
-it rests until it is rung.
+that for the moment of a step, and only if no caller has led meanwhile. Else it naps; while one
+caller leads on and on, it rests until it is rung. Each time it wakes, it takes the interpreter from
+a caller that calls `run` again and again, so it naps for longer while nothing but such calls is
+open, and is rung when there is more (measured: a nap of 1 ms costs them 13 %).
 
 "Write mine, then read theirs" on both sides makes sure that one sees the other: the leader gives
 up the lead, then looks for followers; a follower takes its seat, then looks for a leader.
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
 
 NAP_S = 0.001
+LONG_NAP_S = 0.01
+# So many callers that lead in a nap are a row of calls.
+ROW_OF_TERMS = 4
 WAIT_S_MAX = 3600.0
 NEVER = float("inf")
 SOON = 0.0
@@ -61,6 +65,7 @@ class Driver(Deliveries):
         self._thread_looks_at = SOON
         self._thread: threading.Thread | None = None
         self._thread_rests = False
+        self._thread_naps = False  # for longer, it may be
         self._kick = Kick()
 
     def _make_locks(self) -> None:
@@ -100,11 +105,19 @@ class Driver(Deliveries):
             return False
         if not self._kick.is_given:
             self._kick.give()
+        if self._thread_naps:
+            wake(self._alarm)
         # Another thread may have changed it meanwhile.
         return self._why_not is None or not self._letterbox.take_back(handle)  # type: ignore[unreachable]
 
     def submit(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> None:
         """Give ``action`` to the pool; ``handle`` gets its result. Inside a `Shelter`."""
+        self.give(handle, action, key, timeout_s)
+        if self._thread_naps:
+            wake(self._alarm)
+
+    def give(self, handle: Handle, action: Action, key: str, timeout_s: float | None) -> None:
+        """`submit` for who will `wait_for` it in any case."""
         if self._why_not is None:
             with self._lock:
                 settled = self._submit(handle, action, key, timeout_s)
@@ -224,7 +237,7 @@ class Driver(Deliveries):
             return
         if self._followers:
             self._wake_a_follower()
-        if self._thread_rests:
+        if self._thread_rests or (self._thread_naps and self._open):
             wake(self._alarm)
         elif self._looks_at < self._thread_looks_at:
             with self._lock:
@@ -259,8 +272,14 @@ class Driver(Deliveries):
         terms = self._terms
         self._thread_rests = terms == seen
         stays = self._thread_rests and self._leads > 0
-        self._alarm.acquire(timeout=-1 if stays else NAP_S)
-        self._thread_rests = False
+        nap_s = NAP_S
+        if terms - seen >= ROW_OF_TERMS:
+            self._thread_naps = True
+            # What the leader itself waits for is no reason to look.
+            if len(self._open) <= min(self._leads, 1) and not self._letterbox.left:
+                nap_s = LONG_NAP_S
+        self._alarm.acquire(timeout=-1 if stays else nap_s)
+        self._thread_rests = self._thread_naps = False
         return terms
 
     # --- the pool, under the lock -------------------------------------------------------------
@@ -305,6 +324,8 @@ class Driver(Deliveries):
         if moment is not None and moment < self._looks_at:
             self._looks_at = moment
             self._kick.give()
+        if self._thread_naps:
+            wake(self._alarm)
 
     # --- trouble and the end ------------------------------------------------------------------
 

@@ -254,6 +254,36 @@ def test_a_moment_that_comes_up_while_a_caller_leads_is_not_missed_when_it_leave
     handle.kill()
 
 
+def _has_thread_nap(pool: ActionPool) -> bool:
+    for _ in range(100):
+        pool.run(acts.Echo(1))
+    time.sleep(0.02)  # a short nap would be over
+    return pool._driver._thread_naps
+
+
+def _is_killed(handle: Handle) -> bool:
+    return handle.done() and handle.result().status == "timed_out"
+
+
+def test_after_a_row_of_calls_the_long_nap_ends_when_something_is_submitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "LONG_NAP_S", 3600.0)
+    with ActionPool(procs=2) as pool:
+        until(lambda: _has_thread_nap(pool), "the background thread naps")
+        handle = pool.submit(acts.Spin(), timeout_s=0.05)
+        until(lambda: _is_killed(handle), "it is killed, though nobody waits for it")
+        until(lambda: _has_thread_nap(pool), "it naps again")
+        with pytest.raises(TimeoutError):
+            pool.submit(acts.Sleep(0.1)).result(0.01)
+        left = pool.open_handles()
+        until(lambda: all(each.done() for each in left), "it is done, though its waiter left")
+        until(lambda: _has_thread_nap(pool), "it naps again")
+        handle = pool.submit(acts.Sleep(60))
+        assert handle.kill()
+        until(handle.done, "it is killed")
+
+
 def test_every_thread_gets_its_own_results(shared: ActionPool) -> None:
     def ask(thread: int) -> list[Any]:
         return [shared.run(acts.Echo(thread * 1000 + n)).value for n in range(60)]
