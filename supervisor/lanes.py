@@ -132,16 +132,17 @@ class Dispatcher:
         proc.state = ProcState.BUSY  # the table's row (idle, action_given)
         run = self._run_of(proc, (attempt,))
         pool, kind = self._pool, attempt.kind
-        if now + attempt.timeout_s < proc.deadline_at or kind.heartbeat_s < NEVER:
-            pool.deadlines.watch(proc, attempt, now)
         guard = pool.guard
-        if not guard.is_awake:
-            guard.be_awake()
         if kind.is_guarded or proc.processes_max is not None:
             guard.watch()
             if proc.processes_max != kind.limits.processes:
                 guard.limit_processes(proc, kind.limits.processes)
         self._send(proc, pack_frame(encode(run)))
+        # The rest while the proc is at it already.
+        if now + attempt.timeout_s < proc.deadline_at or kind.heartbeat_s < NEVER:
+            pool.deadlines.watch(proc, attempt, now)
+        if not guard.is_awake:
+            guard.be_awake()
 
     def _run_of(self, proc: ProcHandle, attempts: Sequence[Attempt]) -> Run:
         """Note that ``attempts`` go to ``proc``; what to send it."""

@@ -32,7 +32,7 @@ class Poller:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
-        # How many descriptors were ready at the last look.
+        # How many descriptors were ready at once, while their handlers are called; 0 otherwise.
         self.batch = 0
         self._waiting = BusyWait()
 
@@ -89,10 +89,12 @@ class Poller:
 
     def handle(self, ready: list[tuple[int, int]]) -> None:
         """Call the handlers of a batch that `collect` gave, before anything else is unwatched."""
+        self.batch = len(ready)
         for fd, mask in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(mask)
+        self.batch = 0
 
     def close(self) -> None:
         """Close the epoll descriptor; the watched ones stay their owners'."""

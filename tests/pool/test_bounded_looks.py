@@ -215,12 +215,11 @@ def test_the_dead_are_not_all_looked_for_at_once(monkeypatch: pytest.MonkeyPatch
     """Those that were killed with their proc and have not come to us."""
     looked: list[int] = []
 
-    def is_alive(pid: int) -> bool:
+    def place_of(pid: int) -> None:
         looked.append(pid)
-        return False
 
     monkeypatch.setattr(orphans, "children_of", lambda _pid: [])
-    monkeypatch.setattr(orphans, "is_alive", is_alive)
+    monkeypatch.setattr(orphans, "place_of", place_of)
     sweeper = Orphans("fsmv2.test.")
     sweeper.bury(0, range(1, 1_001))
     sweeper.sweep(set(), set())
