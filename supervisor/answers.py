@@ -62,10 +62,10 @@ class Answers:
         read, the rest shows as readable again; of a dead one all that its pipe may hold."""
         channel = proc.channel
         frames = channel.receive_frames(reads_max)
-        # What was printed by what is answered here has been written by now. A single answer that
-        # was all there was for the poller had nothing printed before it: that saves a system call.
-        is_alone = self._pool.poller.batch == 1 and reads_max == READS_AT_ONCE and len(frames) == 1
-        if not is_alone and proc.has_output():
+        # What was printed by what is answered here has been written by now. Before a single answer
+        # that the poller has just seen, it would have seen that too: this saves a system call.
+        is_told = self._pool.poller.saw_alone(channel.read_fd, proc.output_fd)
+        if not (is_told and len(frames) == 1) and proc.has_output():
             self._hear_output(proc)
         has_room = False
         begun = 0

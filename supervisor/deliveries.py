@@ -9,17 +9,23 @@ those who are told may take any lock of theirs.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from os import sched_yield as offer_cpu
+from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import ActionError, ActionResult
 from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.handles import Callbacks, Handle
 
+if TYPE_CHECKING:
+    from fsmv2.supervisor.shelter import Shelter
+
+FOLLOW_S_MAX = 3600.0
 Settled = list[tuple[Handle, ActionResult]]
 NOTHING: Settled = []
 CLOSED = ("PoolClosed", "cannot run an action: the pool is closed")
@@ -34,6 +40,8 @@ class Deliveries:
         self.state_lock = threading.RLock()  # the last to be taken: nothing is locked under it
         self._open: dict[int, Handle] = {}
         self._settled: Settled = []
+        self._leads = 0  # callers that lead: one, and its signal handlers
+        self._closing = False
         self._followers: dict[Any, Handle] = {}  # by seat, see `driver`; under state_lock
         # Kind and text of all refusals from now on.
         self._why_not: tuple[str, str] | None = NOT_STARTED
@@ -135,6 +143,31 @@ class Deliveries:
     def _stand_up(self, seat: Any) -> None:
         with self.state_lock:
             self._followers.pop(seat, None)
+
+    def _follow(self, handle: Handle, end: float, shelter: Shelter) -> None:
+        """Wait until woken: by a result or because the lead is free."""
+        seat = threading.Lock()
+        seat.acquire()
+        try:
+            self._sit(seat, handle)
+            if handle.done():
+                return
+            if not (self._leads or self._closing):
+                # The driver's own thread is in the middle of a step, for which it needs the
+                # interpreter: it would wait for us to be interrupted, 5 ms at each system call.
+                offer_cpu()
+                return
+            wait_s = (
+                -1.0 if math.isinf(end) else min(max(0.0, end - time.monotonic()), FOLLOW_S_MAX)
+            )
+            shelter.wait(seat.acquire, True, wait_s)
+        finally:
+            self._stand_up(seat)
+            self._pass_on()  # we may have been the one that was woken to lead
+
+    def _pass_on(self) -> None:
+        """The driver's: see there."""
+        raise NotImplementedError
 
     def _wake_a_follower(self) -> None:
         with self.state_lock:

@@ -4,17 +4,15 @@ Knows: the lock, who leads, who follows, the background thread.
 Does not know: what an action is.
 Invariants: the pool is touched under the lock only; nobody waits while holding it; at most one
 caller leads, and whoever leads wakes a follower when it leaves, or sees to it that the
-background thread looks within `NAP_S`; deadlines are kept whoever leads.
+background thread looks soon (see `naps`); deadlines are kept whoever leads.
 
 A round trip costs no thread switch this way: the thread that calls `run` gives the action to a
 proc itself, polls for the answer itself and takes it. Who follows (another thread leads already)
 sleeps on its *seat*, a lock that is released when its result or the lead is there.
 
 The background thread waits on the same descriptor as the leader, without the lead: it takes
-that for the moment of a step, and only if no caller has led meanwhile. Else it naps; while one
-caller leads on and on, it rests until it is rung. Each time it wakes, it takes the interpreter from
-a caller that calls `run` again and again, so it naps for longer while nothing but such calls is
-open, and is rung when there is more (measured: a nap of 1 ms costs them 13 %).
+that for the moment of a step, and only if no caller has led meanwhile. Else it naps (see `naps`);
+while one caller leads on and on, it rests until it is rung.
 
 "Write mine, then read theirs" on both sides makes sure that one sees the other: the leader gives
 up the lead, then looks for followers; a follower takes its seat, then looks for a leader.
@@ -24,6 +22,7 @@ from __future__ import annotations
 
 import threading
 import time
+from os import sched_yield as offer_cpu
 from typing import TYPE_CHECKING, Any
 
 from fsmv2.supervisor.core.action import Action, action_name
@@ -33,15 +32,15 @@ from fsmv2.supervisor.deliveries import NOTHING, Deliveries, Settled, broke_in, 
 from fsmv2.supervisor.handles import PENDING, Handle
 from fsmv2.supervisor.kick import Kick
 from fsmv2.supervisor.letterbox import Letterbox
+from fsmv2.supervisor.naps import ROW_OF_TERMS, how_long
 from fsmv2.supervisor.shelter import Shelter
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.pool import Pool
 
-NAP_S = 0.001
-LONG_NAP_S = 0.01
-# So many callers that lead in a nap are a row of calls.
-ROW_OF_TERMS = 4
+# After so many actions left in a row, whoever drives gets the interpreter once: the procs would
+# stand idle for the 5 ms that it waits for it otherwise.
+TURN_OF = 32
 WAIT_S_MAX = 3600.0
 NEVER = float("inf")
 SOON = 0.0
@@ -57,15 +56,13 @@ class Driver(Deliveries):
         self.is_closed = False
         self._make_locks()
         self._inside = False
-        self._leads = 0  # callers that lead: one, and its signal handlers
         self._terms = 0  # how many led before
-        self._closing = False
         # Up to when whoever drives may wait; and up to when the background thread does.
         self._looks_at = NEVER
         self._thread_looks_at = SOON
         self._thread: threading.Thread | None = None
         self._thread_rests = False
-        self._thread_naps = False  # for longer, it may be
+        self._thread_naps = False  # for long
         self._kick = Kick()
 
     def _make_locks(self) -> None:
@@ -105,6 +102,8 @@ class Driver(Deliveries):
             return False
         if not self._kick.is_given:
             self._kick.give()
+        elif not len(self._letterbox.left) % TURN_OF:
+            offer_cpu()
         if self._thread_naps:
             wake(self._alarm)
         # Another thread may have changed it meanwhile.
@@ -217,20 +216,6 @@ class Driver(Deliveries):
             if end != NEVER and _monotonic() >= end:
                 return
 
-    def _follow(self, handle: Handle, end: float, shelter: Shelter) -> None:
-        """Wait until woken: by a result or because the lead is free."""
-        seat = threading.Lock()
-        seat.acquire()
-        try:
-            self._sit(seat, handle)
-            if handle.done() or not (self._leads or self._closing):
-                return
-            wait_s = -1.0 if end == NEVER else min(max(0.0, end - _monotonic()), WAIT_S_MAX)
-            shelter.wait(seat.acquire, True, wait_s)
-        finally:
-            self._stand_up(seat)
-            self._pass_on()  # we may have been the one that was woken to lead
-
     def _pass_on(self) -> None:
         """Nobody may lead now: wake one that can, or make sure that the thread looks in time."""
         if self._leads:
@@ -272,12 +257,12 @@ class Driver(Deliveries):
         terms = self._terms
         self._thread_rests = terms == seen
         stays = self._thread_rests and self._leads > 0
-        nap_s = NAP_S
-        if terms - seen >= ROW_OF_TERMS:
-            self._thread_naps = True
-            # What the leader itself waits for is no reason to look.
-            if len(self._open) <= min(self._leads, 1) and not self._letterbox.left:
-                nap_s = LONG_NAP_S
+        is_row = terms - seen >= ROW_OF_TERMS
+        self._thread_naps = is_row  # first this, then the look: who submits does it the other way
+        # What the leader itself waits for is no reason to look.
+        has_more = len(self._open) > min(self._leads, 1) or bool(self._letterbox.left)
+        self._thread_naps = is_row and not has_more
+        nap_s = how_long(is_row, has_more)
         self._alarm.acquire(timeout=-1 if stays else nap_s)
         self._thread_rests = self._thread_naps = False
         return terms

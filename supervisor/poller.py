@@ -32,8 +32,8 @@ class Poller:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
-        # How many descriptors were ready at once, while their handlers are called; 0 otherwise.
-        self.batch = 0
+        # What was ready at once, while the handlers are called; empty otherwise.
+        self.batch: dict[int, int] = {}
         self._waiting = BusyWait()
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ class Poller:
 
     def collect_soon(self, timeout_s: float, may_look: bool) -> list[tuple[int, int]]:
         """`collect` for who expects the first event at once: see `BusyWait`."""
-        if timeout_s < BUSY_WAIT_S:
+        if not may_look or timeout_s < BUSY_WAIT_S:
             return self.collect(timeout_s)
         return self._waiting.wait(self._look, partial(self.collect, timeout_s), may_look)
 
@@ -89,12 +89,18 @@ class Poller:
 
     def handle(self, ready: list[tuple[int, int]]) -> None:
         """Call the handlers of a batch that `collect` gave, before anything else is unwatched."""
-        self.batch = len(ready)
+        self.batch = dict(ready)
         for fd, mask in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(mask)
-        self.batch = 0
+        self.batch.clear()
+
+    def saw_alone(self, fd: int, other: int) -> bool:
+        """Whether the batch under way has ``fd``, and certainly not ``other``. Said once of a
+        batch: what is read of ``fd`` after that may be newer."""
+        batch = self.batch
+        return batch.pop(fd, 0) != 0 and other not in batch and len(batch) < EVENTS_MAX - 1
 
     def close(self) -> None:
         """Close the epoll descriptor; the watched ones stay their owners'."""

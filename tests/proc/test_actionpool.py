@@ -17,7 +17,7 @@ from typing import Any
 import pool_actions as acts
 import pytest
 
-from fsmv2.supervisor import ActionPool, ActionResult, driver, guard, handles
+from fsmv2.supervisor import ActionPool, ActionResult, driver, guard, handles, naps
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.handles import Handle
 
@@ -215,7 +215,7 @@ def test_a_deadline_is_kept_though_nobody_waits(shared: ActionPool) -> None:
 
 def test_a_follower_leads_when_the_leader_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The background thread, which would notice a little later, sleeps on here."""
-    monkeypatch.setattr(driver, "NAP_S", 3600.0)
+    monkeypatch.setattr(naps, "NAP_S", 3600.0)
     with ActionPool(procs=1) as pool:
         for _ in range(3):
             assert pool.run(acts.Echo(1)).value == 1
@@ -268,7 +268,7 @@ def _is_killed(handle: Handle) -> bool:
 def test_after_a_row_of_calls_the_long_nap_ends_when_something_is_submitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driver, "LONG_NAP_S", 3600.0)
+    monkeypatch.setattr(naps, "LONG_NAP_S", 3600.0)
     with ActionPool(procs=2) as pool:
         until(lambda: _has_thread_nap(pool), "the background thread naps")
         handle = pool.submit(acts.Spin(), timeout_s=0.05)
