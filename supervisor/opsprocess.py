@@ -142,18 +142,20 @@ class OpsProcess:
         self._poller.watch(ready_read, self._spoke)
         self._poller.watch(child.pidfd, self._ended)
 
-    def publish(self, topic: str, body: bytes) -> None:
-        """Send a finished JSON document; dropped (and counted) when it cannot be taken now."""
+    def publish(self, topic: str, body: bytes) -> bool:
+        """Send a finished JSON document; dropped (and counted) when it cannot be taken now.
+        True: it is on its way."""
         channel = self._channel
         if channel is None:
-            return
+            return False
         try:
             if channel.wants_write:
                 channel.flush()
-            if not channel.send(encode(Published(topic, body))):
-                self.dropped += 1
+            sent = channel.send(encode(Published(topic, body)))
         except FrameError:
-            self.dropped += 1
+            sent = False
+        self.dropped += not sent
+        return sent
 
     def tend(self, now: float, spread: float) -> None:
         """Push on what the pipe did not take; restart a dead process when its wait is over."""

@@ -3,8 +3,8 @@
 Knows: the documents' pace; tick durations; when the supervisor is ready.
 Does not know: how documents reach their readers.
 Invariants: at most one publication in `PUBLISH_CHANGED_S` while things change, one in
-`PUBLISH_S` while they do not, and never more than `SHARE_MAX` of the time; every figure has its
-unit in its name.
+`PUBLISH_S` while they do not, never more than `SHARE_MAX` of the time nor `SLICE_S` at once;
+every figure has its unit in its name.
 """
 
 from __future__ import annotations
@@ -12,27 +12,32 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
 import msgspec
 
+from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.metrics import Metrics
+from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.telemetry import Telemetry
-from fsmv2.supervisor.view import circuit_is_open, tree_document
+from fsmv2.supervisor.view import circuit_is_open, tree_pieces
 
 PUBLISH_S = 1.0
 PUBLISH_CHANGED_S = 0.25
 SHARE_MAX = 0.05
+SLICE_S = 0.005
+SLICE_PAUSE_S = 0.010
+PART_BYTES = 128 * 1024
 DURATIONS_KEPT = 600
 STATUSES = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "refused")
 
-Publish = Callable[[str, bytes], None]
+Publish = Callable[[str, bytes], bool]
 
 
 class Publisher:
@@ -54,9 +59,11 @@ class Publisher:
         self._metrics = metrics
         self._publish = publish
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
-        self._at = float("-inf")
+        self._at = self._sliced_at = float("-inf")
         self._ticks = -1
         self._cost_s = 0.0
+        self._spent_s = 0.0
+        self._work: Iterator[None] | None = None
         self._started_at = time.monotonic()
         self._started_wall = time.time()
         self._version = version()
@@ -68,33 +75,77 @@ class Publisher:
 
     def next_moment(self) -> float:
         """When `publish` has something to say at the latest (monotonic seconds)."""
+        if self._work is not None:
+            return self._sliced_at + SLICE_PAUSE_S
         return self._at + max(PUBLISH_S, self._cost_s / SHARE_MAX)
 
     def publish(self, now: float) -> None:
-        """Publish if it is time."""
-        changed = self._engine.ticks != self._ticks
-        pace_s = PUBLISH_CHANGED_S if changed else PUBLISH_S
-        # A large tree is published less often, so that it does not cost the ticks their time.
-        if now - self._at < max(pace_s, self._cost_s / SHARE_MAX):
+        """Publish if it is time. What takes long is done in slices, one at each call."""
+        if self._work is None:
+            changed = self._engine.ticks != self._ticks
+            pace_s = PUBLISH_CHANGED_S if changed else PUBLISH_S
+            # A large tree is published less often, so that it does not cost the ticks their time.
+            if now - self._at < max(pace_s, self._cost_s / SHARE_MAX):
+                return
+            self._at, self._spent_s = now, 0.0
+            self._ticks = self._engine.ticks
+            self._work = self._publication(now)
+        elif now - self._sliced_at < SLICE_PAUSE_S:
             return
+        self._sliced_at = now
+        self._go_on()
+
+    def _go_on(self) -> None:
         began = time.monotonic()
-        self._at = now
-        self._ticks = self._engine.ticks
+        for _ in self._work or ():
+            spent_s = time.monotonic() - began
+            if spent_s >= SLICE_S:
+                self._spent_s += spent_s
+                return
+        self._work = None
+        self._cost_s = self._spent_s + time.monotonic() - began
+
+    def _publication(self, now: float) -> Iterator[None]:
+        """One publication, a node at a time."""
         engine = self._engine
-        nodes = list(engine.nodes())
-        phases = engine.phases()
+        phases = {str(phase): 0 for phase in Phase}
+        widths: dict[str, int] = {}
+        circuits_open = 0
+
+        def count(node: Node) -> None:
+            nonlocal circuits_open
+            phases[str(node.phase)] += 1
+            if node.children:
+                widths[node.path] = len(node.children)
+            circuits_open += circuit_is_open(node, engine)
+
+        yield from self._publish_tree(tree_pieces(engine, self._pool, now, count))
         statistics = pool_statistics(self._pool)
-        self._metrics.tree(
-            phases,
-            {node.path: len(node.children) for node in nodes if node.children},
-            sum(circuit_is_open(node, engine) for node in nodes),
-        )
+        self._metrics.tree(phases, widths, circuits_open)
         self._metrics.pool(statistics)
         if self._publish is not None:
-            encode = msgspec.json.encode
-            self._publish("tree", encode(tree_document(engine, self._pool, now)))
-            self._publish("status", encode(self._status(now, phases, statistics)))
-        self._cost_s = time.monotonic() - began
+            status = self._status(now, phases, statistics)
+            self._publish("status", msgspec.json.encode(status))
+
+    def _publish_tree(self, pieces: Iterator[bytes]) -> Iterator[None]:
+        """The tree as one document, or as the parts of one that is too large for a frame. When
+        a part is not taken the others are not sent: half a tree is none."""
+        topics = ("tree", "tree<")
+        part: list[bytes] = []
+        size, taken = 0, self._publish is not None
+        for piece in pieces:
+            part.append(piece)
+            size += len(piece)
+            if size > PART_BYTES:
+                taken = taken and self._send(topics[1], part)
+                topics = ("tree>", "tree+")
+                part, size = [], 0
+            yield
+        if taken:
+            self._send(topics[0], part)
+
+    def _send(self, topic: str, part: list[bytes]) -> bool:
+        return self._publish is not None and self._publish(topic, b"".join(part))
 
     def _status(
         self, now: float, phases: dict[str, int], statistics: dict[str, Any]

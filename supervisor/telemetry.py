@@ -43,7 +43,7 @@ class Telemetry:
         self._log = LogSink()
         self._metrics = metrics
         self._listeners = list(listeners)
-        self.publish: Callable[[str, bytes], None] | None = None
+        self.publish: Callable[[str, bytes], bool] | None = None
         self.sequence = 0
         self.statuses: Counter[str] = Counter()
         self.deaths: Counter[tuple[str, str, str, str]] = Counter()

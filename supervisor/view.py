@@ -7,7 +7,10 @@ Invariants: no secret (values hide themselves), no value of an action; JSON-read
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import msgspec
 
 from fsmv2.ipc.codec import to_builtins
 from fsmv2.supervisor.engine import Engine
@@ -15,9 +18,28 @@ from fsmv2.supervisor.node import InFlight, Node
 from fsmv2.supervisor.pool import Pool
 
 
-def tree_document(engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
-    """The root's object with all nodes below it; moments become seconds before ``now``."""
-    return _node(engine.root, engine, pool, now)
+def tree_pieces(
+    engine: Engine, pool: Pool, now: float, walked: Callable[[Node], None] = lambda node: None
+) -> Iterator[bytes]:
+    """The root's object with all nodes below it, as JSON; moments become seconds before ``now``.
+    A node at a time: thousands cost more than a tick may wait.
+
+    ``walked`` is called with each node. What changes while the pieces are taken may be shown as
+    it was or as it is.
+    """
+    todo: list[Node | bytes] = [engine.root]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, bytes):
+            yield node
+            continue
+        walked(node)
+        yield msgspec.json.encode(_node(node, engine, pool, now))[:-1] + b',"children":['
+        todo.append(b"]}")
+        for number, child in enumerate(reversed(node.children.values())):
+            if number:
+                todo.append(b",")
+            todo.append(child)
 
 
 def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
@@ -39,7 +61,6 @@ def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
         "observation_age_s": None
         if node.observed_at is None
         else round(max(0.0, now - node.observed_at), 3),
-        "children": [_node(child, engine, pool, now) for child in node.children.values()],
     }
 
 

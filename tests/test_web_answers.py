@@ -415,3 +415,21 @@ def test_texts_of_workers_never_become_markup() -> None:
     asked = set(re.findall(r'byId\("([\w-]+)"\)', script))
     offered = set(re.findall(r'id="([\w-]+)"', (WEB / "page.html").read_text()))
     assert asked <= offered
+
+
+def test_a_large_tree_is_joined_from_parts_and_half_a_tree_is_none() -> None:
+    state = PublishedState()
+    state.take("tree+", b"missed its beginning", 1.0)
+    state.take("tree>", b"and shows nothing", 1.0)
+    assert state.tree is None
+
+    for topic, body in (("tree<", b'{"path":'), ("tree+", b'"root"'), ("tree>", b"}")):
+        assert state.tree is None
+        state.take(topic, body, 1.0)
+    assert state.tree == b'{"path":"root"}'
+
+    # The second was broken off: the next one does not continue it.
+    state.take("tree<", b"{broken", 2.0)
+    state.take("tree", b"{}", 2.0)
+    state.take("tree>", b"off}", 2.0)
+    assert state.tree == b"{}"

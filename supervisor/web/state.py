@@ -19,6 +19,7 @@ RING_EVENTS_MAX = 500
 QUEUE_EVENTS_MAX = 600
 LISTENERS_MAX = 64
 ALIVE_S_MAX = 10.0
+TREE_BYTES_MAX = 64 << 20
 
 
 class Sent(NamedTuple):
@@ -77,6 +78,7 @@ class PublishedState:
         self.tree: bytes | None = None
         self.status: bytes | None = None
         self.last_frame_at: float | None = None
+        self._parts: list[bytes] = []
         self._parsed: dict[str, tuple[bytes, Any]] = {}
         self._ring: deque[Sent] = deque(maxlen=RING_EVENTS_MAX)
         self._listeners: list[Listener] = []
@@ -87,12 +89,24 @@ class PublishedState:
     def take(self, topic: str, body: bytes, now: float) -> None:
         """Take one published document; topics that are not known are skipped."""
         self.last_frame_at = now
-        if topic == "tree":
-            self.tree = body
+        if topic.startswith("tree"):
+            self._take_tree(topic, body)
         elif topic == "status":
             self.status = body
         elif topic == "event":
             self._take_event(body)
+
+    def _take_tree(self, topic: str, body: bytes) -> None:
+        if topic == "tree<":
+            self._parts = [body]
+        elif topic == "tree":
+            self.tree, self._parts = body, []
+        elif self._parts and topic in ("tree+", "tree>"):  # else its beginning has been missed
+            self._parts.append(body)
+            if sum(map(len, self._parts)) > TREE_BYTES_MAX:
+                self._parts = []
+            elif topic == "tree>":
+                self.tree, self._parts = b"".join(self._parts), []
 
     def _take_event(self, body: bytes) -> None:
         try:

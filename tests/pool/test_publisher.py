@@ -1,0 +1,111 @@
+"""What the root publishes of a large tree: in slices, in parts that a frame can hold."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from fsmv2.ipc.frames import FRAME_BYTES_MAX
+from fsmv2.supervisor import publisher as publishing
+from fsmv2.supervisor.core.rootworker import Stopped
+from fsmv2.supervisor.core.spec import ChildSpec
+from fsmv2.supervisor.core.worker import Worker, WorkerFactory
+from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.publisher import SLICE_PAUSE_S, Publisher
+from fsmv2.supervisor.web.state import PublishedState
+
+CHILDREN = 4_000  # more than fits into one frame
+SLICES_MAX = 20_000
+
+
+class _Leaf(Worker):
+    type_name = "leaf"
+    initial = stopping = Stopped
+
+
+class _Metrics:
+    def __init__(self) -> None:
+        self.trees: list[tuple[dict[str, int], dict[str, int], int]] = []
+
+    def tree(self, phases: dict[str, int], widths: dict[str, int], circuits: int) -> None:
+        self.trees.append((phases, widths, circuits))
+
+    def pool(self, statistics: object) -> None:
+        pass
+
+
+class _Bench:
+    """A publisher over a wide tree; ``sent`` is what it published, ``takes`` what is taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, children: int) -> None:
+        monkeypatch.setattr(publishing, "pool_statistics", lambda pool: {"lanes": {}})
+        self.sent: list[tuple[str, bytes]] = []
+        self.takes = 1 << 30
+        self.metrics = _Metrics()
+        pool: Any = SimpleNamespace(in_flight=lambda attempt_id: None)
+        specs = tuple(ChildSpec(f"c{n}", "leaf") for n in range(children))
+        self.engine = Engine(
+            name="r",
+            children=specs,
+            factory=WorkerFactory([_Leaf]),
+            pool=pool,
+            emit=lambda event: None,
+            now=1.0,
+            wall=1.0,
+        )
+        self.engine.tick(1.0, 1.0)
+        telemetry: Any = SimpleNamespace(statuses={}, restarts=0, recent=())
+        metrics: Any = self.metrics
+        self.publisher = Publisher("r", self.engine, pool, telemetry, metrics, self._take)
+        self.now = 10.0
+
+    def _take(self, topic: str, body: bytes) -> bool:
+        self.sent.append((topic, body))
+        return len(self.sent) <= self.takes
+
+    def publish(self) -> int:
+        """Publish once, whole; how many slices that took."""
+        for slices in range(1, SLICES_MAX):
+            self.publisher.publish(self.now)
+            self.now += SLICE_PAUSE_S
+            if self.sent and self.sent[-1][0] == "status":
+                return slices
+        raise AssertionError("no end of a publication")
+
+
+def test_a_large_tree_is_published_in_slices_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "SLICE_S", 0.0)  # one node at a time, however fast we are
+    bench = _Bench(monkeypatch, CHILDREN)
+    assert bench.publish() > CHILDREN
+
+    topics = [topic for topic, _ in bench.sent]
+    assert topics == ["tree<", *["tree+"] * (len(topics) - 3), "tree>", "status"]
+    assert all(len(body) < FRAME_BYTES_MAX for _, body in bench.sent)
+    state = PublishedState()
+    for topic, body in bench.sent:
+        state.take(topic, body, 1.0)
+    assert state.tree is not None
+    assert len(state.tree) > FRAME_BYTES_MAX
+    tree = msgspec.json.decode(state.tree)
+    assert [child["name"] for child in tree["children"]] == [f"c{n}" for n in range(CHILDREN)]
+    phases, widths, circuits_open = bench.metrics.trees[0]
+    assert sum(phases.values()) == CHILDREN + 1
+    assert widths == {"r": CHILDREN}
+    assert circuits_open == 0
+
+
+def test_a_tree_that_is_not_taken_whole_is_not_sent_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = _Bench(monkeypatch, CHILDREN)
+    bench.takes = 2
+    bench.publish()
+    assert [topic for topic, _ in bench.sent] == ["tree<", "tree+", "tree+", "status"]
+
+
+def test_a_small_tree_is_published_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = _Bench(monkeypatch, 3)
+    monkeypatch.setattr(publishing, "SLICE_S", 60.0)
+    assert bench.publish() == 1
+    assert [topic for topic, _ in bench.sent] == ["tree", "status"]
