@@ -110,10 +110,7 @@ def snapshot_of(node: Node, ctx: Context) -> fsm.Snapshot:
         ),
         status=node.status,
         age_s=None if node.observed_at is None else ctx.now - node.observed_at,
-        children=fsm.ChildrenView(
-            tuple(child.info for child in node.children.values()),
-            tuple(name for name, later in node.later.items() if later.given_up),
-        ),
+        children=node.children_view(),
         results=node.results,
         result_ends=node.result_ends,
         failures=node.failures,

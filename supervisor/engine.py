@@ -40,6 +40,7 @@ from fsmv2.supervisor.store.protocol import Recalled
 from fsmv2.supervisor.tick import tick
 
 SPACING_S = 0.010
+WAKES_MIN = 256
 
 
 def no_clock() -> float:
@@ -77,6 +78,7 @@ class Engine:
     ) -> None:
         self._inbox = Inbox()
         self._wakes: list[tuple[float, int, Node]] = []
+        self._wakes_max = WAKES_MIN
         self._ticket = itertools.count()
         self._emit = emit
         self._store = store
@@ -174,6 +176,17 @@ class Engine:
         if node.wake_at is None or moment < node.wake_at:
             node.wake_at = moment
             heapq.heappush(self._wakes, (moment, next(self._ticket), node))
+            if len(self._wakes) > self._wakes_max:
+                self._drop_old_wakes()
+
+    def _drop_old_wakes(self) -> None:
+        """An earlier moment leaves the later one behind, and a node that is gone all of its own:
+        without this they would pile up until their time, and hold what is gone."""
+        self._wakes = [
+            wake for wake in self._wakes if wake[2].wake_at == wake[0] and not wake[2].gone
+        ]
+        heapq.heapify(self._wakes)
+        self._wakes_max = WAKES_MIN + 2 * len(self._wakes)
 
     def _wake_due(self, now: float) -> None:
         while self._wakes and self._wakes[0][0] <= now:

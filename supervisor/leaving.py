@@ -107,6 +107,7 @@ def try_to_go(node: Node, ctx: Context) -> bool:
         return True
     # If it is to come back, the parent's next reconcile finds it missing and starts it anew.
     parent.children.pop(node.spec.name, None)
+    parent.children_changed()
     if node.ending is not None:
         if node.forced:
             node.ending = "abnormal"

@@ -9,7 +9,8 @@ Invariants: I1, one writer per field:
 | spec, variables, location, leaving, ending, successor | the parent's step 3 (root: the engine) |
 | mapped_state, held_by, stop_from_parent | the parent's step 4 |
 | desired, derive_needed | step 2 |
-| children, declared, refused_children, done, generations, later, restarted, together | step 3 |
+| children, position, declared, refused_children, done, generations, later | step 3 |
+| restarted, together, settled | step 3; mapped: step 4; `children_changed` resets |
 | ends | the children's step 6; emptied by step 3 |
 | fault_* | `contain`, when worker code raises |
 | state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
@@ -32,8 +33,9 @@ from fsmv2.supervisor.core.action import (
     Retry,
     action_name,
 )
+from fsmv2.supervisor.core.childrenview import NO_CHILDREN, ChildInfo, ChildrenView
 from fsmv2.supervisor.core.freshness import Thresholds
-from fsmv2.supervisor.core.fsm import ChildInfo, Identity, Phase, State
+from fsmv2.supervisor.core.fsm import Identity, Phase, State
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.restarts import Counted, End
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.outside import Outside
 
 NEVER = float("inf")
+_NO_VARIABLES = VariableBundle()
+_NOWHERE = Location()
 
 
 class InFlight:
@@ -126,17 +130,22 @@ class Node:
     """See the module. Moments are monotonic seconds."""
 
     __slots__ = (
-        "acted_at", "attempt", "children", "declared", "derive_needed", "desired", "dirty",
+        "_is_lost", "_leaving", "_reason", "_state", "_view", "acted_at", "attempt",
+        "changed_in_view", "children", "declared", "derive_needed", "desired", "dirty",
         "dirty_below", "done", "ending", "ends", "entered_at", "failures", "fault_at",
         "fault_count", "fault_since", "fault_step", "fault_text", "fault_until", "forced",
-        "generation", "generations", "gone", "held_by", "history", "identity", "is_lost", "later",
-        "leaving", "location", "mapped_state", "observation", "observe_at", "observe_failures",
-        "observe_since", "observed_at", "outside", "parent", "path", "probe_restart_at",
-        "probe_restarts", "reason", "refused_children", "restarted", "result_ends", "results",
-        "retry_at", "spec", "stale_reported", "state", "status", "stop_action_by", "stop_by",
+        "generation", "generations", "gone", "held_by", "history", "identity", "later", "location",
+        "mapped", "mapped_state", "observation", "observe_at", "observe_failures", "observe_since",
+        "observed_at", "outside", "parent", "path", "position", "probe_restart_at",
+        "probe_restarts", "refused_children", "restarted", "result_ends", "results", "retry_at",
+        "settled", "spec", "stale_reported", "status", "stop_action_by", "stop_by",
         "stop_from_parent", "successor", "thresholds", "together", "variables", "wake_at",
         "worker",
     )  # fmt: skip
+
+    mapped: tuple[bool, str] | None
+    _view: ChildrenView | None
+    changed_in_view: dict[Node, None]
 
     def __init__(
         self,
@@ -154,9 +163,10 @@ class Node:
         self.path: str = spec.name if parent is None else f"{parent.path}/{spec.name}"
         self.generation = generation
         self.identity = Identity(spec.name, self.path, spec.worker_type, generation)
-        self.variables = VariableBundle()
-        self.location = Location()
+        self.variables = _NO_VARIABLES
+        self.location = _NOWHERE
         self.children: dict[str, Node] = {}
+        self.children_changed()
         # step 2
         self.desired: DesiredState | None = None
         self.derive_needed = True
@@ -170,7 +180,7 @@ class Node:
         self.restarted: tuple[Counted, ...] = ()
         self.together: Together | None = None
         # the parent's steps
-        self.leaving: str | None = None
+        self._leaving: str | None = None
         self.ending: End | None = None
         self.successor: ChildSpec | None = None
         self.stop_by: float | None = None
@@ -185,9 +195,9 @@ class Node:
         self.fault_until: float | None = None
         self.fault_step = self.fault_text = ""
         # step 6
-        self.state = state
+        self._state = state
         self.entered_at = now
-        self.reason = "just added"
+        self._reason = "just added"
         self.attempt: InFlight | None = None
         # the inbox
         self._set_unobserved(now)
@@ -200,7 +210,8 @@ class Node:
         self.outside: Outside | None = None
         # looking again
         self.dirty = True
-        self.dirty_below = False
+        self.position = 0  # among its siblings, in start order
+        self.dirty_below: dict[Node, None] = {}  # the children that lead to a dirty node
         self.wake_at: float | None = None
 
     def _set_unobserved(self, now: float) -> None:
@@ -214,15 +225,63 @@ class Node:
         self.stale_reported = False
         self.probe_restarts = 0
         self.probe_restart_at = 0.0
-        self.is_lost = False
+        self._is_lost = False
 
     def __repr__(self) -> str:
         return f"<node {self.path}#{self.generation} {self.state_name}: {self.reason}>"
 
+    # What `info` shows is set through properties, so that the parent's view knows what to renew.
+
+    @property
+    def state(self) -> State:
+        """The state it is in."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+        self._show_parent()
+
+    @property
+    def reason(self) -> str:
+        """Why it is as it is, for people."""
+        return self._reason
+
+    @reason.setter
+    def reason(self, reason: str) -> None:
+        if reason != self._reason:
+            self._reason = reason
+            self._show_parent()
+
+    @property
+    def leaving(self) -> str | None:
+        """Why it was asked to stop and go, if it was."""
+        return self._leaving
+
+    @leaving.setter
+    def leaving(self, leaving: str | None) -> None:
+        self._leaving = leaving
+        self._show_parent()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it cannot be observed."""
+        return self._is_lost
+
+    @is_lost.setter
+    def is_lost(self, is_lost: bool) -> None:
+        if is_lost != self._is_lost:
+            self._is_lost = is_lost
+            self._show_parent()
+
+    def _show_parent(self) -> None:
+        if self.parent is not None and not self.gone:
+            self.parent.changed_in_view[self] = None
+
     @property
     def state_name(self) -> str:
         """The state's name in snake_case."""
-        return type(self.state).state_name()
+        return type(self._state).state_name()
 
     @property
     def restarts(self) -> int:
@@ -232,8 +291,8 @@ class Node:
     @property
     def phase(self) -> Phase:
         """The state's phase; of one that should run and cannot be observed: degraded."""
-        phase = self.state.phase
-        if self.is_lost and phase is Phase.RUNNING and not self.leaving:
+        phase = self._state.phase
+        if self._is_lost and phase is Phase.RUNNING and not self._leaving:
             return Phase.DEGRADED
         return phase
 
@@ -248,11 +307,30 @@ class Node:
     def stop_asked(self) -> bool:
         """Whether this worker should walk to stopped, whatever the cause."""
         return bool(
-            self.leaving
+            self._leaving
             or self.stop_from_parent
             or not self.spec.enabled
             or (self.desired is not None and self.desired_word == "stopped")
         )
+
+    def children_view(self) -> ChildrenView:
+        """What this node's worker sees of its children. Of many only the changed are built."""
+        given_up = tuple([name for name, later in self.later.items() if later.given_up])
+        if not self.children and not given_up:
+            return NO_CHILDREN
+        changed, self.changed_in_view = self.changed_in_view, {}
+        if self._view is None:
+            self._view = ChildrenView([child.info for child in self.children.values()], given_up)
+        elif changed or given_up != self._view.given_up:
+            self._view = self._view.updated([child.info for child in changed], given_up)
+        return self._view
+
+    def children_changed(self) -> None:
+        """A child came, went, moved or has another spec: forget what was worked out of them."""
+        self.settled = False  # step 3: they are the declared ones
+        self.mapped = None  # step 4: what was mapped last
+        self._view = None
+        self.changed_in_view = {}
 
     @property
     def info(self) -> ChildInfo:
@@ -269,7 +347,12 @@ class Node:
     def mark_dirty(self) -> None:
         """Look at this node in the next tick; its ancestors lead there."""
         self.dirty = True
-        above = self.parent
-        while above is not None and not above.dirty_below:
-            above.dirty_below = True
-            above = above.parent
+        below, above = self, self.parent
+        while above is not None and below not in above.dirty_below:
+            above.dirty_below[below] = None
+            below, above = above, above.parent
+
+
+def by_position(node: Node) -> int:
+    """For sorting siblings into their start order."""
+    return node.position

@@ -52,16 +52,20 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         if node.declared is None:
             go_on_with_children(node, ctx, declared)
         node.declared = declared
+        node.children_changed()
         _forget(node, {spec.name for spec in declared})
-    elif not node.refused_children and _is_as_declared(node, declared):
+    elif not node.refused_children and (node.settled or _is_as_declared(node, declared)):
+        node.settled = True
         return
     present = {
         name: diff.Present(child.spec, child.leaving is not None, _successor(node, child))
         for name, child in node.children.items()
     }
     before = len(node.children)
+    needed = still_needed(node)
     for operation in diff.diff_children(present, declared):
-        _apply(node, ctx, operation)
+        _apply(node, ctx, operation, needed)
+        node.children_changed()
     if len(node.children) != before:
         _keep_start_order(node)
 
@@ -140,7 +144,7 @@ def _chain(top: Node, bottom: Node) -> list[str]:
     return [f"{node.spec.name} ({node.spec.worker_type})" for node in reversed(trail)]
 
 
-def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
+def _apply(node: Node, ctx: Context, operation: diff.Operation, needed: set[str]) -> None:
     match operation:
         case diff.Add(spec):
             held = node.together is not None and spec.name in node.together.names
@@ -164,7 +168,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation) -> None:
             child = node.children[name]
             child.successor = child.ending = None
             # One that others depend on goes after them: this node looks again when they stop.
-            if name not in still_needed(node):
+            if name not in needed:
                 ask_to_leave(child, ctx, "no longer declared")
 
 
@@ -237,6 +241,8 @@ def _make_later(parent: Node, ctx: Context, spec: ChildSpec, error: BaseExceptio
 def _keep_start_order(node: Node) -> None:
     order = start_order([child.spec for child in node.children.values()])
     node.children = {name: node.children[name] for name in order}
+    for position, child in enumerate(node.children.values()):
+        child.position = position
 
 
 def give_variables(node: Node, ctx: Context) -> bool:

@@ -121,10 +121,14 @@ def hold_back(node: Node, child: Node) -> None:
 
 def map_states(node: Node, ctx: Context) -> None:
     """Step 4: what this node's desired state means for its children."""
+    if not node.children:
+        return
     # A node that leaves tells its children so in step 3.
     stop = node.stop_asked and not node.leaving
     # However it came about (disabled, mapped, its own parent), a stop reads as "stopped" here.
     word = "stopped" if stop else node.desired_word
+    if node.mapped == (stop, word):
+        return
     needed = still_needed(node) if stop else set()
     for name, child in node.children.items():
         mapped = child.spec.state_mapping.get(word, child.mapped_state)
@@ -142,3 +146,6 @@ def map_states(node: Node, ctx: Context) -> None:
         ):
             child.mapped_state, child.held_by, child.stop_from_parent = mapped, held_by, from_parent
             child.mark_dirty()
+    # With dependencies the siblings' states count too, and they change at any time.
+    if not any(child.spec.depends_on for child in node.children.values()):
+        node.mapped = (stop, word)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from fsmv2.supervisor import acting, reconciling, steps
 from fsmv2.supervisor.context import Context
-from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.node import Node, by_position
 
 
 def tick(node: Node, now: Context) -> None:
@@ -21,8 +21,10 @@ def tick(node: Node, now: Context) -> None:
     look = node.dirty or now.full
     if not look and not node.dirty_below:
         return
-    node.dirty = node.dirty_below = False
+    node.dirty = False
     if look:
+        if now.full:
+            node.children_changed()  # nothing that was worked out before stands in for a look
         health = steps.check_health(node, now)  # 1
         steps.derive(node, now, health)  # 2
         reconciling.reconcile(node, now, health)  # 3
@@ -36,8 +38,13 @@ def tick(node: Node, now: Context) -> None:
 
 
 def tick_children(node: Node, now: Context) -> None:
-    """Step 5: the children, in start order."""
-    for child in list(node.children.values()):
+    """Step 5: the children that need it, in start order; the others cost nothing."""
+    below, node.dirty_below = node.dirty_below, {}
+    if now.full:
+        to_look_at = list(node.children.values())
+    else:
+        to_look_at = sorted([child for child in below if not child.gone], key=by_position)
+    for child in to_look_at:
         if node.dirty and child.spec.depends_on:  # a sibling before it has just changed
             steps.hold_back(node, child)
         tick(child, now)

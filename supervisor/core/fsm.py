@@ -17,14 +17,18 @@ Invariants: I9, a decision is exactly one of its five forms and carries a reason
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
 from fsmv2.supervisor.core.action import Action, ActionResult, Outcome
+from fsmv2.supervisor.core.childrenview import NO_CHILDREN
+from fsmv2.supervisor.core.childrenview import ChildInfo as ChildInfo
+from fsmv2.supervisor.core.childrenview import ChildrenView as ChildrenView
 from fsmv2.supervisor.core.errors import WorkerFault
+from fsmv2.supervisor.core.phase import Phase as Phase
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.core.worker import Worker
@@ -32,16 +36,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 
-class Phase(enum.StrEnum):
-    """The coarse class of a state: all that a parent or an operator needs to know of it."""
-
-    STOPPED = "stopped"
-    STARTING = "starting"
-    RUNNING = "running"
-    DEGRADED = "degraded"
-    STOPPING = "stopping"
-
-
+@functools.lru_cache(maxsize=4096)
 def snake_case(name: str) -> str:
     """``TryingHard`` as ``trying_hard``."""
     return "".join(
@@ -144,81 +139,9 @@ class Desired(msgspec.Struct, frozen=True):
         return "desired state is stopped"
 
 
-class ChildInfo(msgspec.Struct, frozen=True):
-    """What a parent sees of one child."""
-
-    name: str
-    path: str
-    worker_type: str
-    state: str
-    phase: Phase
-    reason: str
-
-
-class ChildrenView(Mapping[str, ChildInfo]):
-    """The children of a node, by name in declared order, with the usual aggregates.
-
-    Healthy is phase running only; stopped counts neither as healthy nor as unhealthy. With no
-    children every ``all_…`` is true. ``given_up`` names children (of the root) that are not there
-    because their restarts are spent. Source: fsmv2-behaviour.md §1.3.
-    """
-
-    __slots__ = ("_by_name", "given_up")
-
-    def __init__(
-        self, children: tuple[ChildInfo, ...] = (), given_up: tuple[str, ...] = ()
-    ) -> None:
-        self._by_name = {child.name: child for child in children}
-        self.given_up = given_up
-
-    def __getitem__(self, name: str) -> ChildInfo:
-        return self._by_name[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-    def __repr__(self) -> str:
-        return f"<ChildrenView {', '.join(f'{c.name}={c.state}' for c in self.values())}>"
-
-    def count(self, *phases: Phase) -> int:
-        """How many children are in one of ``phases``."""
-        return sum(child.phase in phases for child in self._by_name.values())
-
-    @property
-    def healthy_count(self) -> int:
-        """Children in phase running."""
-        return self.count(Phase.RUNNING)
-
-    @property
-    def unhealthy_count(self) -> int:
-        """Children neither running nor stopped."""
-        return self.count(Phase.STARTING, Phase.DEGRADED, Phase.STOPPING)
-
-    @property
-    def all_healthy(self) -> bool:
-        """All are in phase running."""
-        return self.healthy_count == len(self)
-
-    @property
-    def all_operational(self) -> bool:
-        """All are running or degraded."""
-        return self.count(Phase.RUNNING, Phase.DEGRADED) == len(self)
-
-    @property
-    def all_stopped(self) -> bool:
-        """All are stopped."""
-        return self.count(Phase.STOPPED) == len(self)
-
-
-class Snapshot:
-    """Everything a worker may know when it decides; immutable.
-
-    Reading `now`, `age_s`, `time_in_state_s` or `since_result_s` tells the engine that the
-    decision depends on time, so that it looks at this node again on the next tick.
-    """
+class _SnapshotFields:
+    """What a snapshot is while it is filled in: `object.__setattr__` for each field would cost
+    more than a worker's decision."""
 
     __slots__ = (
         "_age_s",
@@ -252,6 +175,16 @@ class Snapshot:
     _time_read: list[bool]
     _wall: float
 
+
+class Snapshot(_SnapshotFields):
+    """Everything a worker may know when it decides; immutable.
+
+    Reading `now`, `age_s`, `time_in_state_s` or `since_result_s` tells the engine that the
+    decision depends on time, so that it looks at this node again on the next tick.
+    """
+
+    __slots__ = ()
+
     def __init__(
         self,
         *,
@@ -269,21 +202,23 @@ class Snapshot:
         monotonic: float = 0.0,
         wall: float = 0.0,
     ) -> None:
-        put = object.__setattr__
-        put(self, "identity", identity)
-        put(self, "state", state)
-        put(self, "desired", desired)
-        put(self, "status", status)
-        put(self, "children", ChildrenView() if children is None else children)
-        put(self, "_age_s", age_s)
-        put(self, "_results", dict(results or {}))
-        put(self, "_result_ends", dict(result_ends or {}))
-        put(self, "_failures", dict(failures or {}))
-        put(self, "_history", dict(history or {}))
-        put(self, "_entered_at", entered_at)
-        put(self, "_monotonic", monotonic)
-        put(self, "_wall", wall)
-        put(self, "_time_read", [])
+        kind = type(self)
+        object.__setattr__(self, "__class__", _SnapshotFields)
+        self.identity = identity
+        self.state = state
+        self.desired = desired
+        self.status = status
+        self.children = NO_CHILDREN if children is None else children
+        self._age_s = age_s
+        self._results = dict(results) if results else {}
+        self._result_ends = dict(result_ends) if result_ends else {}
+        self._failures = dict(failures) if failures else {}
+        self._history = dict(history) if history else {}
+        self._entered_at = entered_at
+        self._monotonic = monotonic
+        self._wall = wall
+        self._time_read = []
+        self.__class__ = kind
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"cannot set {name!r}: a Snapshot is immutable")
@@ -367,21 +302,25 @@ def decide(worker: Worker, snap: Snapshot) -> Decision:
 
 
 def _check_decision(worker: Worker, snap: Snapshot, decision: object) -> None:
-    where = f"{worker.type_name}: state {snap.state.state_name()}"
+    fault = _fault_of(decision)
+    if fault is not None:
+        raise WorkerFault(f"{worker.type_name}: state {snap.state.state_name()} {fault}")
+
+
+def _fault_of(decision: object) -> str | None:
     if not isinstance(decision, _Decision):
-        raise WorkerFault(
-            f"{where} returned {type(decision).__name__}, want Stay, Go, Act, Restart or Remove"
-        )
+        return f"returned {type(decision).__name__}, want Stay, Go, Act, Restart or Remove"
     reason = getattr(decision, "reason", None)
     if not isinstance(reason, str) or not reason.strip():
-        raise WorkerFault(f"{where} returned {type(decision).__name__} without a reason")
+        return f"returned {type(decision).__name__} without a reason"
     if isinstance(decision, Go):
         target: object = decision.state
         if not (isinstance(target, type) and issubclass(target, State)):
-            raise WorkerFault(f"{where} returned Go({target!r}), want a State class")
+            return f"returned Go({target!r}), want a State class"
         if not isinstance(getattr(target, "phase", None), Phase):
-            raise WorkerFault(f"{where} went to {target.__name__}, which has no phase")
+            return f"went to {target.__name__}, which has no phase"
     if isinstance(decision, Act):
         action: object = decision.action
         if not isinstance(action, Action):
-            raise WorkerFault(f"{where} returned Act({action!r}), want an Action")
+            return f"returned Act({action!r}), want an Action"
+    return None

@@ -37,6 +37,9 @@ class Gate(msgspec.Struct, frozen=True):
     why: str
 
 
+_OPEN = Gate(True, True, True, "")
+
+
 def gate(now: Conditions) -> Gate:
     """The gate for ``now``; see the table in tests/core/test_gate.py."""
     if now.in_flight is not None:
@@ -64,4 +67,4 @@ def gate(now: Conditions) -> Gate:
         return Gate(True, False, False, why)
     if now.awaiting_observation:
         return Gate(True, False, False, "waiting for an observation newer than the last action")
-    return Gate(True, True, True, "")
+    return _OPEN

@@ -44,6 +44,8 @@ class Location(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     def merge(self, child: Location) -> Location:
         """This location with the child's on top: on a level both give, the child wins."""
+        if child == _NOWHERE:
+            return self  # most children: they say nothing of their own
         pairs = zip(self.levels(), child.levels(), strict=True)
         return Location(*(below or above for above, below in pairs))
 
@@ -67,3 +69,6 @@ def standard_levels(written: Mapping[str, Any]) -> dict[str, Any]:
     if both:
         raise SpecError(f"cannot use location: got {', '.join(both)}, want one of them")
     return {LEGACY_LEVELS.get(level, level): value for level, value in written.items()}
+
+
+_NOWHERE = Location()

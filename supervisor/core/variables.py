@@ -60,7 +60,7 @@ class VariableBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, di
 
     def with_internal(self, internal: Mapping[str, Any]) -> VariableBundle:
         """This bundle with that Internal namespace."""
-        bundle = VariableBundle(user=self.user, global_=self.global_)
+        bundle = copy.copy(self)  # checked already
         bundle.__dict__["_internal"] = dict(internal)
         return bundle
 
