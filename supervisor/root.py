@@ -29,6 +29,7 @@ from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.garbage import Garbage
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
 from fsmv2.supervisor.outside import Ticket
@@ -109,6 +110,9 @@ class Supervisor:
 
     def _start(self, undo: contextlib.ExitStack) -> None:
         """Acquire everything in order; ``undo`` ends it in reverse, also half-way."""
+        garbage = Garbage()
+        garbage.start()
+        undo.callback(garbage.close)
         server = None
         if self.settings.http.listen != "off":
             server = bind(self.settings.http.listen)
