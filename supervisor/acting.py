@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from fsmv2.supervisor import observing, outside
 from fsmv2.supervisor.containment import contain, end_backoff, in_time, recover
-from fsmv2.supervisor.context import RESYNC_S, STOP_OBSERVE_WAIT_S, STOP_RETRY_S_MAX, Context
+from fsmv2.supervisor.context import (
+    RESYNC_S,
+    RESYNC_SPREAD,
+    STOP_OBSERVE_WAIT_S,
+    STOP_RETRY_S_MAX,
+    Context,
+)
 from fsmv2.supervisor.core import events, fsm
 from fsmv2.supervisor.core.action import Action, ActionResult, action_name, check_action_type
 from fsmv2.supervisor.core.errors import BugError
@@ -36,7 +42,9 @@ def act(node: Node, ctx: Context) -> None:
     _decide(node, ctx)
     if node.outside is not None:
         outside.tend(node, ctx)
-    ctx.wake(node, ctx.now + RESYNC_S)  # last: it counts only if nothing earlier was asked for
+    # Last: it counts only if nothing earlier was asked for. Those that were looked at together
+    # drift apart, so that no tick has to look at a whole tree.
+    ctx.wake(node, ctx.now + RESYNC_S * (1 - RESYNC_SPREAD * node.share))
 
 
 def _decide(node: Node, ctx: Context) -> None:

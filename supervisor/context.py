@@ -27,6 +27,7 @@ STOP_ACTION_WAIT_S = 5.0
 STOP_RETRY_S_MAX = 0.5
 STOP_OBSERVE_WAIT_S = 1.0
 RESYNC_S = 30.0
+RESYNC_SPREAD = 0.25
 FAULT_BACKOFF_S_MAX = 30.0
 SLOW_WORKER_S = 0.5
 OUTSIDE_MAX = 100
@@ -66,7 +67,7 @@ class Context:
     __slots__ = (
         "clock", "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "looked", "now",
         "observation", "outside_max", "own", "policies", "pool", "random", "recalled", "slow_s",
-        "wake", "wall",
+        "wake", "wake_to_observe", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,7 @@ class Context:
         emit: Callable[[Event], None],
         own: Callable[[Node, InFlight, Take], None],
         wake: Callable[[Node, float], None],
+        wake_to_observe: Callable[[Node, float], None],
         rng: random.Random,
         gaps: GapPolicy,
         interval_s: float,
@@ -90,7 +92,8 @@ class Context:
         self.factory = factory
         self.emit = emit
         self.own = own
-        self.wake = wake
+        self.wake = wake  # look at a node at a moment, or before
+        self.wake_to_observe = wake_to_observe  # the same, to begin an observation alone
         self.random = rng
         self.gaps: GapPolicy = gaps
         self.interval_s = interval_s

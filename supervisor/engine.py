@@ -77,7 +77,7 @@ class Engine:
         recalled: dict[str, Recalled] | None = None,
     ) -> None:
         self._inbox = Inbox()
-        self._wakes: list[tuple[float, int, Node]] = []
+        self._wakes: list[tuple[float, int, Node, bool]] = []  # the last: to observe only
         self._wakes_max = WAKES_MIN
         self._ticket = itertools.count()
         self._emit = emit
@@ -92,6 +92,7 @@ class Engine:
             emit=emit,
             own=self._inbox.own,
             wake=self._wake,
+            wake_to_observe=self._wake_to_observe,
             rng=random.Random(seed),
             gaps=gaps,
             interval_s=interval_s,
@@ -175,25 +176,38 @@ class Engine:
     def _wake(self, node: Node, moment: float) -> None:
         if node.wake_at is None or moment < node.wake_at:
             node.wake_at = moment
-            heapq.heappush(self._wakes, (moment, next(self._ticket), node))
-            if len(self._wakes) > self._wakes_max:
-                self._drop_old_wakes()
+            self._push(node, moment, False)
 
-    def _drop_old_wakes(self) -> None:
-        """An earlier moment leaves the later one behind, and a node that is gone all of its own:
-        without this they would pile up until their time, and hold what is gone."""
-        self._wakes = [
-            wake for wake in self._wakes if wake[2].wake_at == wake[0] and not wake[2].gone
-        ]
-        heapq.heapify(self._wakes)
-        self._wakes_max = WAKES_MIN + 2 * len(self._wakes)
+    def _wake_to_observe(self, node: Node, moment: float) -> None:
+        if node.observe_wake_at is None or moment < node.observe_wake_at:
+            node.observe_wake_at = moment
+            self._push(node, moment, True)
+
+    def _push(self, node: Node, moment: float, observe: bool) -> None:
+        heapq.heappush(self._wakes, (moment, next(self._ticket), node, observe))
+        if len(self._wakes) > self._wakes_max:
+            # An earlier moment leaves the later one behind, and a node that is gone all of its
+            # own: they would pile up until their time, and hold what is gone.
+            self._wakes = [wake for wake in self._wakes if _counts(wake)]
+            heapq.heapify(self._wakes)
+            self._wakes_max = WAKES_MIN + 2 * len(self._wakes)
 
     def _wake_due(self, now: float) -> None:
         while self._wakes and self._wakes[0][0] <= now:
-            moment, _ticket, node = heapq.heappop(self._wakes)
-            if node.wake_at == moment and not node.gone:
+            wake = heapq.heappop(self._wakes)
+            if not _counts(wake):
+                continue
+            _moment, _ticket, node, observe = wake
+            if not observe:
                 node.wake_at = None
                 node.mark_dirty()
+                continue
+            node.observe_wake_at = None
+            if node.fault_until is None:
+                node.observe_due = True
+                node.lead_here()
+            else:
+                node.mark_dirty()  # what its code does now concerns more than the observation
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -273,3 +287,9 @@ class Engine:
         for node in self.nodes():
             counts[str(node.phase)] += 1
         return counts
+
+
+def _counts(wake: tuple[float, int, Node, bool]) -> bool:
+    """Whether that moment still stands: no earlier one has taken its place."""
+    moment, _ticket, node, observe = wake
+    return not node.gone and moment == (node.observe_wake_at if observe else node.wake_at)

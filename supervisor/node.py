@@ -17,11 +17,12 @@ Invariants: I1, one writer per field:
 | status, results, failures, history, retry_at, acted_at | the inbox |
 | observ*, thresholds, stale_reported, probe_*, is_lost | `observing`: steps 2, 6, the inbox |
 | outside | `outside` |
-| dirty, dirty_below, wake_at | everybody who changes something |
+| dirty, dirty_below, wake_at, observe_due, observe_wake_at | everybody who changes something |
 """
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsmv2.supervisor.core.action import (
@@ -135,12 +136,12 @@ class Node:
         "dirty_below", "done", "ending", "ends", "entered_at", "failures", "fault_at",
         "fault_count", "fault_since", "fault_step", "fault_text", "fault_until", "forced",
         "generation", "generations", "gone", "held_by", "history", "identity", "later", "location",
-        "mapped", "mapped_state", "observation", "observe_at", "observe_failures", "observe_since",
-        "observed_at", "outside", "parent", "path", "position", "probe_restart_at",
-        "probe_restarts", "refused_children", "restarted", "result_ends", "results", "retry_at",
-        "settled", "spec", "stale_reported", "status", "stop_action_by", "stop_by",
-        "stop_from_parent", "successor", "thresholds", "together", "variables", "wake_at",
-        "worker",
+        "mapped", "mapped_state", "observation", "observe_at", "observe_due", "observe_failures",
+        "observe_since", "observe_wake_at", "observed_at", "outside", "parent", "path", "position",
+        "probe_restart_at", "probe_restarts", "refused_children", "restarted", "result_ends",
+        "results", "retry_at", "settled", "share", "spec", "stale_reported", "status",
+        "stop_action_by", "stop_by", "stop_from_parent", "successor", "thresholds", "together",
+        "variables", "wake_at", "worker",
     )  # fmt: skip
 
     mapped: tuple[bool, str] | None
@@ -162,6 +163,7 @@ class Node:
         self.parent = parent
         self.path: str = spec.name if parent is None else f"{parent.path}/{spec.name}"
         self.generation = generation
+        self.share = zlib.crc32(self.path.encode()) / 2**32  # 0 to 1, another for each path
         self.identity = Identity(spec.name, self.path, spec.worker_type, generation)
         self.variables = _NO_VARIABLES
         self.location = _NOWHERE
@@ -213,6 +215,8 @@ class Node:
         self.position = 0  # among its siblings, in start order
         self.dirty_below: dict[Node, None] = {}  # the children that lead to a dirty node
         self.wake_at: float | None = None
+        self.observe_wake_at: float | None = None
+        self.observe_due = False
 
     def _set_unobserved(self, now: float) -> None:
         self.status: Any = None
@@ -345,8 +349,12 @@ class Node:
         )
 
     def mark_dirty(self) -> None:
-        """Look at this node in the next tick; its ancestors lead there."""
+        """Look at this node in the next tick."""
         self.dirty = True
+        self.lead_here()
+
+    def lead_here(self) -> None:
+        """Have the next tick come by this node."""
         below, above = self, self.parent
         while above is not None and below not in above.dirty_below:
             above.dirty_below[below] = None

@@ -150,7 +150,7 @@ def observe(node: Node, ctx: Context) -> None:
         or node.observe_at > ctx.now
     ):
         if node.observe_at > ctx.now and node.observe_at != NEVER:
-            ctx.wake(node, node.observe_at)
+            ctx.wake_to_observe(node, node.observe_at)
         return
     action = plan(node, ctx)
     if action is None:
@@ -161,6 +161,14 @@ def observe(node: Node, ctx: Context) -> None:
     )
     node.observation = InFlight(attempt_id, type(action), ctx.now, policy)
     ctx.own(node, node.observation, take)
+
+
+def observe_only(node: Node, ctx: Context) -> bool:
+    """Begin an observation that may be due, of a node that is not to be looked at otherwise.
+    False: it was due and could not be begun, so that the node has to be looked at."""
+    due = node.observation is None and node.observe_at <= ctx.now
+    observe(node, ctx)
+    return not due or node.observation is not None
 
 
 def take(node: Node, ctx: Context, result: ActionResult, begun: float) -> None:
@@ -187,7 +195,7 @@ def _next_at(node: Node, ctx: Context, moment: float) -> None:
     if node.observe_at == NEVER:
         return  # the worker is not observed any more
     node.observe_at = moment
-    ctx.wake(node, moment)
+    ctx.wake_to_observe(node, moment)
 
 
 def _take_value(node: Node, ctx: Context, result: ActionResult, begun: float) -> None:

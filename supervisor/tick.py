@@ -4,14 +4,15 @@ Knows: the steps, and that they run parent before child, children before the par
 Does not know: clocks, sockets, processes; the `Context` holds the moment and the ports.
 Invariants: I5, nothing here waits; I9; worker code that raises stops its own node only; no
 step logs, each appends events. A node is looked at when something about it has changed or a
-moment it asked for has come; ``full`` looks at all and must decide the same.
+moment it asked for has come; ``full`` looks at all and must decide the same. One whose observation
+is due, and nothing else, is only observed.
 
 Reading order: `tick`, then `steps` (1, 2, 4), `reconciling` (3) and `acting` (6).
 """
 
 from __future__ import annotations
 
-from fsmv2.supervisor import acting, reconciling, steps
+from fsmv2.supervisor import acting, observing, reconciling, steps
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.node import Node, by_position
 
@@ -19,11 +20,11 @@ from fsmv2.supervisor.node import Node, by_position
 def tick(node: Node, now: Context) -> None:
     """Look at ``node`` and everything below it that needs it."""
     look = node.dirty or now.full
-    if not look and not node.dirty_below:
+    if not (look or node.dirty_below or node.observe_due):
         return
-    node.dirty = False
+    due, node.dirty, node.observe_due = node.observe_due, False, False
     if look:
-        if now.full:
+        if now.full and node.declared:
             node.children_changed()  # nothing that was worked out before stands in for a look
         health = steps.check_health(node, now)  # 1
         steps.derive(node, now, health)  # 2
@@ -31,7 +32,7 @@ def tick(node: Node, now: Context) -> None:
         steps.map_states(node, now)  # 4
     tick_children(node, now)  # 5
     # A child that has just changed may change what its parent decides in this very tick.
-    if look or node.dirty:
+    if look or node.dirty or (due and not observing.observe_only(node, now)):
         acting.act(node, now)  # 6
         if now.looked is not None:
             now.looked.append(node)
@@ -45,6 +46,7 @@ def tick_children(node: Node, now: Context) -> None:
     else:
         to_look_at = sorted([child for child in below if not child.gone], key=by_position)
     for child in to_look_at:
-        if node.dirty and child.spec.depends_on:  # a sibling before it has just changed
+        # A sibling before it has just changed.
+        if node.dirty and child.dirty and child.spec.depends_on:
             steps.hold_back(node, child)
         tick(child, now)
