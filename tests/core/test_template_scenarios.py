@@ -263,3 +263,46 @@ def test_values_of_one_rendering_are_not_in_the_next() -> None:
 def test_undeclared_names_are_found_without_rendering() -> None:
     """For `fsmv2 check`: also in a branch that is not taken."""
     assert undeclared_variables("{% if A %}{{ B | default(C) }}{% endif %}") == {"A", "B", "C"}
+
+
+# --- arithmetic and texts that could grow ----------------------------------------------------
+
+TOO_LARGE = {
+    "a product": ("{{ H * H }}", "'*' of a number over 256 bits"),
+    "a quotient": ("{{ H // 3 }}", "'//' of a number over 256 bits"),
+    "a difference": ("{{ H - 1 }}", "'-' of a number over 256 bits"),
+    "a negation": ("{{ -H }}", "'-' of a number over 256 bits"),
+    "a hexadecimal": ("{{ ('f' ~ A[:2000]) | int(0, 16) }}", "a number over 256 bits"),
+    "a text times a number": ("{{ 'x' * 9 }}", "wants numbers"),
+    "a list and a list": ("{{ N + N }}", "wants numbers"),
+    "a replaced number": ("{{ 5 | replace('5', '6') }}", "'replace' wants texts"),
+    "a replaced letter": ("{{ A | replace('a', 'aaaaaaaa') }}", "a text of over"),
+    "a joined list": ("{{ N[:3000] | join(A[:100]) }}", "a text of over"),
+    "digits": ("{{ 1.5 | round(31) }}", "'round' to 31 digits, want at most 30"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_what_could_grow_without_bound_is_refused_by_name(text: str, told: str) -> None:
+    """Before it is computed; as text and as a value of its own."""
+    names = HEAVY | {"H": 1 << 256}
+    with pytest.raises(TemplateError) as caught:
+        render_template(text + " ", names)
+    assert told in str(caught.value)
+    with pytest.raises(TemplateError) as caught:
+        render_config({"a": text}, VariableBundle(user=names))
+    assert told in str(caught.value)
+
+
+def test_a_number_that_no_channel_carries_is_not_written_out() -> None:
+    """Also when it only passes through."""
+    for config in ({"a": "{{ H }}"}, {"a": "x{{ H }}"}, {"a": "{{ [H] }}"}):
+        with pytest.raises(TemplateError, match="a number over 256 bits"):
+            render_config(config, VariableBundle(user={"H": 1 << 256}))
+
+
+def test_a_loop_that_calls_itself_is_refused_with_its_line() -> None:
+    """Its turns could not be counted by where it stands."""
+    text = "\n{% for x in N recursive %}{{ loop(N) }}{% endfor %}"
+    with pytest.raises(TemplateError, match="line 2: got a recursive loop"):
+        render_template(text, {"N": [1]})
