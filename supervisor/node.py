@@ -319,6 +319,8 @@ class Node:
 
     def children_view(self) -> ChildrenView:
         """What this node's worker sees of its children. Of many only the changed are built."""
+        if not self.children and not self.later:
+            return NO_CHILDREN
         given_up = tuple([name for name, later in self.later.items() if later.given_up])
         if not self.children and not given_up:
             return NO_CHILDREN

@@ -9,6 +9,7 @@ nothing; a declaration with a fault in it touches no child.
 from __future__ import annotations
 
 import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -65,7 +66,7 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     needed = still_needed(node)
     for operation in diff.diff_children(present, declared):
         _apply(node, ctx, operation, needed)
-        node.children_changed()
+    node.children_changed()
     if len(node.children) != before:
         _keep_start_order(node)
 
@@ -256,15 +257,12 @@ def give_variables(node: Node, ctx: Context) -> bool:
     parent_id = "" if above is None else above.path
     internal: dict[str, Any] = {
         "id": node.path,
-        "created_at": datetime.datetime.fromtimestamp(
-            ctx.wall - (ctx.now - node.entered_at), datetime.UTC
-        ).isoformat(timespec="seconds")
+        "created_at": _told_second(int(ctx.wall - (ctx.now - node.entered_at)))
         if not node.variables.internal
         else node.variables.internal["created_at"],
         "parent_id": parent_id,
         "bridged_by": parent_id,
-        "location": msgspec.to_builtins(node.location),
-        "location_path": node.location.path(ctx.gaps),
+        **_told_location(node, ctx),
     }
     base = VariableBundle() if above is None else above.variables
     bundle = base.for_child(own, internal, known=node.variables)
@@ -276,6 +274,27 @@ def give_variables(node: Node, ctx: Context) -> bool:
     for child in node.children.values():
         inherit(child, ctx)
     return True
+
+
+def _told_location(node: Node, ctx: Context) -> dict[str, Any]:
+    above = node.parent
+    if above is not None and above.location is node.location and above.variables.internal:
+        # Most children are where their parent is.
+        internal = above.variables.internal
+        return {
+            "location": dict(internal["location"]),
+            "location_path": internal["location_path"],
+        }
+    return {
+        "location": msgspec.to_builtins(node.location),
+        "location_path": node.location.path(ctx.gaps),
+    }
+
+
+@lru_cache(maxsize=16)
+def _told_second(second: int) -> str:
+    # Most children are made together.
+    return datetime.datetime.fromtimestamp(second, datetime.UTC).isoformat(timespec="seconds")
 
 
 def inherit(node: Node, ctx: Context) -> None:

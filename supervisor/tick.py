@@ -40,6 +40,9 @@ def tick(node: Node, now: Context) -> None:
 
 def tick_children(node: Node, now: Context) -> None:
     """Step 5: the children that need it, in start order; the others cost nothing."""
+    if not node.children:
+        node.dirty_below.clear()
+        return
     below, node.dirty_below = node.dirty_below, {}
     if now.full:
         to_look_at = list(node.children.values())

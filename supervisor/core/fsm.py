@@ -302,6 +302,10 @@ def decide(worker: Worker, snap: Snapshot) -> Decision:
 
 
 def _check_decision(worker: Worker, snap: Snapshot, decision: object) -> None:
+    if type(decision) is Stay:  # nearly all are
+        reason: object = decision.reason
+        if type(reason) is str and reason and not reason.isspace():
+            return
     fault = _fault_of(decision)
     if fault is not None:
         raise WorkerFault(f"{worker.type_name}: state {snap.state.state_name()} {fault}")

@@ -222,7 +222,7 @@ def dependency_faults(specs: Sequence[ChildSpec]) -> list[str]:
         for other in others
         if other not in needs
     ]
-    cycle = _find_cycle(needs)
+    cycle = _find_cycle(needs) if any(needs.values()) else []
     if cycle:
         faults.append(f"depends_on is circular: {' -> '.join(cycle)}")
     return faults
@@ -232,6 +232,8 @@ def start_order(specs: Sequence[ChildSpec]) -> tuple[str, ...]:
     """Names in declared order, but each after what it depends on, as far as that is among
     ``specs``: a dependency may be missing (it has just restarted, or could not be made)."""
     needs = {spec.name: spec.depends_on for spec in specs}
+    if not any(needs.values()):
+        return tuple(needs)
     order: dict[str, None] = {}
     # Not recursive: a chain may be longer than Python's stack.
     for start in needs:

@@ -88,7 +88,9 @@ class VariableBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, di
             [user, global_, internal], [known.user, known.global_, known.internal]
         ):
             return known
-        return VariableBundle(user=_copied(user), global_=_copied(global_)).with_internal(internal)
+        bundle = VariableBundle(user=_copied(user), global_=_copied(global_))
+        bundle.__dict__["_internal"] = dict(internal)
+        return bundle
 
 
 def _copied(value: Any) -> Any:
