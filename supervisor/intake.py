@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _monotonic = time.monotonic
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 4096
+OUT_AT_ONCE = 8
 FLOAT_MAX = sys.float_info.max
 
 
@@ -121,8 +122,15 @@ class Intake:
         ):
             pool.ledger.open[attempt_id] = attempt
             pool.dispatcher.give(chosen.pick(key) if key else chosen.idle.pop(), attempt, now)
+        # Into a pipe it goes with others: one by one, they would cost a system call each. What is
+        # left over goes out with the next answer.
         elif self.queue(attempt) and (
-            chosen.idle or (kind.may_wait_in_pipe and pool.dispatcher.has_room(chosen))
+            chosen.idle
+            or (
+                kind.may_wait_in_pipe
+                and not chosen.queue.size % OUT_AT_ONCE
+                and pool.dispatcher.has_room(chosen)
+            )
         ):
             pool.dispatcher.dispatch(chosen)
 

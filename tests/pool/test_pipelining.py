@@ -182,9 +182,14 @@ class World:
     def living(self) -> list[PlayedProc]:
         return [proc for proc in self.procs if not proc.is_dead]
 
-    def submit(self, action: Action, key: str = "", urgent: bool = False) -> int:
+    def submit(
+        self, action: Action, key: str = "", urgent: bool = False, gives_out: bool = True
+    ) -> int:
+        """``gives_out``: as the next answer would, though fewer wait than go out at once."""
         attempt_id = self.pool.submit(action, key=key, urgent=urgent)
         self.keys[attempt_id] = key
+        if gives_out:
+            self.pool.dispatcher.dispatch(self.lane)
         return attempt_id
 
     def read(self, proc: PlayedProc) -> None:
@@ -255,8 +260,9 @@ class History:
     def submit(self) -> None:
         kind: type[Action] = self.chance.choice([Short, Short, Short, Long, Single])
         key, urgent = self.chance.choice(["", "", "a", "b"]), self.chance.random() < 0.2
+        gives_out = self.chance.random() < 0.5
         for _ in range(self.chance.randint(1, 6)):
-            self.world.submit(kind(), key, urgent)
+            self.world.submit(kind(), key, urgent, gives_out)
 
     def proc_works(self) -> None:
         proc = self.any_proc()
