@@ -15,6 +15,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+from fsmv2.supervisor import reconciling, steps
 from fsmv2.supervisor.core import template
 from fsmv2.supervisor.core.reconcile import Present, diff_children
 from fsmv2.supervisor.core.rootworker import RootWorker
@@ -69,6 +70,13 @@ class Tree:
     def tick(self, *, full: bool = False) -> None:
         self.now += 1e-4
         self.engine.tick(self.now, 1.7e9, full=full)
+
+    def reconcile(self) -> None:
+        """The root's steps up to its children's: they are made, and do nothing yet."""
+        root, context = self.engine.root, self.engine.context
+        health = steps.check_health(root, context)
+        steps.derive(root, context, health)
+        reconciling.reconcile(root, context, health)
 
     def settle(self) -> None:
         """Tick until nothing is due."""
@@ -139,9 +147,11 @@ def changed_leaves(
 
 def reconciles(count: int, times: int) -> dict[str, float]:
     """Children of one parent come, change and go: the tick that does it, with all it leads to.
-    ``add`` and ``update`` include that each child derives and decides; ``remove`` is all ticks
-    until the last child is gone."""
-    found = {"add_s": float("inf"), "update_s": float("inf"), "remove_s": float("inf")}
+    ``add`` is the parent's pass alone, which makes the children; ``first_tick`` includes that each
+    of them derives and decides, and so does ``update``; ``remove`` is all ticks until the last
+    child is gone."""
+    names = ("add_s", "first_tick_s", "update_s", "remove_s")
+    found = dict.fromkeys(names, float("inf"))
     specs = children((count,))
     other = tuple(
         ChildSpec(spec.name, "leaf", UserSpec({"host": "other", "port": 1})) for spec in specs
@@ -149,7 +159,11 @@ def reconciles(count: int, times: int) -> dict[str, float]:
     for _ in range(times):
         tree = settled(())
         tree.declare(specs)
-        found["add_s"] = min(found["add_s"], least_s(tree.tick, 1))
+        found["add_s"] = min(found["add_s"], least_s(tree.reconcile, 1))
+        assert len(tree.engine.root.children) == count
+        tree = settled(())
+        tree.declare(specs)
+        found["first_tick_s"] = min(found["first_tick_s"], least_s(tree.tick, 1))
         assert len(tree.engine.root.children) == count
         tree.settle()
         tree.declare(other)
