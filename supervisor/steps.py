@@ -54,7 +54,6 @@ def _is_all_clear(node: Node, ctx: Context) -> bool:
         or node.fault_until is not None
         or node.desired is None
         or node.held_by
-        or node.is_lost
         or ctx.infrastructure is not None
         or node.stop_asked
     ):
