@@ -7,9 +7,10 @@ action's module does not load the engine.
 
 from typing import TYPE_CHECKING, Any
 
-from fsmv2.supervisor.core.action import Action, ActionContext, ActionResult, Limits
+from fsmv2.supervisor.core.action import Action, ActionContext, ActionResult, Limits, Retry
 from fsmv2.supervisor.core.fsm import Act, Go, Phase, Remove, Restart, Snapshot, State, Stay
 from fsmv2.supervisor.core.location import Location
+from fsmv2.supervisor.core.restarts import RestartBudget
 from fsmv2.supervisor.core.secret import Secret
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -37,6 +38,8 @@ __all__ = [
     "Phase",
     "Remove",
     "Restart",
+    "RestartBudget",
+    "Retry",
     "Secret",
     "Settings",
     "Snapshot",

@@ -8,7 +8,6 @@ own fate.
 
 from __future__ import annotations
 
-import math
 import re
 import typing
 from functools import lru_cache
@@ -99,6 +98,12 @@ _LIMIT_RANGES = {
     "niceness": (0, 19),
     "memory_bytes": (1 << 20, 1 << 47),
     "concurrency": (1, 1 << 16),
+}
+_RETRY_RANGES = {
+    "base_s": (0.0, TIMEOUT_S_MAX),
+    "factor": (1.0, 100.0),
+    "max_s": (0.0, TIMEOUT_S_MAX),
+    "jitter": (0.0, 1.0),
 }
 
 
@@ -325,15 +330,33 @@ def check_action_type(kind: type[Action]) -> None:
         whole = isinstance(got, int) and not isinstance(got, bool)
         if got is not None and not (whole and low <= got <= high):
             raise _unusable(kind, f"limits.{name}", got, f"a whole number from {low} to {high}")
+    _check_retry(kind)
     action_reference(kind)
     value_type(kind)
 
 
+def _check_retry(kind: type[Action]) -> None:
+    retry: Any = kind.retry
+    if not isinstance(retry, Retry):
+        raise _unusable(kind, "retry", retry, "Retry(…)")
+    for name, (low, high) in _RETRY_RANGES.items():
+        got = getattr(retry, name)
+        if not _is_number(got) or not low <= got <= high:
+            raise _unusable(kind, f"retry.{name}", got, f"a number from {low:g} to {high:g}")
+    got = retry.attempts
+    whole = isinstance(got, int) and not isinstance(got, bool)
+    if got is not None and not (whole and got >= 1):
+        raise _unusable(kind, "retry.attempts", got, "a whole number from 1 up, or None")
+
+
 def _check_seconds(kind: type[Action], name: str, low: float, high: float) -> None:
     got = getattr(kind, name)
-    fine = isinstance(got, int | float) and not isinstance(got, bool) and math.isfinite(got)
-    if not fine or not low <= got <= high:
+    if not _is_number(got) or not low <= got <= high:
         raise _unusable(kind, name, got, f"seconds from {low:g} to {high:g}")
+
+
+def _is_number(got: object) -> bool:
+    return isinstance(got, int | float) and not isinstance(got, bool)
 
 
 def _unusable(kind: type[Action], name: str, got: object, want: str) -> SpecError:

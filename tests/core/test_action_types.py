@@ -16,6 +16,7 @@ from fsmv2.supervisor.core.action import (
     TIMEOUT_S_MAX,
     Action,
     Limits,
+    Retry,
     check_action_type,
 )
 from fsmv2.supervisor.core.errors import SpecError
@@ -122,3 +123,26 @@ def test_a_type_that_was_refused_is_refused_again() -> None:
     first = refusal(kind)
     assert first is not None
     assert refusal(kind) == first
+
+
+@pytest.mark.parametrize("bad", [{"base_s": 1.0}, None, 3, Retry], ids=repr)
+def test_a_retry_of_another_type_is_refused(bad: Any) -> None:
+    """A mapping would be found out at the action's first failure, in the middle of the tree."""
+    assert "retry is" in (refusal(declared(retry=bad)) or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("base_s", -1.0),
+        ("base_s", "1"),
+        ("factor", 0.5),
+        ("max_s", math.nan),
+        ("jitter", 1.5),
+        ("attempts", 0),
+        ("attempts", 1.5),
+        ("attempts", True),
+    ],
+)
+def test_a_retry_that_cannot_be_counted_is_refused_by_name(name: str, bad: Any) -> None:
+    assert f"retry.{name} is {bad!r}" in (refusal(declared(retry=Retry(**{name: bad}))) or "")

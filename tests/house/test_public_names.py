@@ -5,12 +5,28 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from importlib import resources
+from typing import Any
 
 import pytest
 
 import fsmv2.supervisor
 import fsmv2.supervisor.testing
+from fsmv2.supervisor import (
+    Action,
+    ChildSpec,
+    DesiredState,
+    Limits,
+    Location,
+    RestartBudget,
+    Retry,
+    State,
+    UserSpec,
+    VariableBundle,
+    Worker,
+)
 
 PROMISED = {
     "Act",
@@ -27,6 +43,8 @@ PROMISED = {
     "Phase",
     "Remove",
     "Restart",
+    "RestartBudget",
+    "Retry",
     "Secret",
     "Settings",
     "Snapshot",
@@ -39,6 +57,10 @@ PROMISED = {
     "WorkerFactory",
     "render_template",
 }
+WRITTEN_BY_USERS = (
+    *(Action, ChildSpec, DesiredState, Limits, Location, RestartBudget, Retry),
+    *(State, UserSpec, VariableBundle, Worker),
+)
 PROMISED_FOR_TESTS = {"FakeProbe", "FaultPlan", "ManualClock", "SimPool", "Simulation"}
 
 # A proc imports an action's module, and that imports `fsmv2.supervisor`: whatever comes along
@@ -76,6 +98,29 @@ def test_public_names_are_the_promised_ones() -> None:
 def test_public_name_can_be_imported(name: str) -> None:
     """Each promised name is there, the ones that load on first use included."""
     assert getattr(fsmv2.supervisor, name).__name__ == name
+
+
+def test_whatever_a_public_class_asks_for_is_public() -> None:
+    """Who declares a worker, an action or children writes values of these types: none of them has
+    to be imported from inside."""
+    declared = [
+        (kind.__name__, field, part)
+        for kind in WRITTEN_BY_USERS
+        for field, hint in typing.get_type_hints(kind).items()
+        if not field.startswith("_")
+        for part in _classes_in(hint)
+        if part.__module__.startswith("fsmv2.")
+    ]
+
+    assert {part for *_, part in declared} > {RestartBudget, Retry, Limits, VariableBundle}
+    assert [each for each in declared if each[2].__name__ not in PROMISED] == []
+
+
+def _classes_in(hint: Any) -> Iterator[type]:
+    if isinstance(hint, type) and not typing.get_args(hint):
+        yield hint
+    for part in typing.get_args(hint):
+        yield from _classes_in(part)
 
 
 def test_lazy_name_is_one_object() -> None:
