@@ -41,9 +41,14 @@ def pool_options(
         start_method=settings.start_method,
         preload=modules,
         search=search,
-        graces={
-            action_reference(kind): policy.grace_s
-            for kind, policy in policies.items()
-            if policy.grace_s is not None
-        },
+        graces=graces_of(policies),
     )
+
+
+def graces_of(policies: Mapping[type[Action], ActionPolicy]) -> dict[str, float]:
+    """`Action.grace_s` of those whose policy says another, by ``module:name``."""
+    return {
+        action_reference(kind): policy.grace_s
+        for kind, policy in policies.items()
+        if policy.grace_s is not None
+    }

@@ -14,7 +14,7 @@ import random
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
@@ -23,25 +23,24 @@ from fsmv2.supervisor import logs, spill
 from fsmv2.supervisor.access import digest_of
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.action import Action, ActionPolicy, ActionResult
+from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.engineoptions import declared, engine_options, policies_of
 from fsmv2.supervisor.garbage import Garbage
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
 from fsmv2.supervisor.outside import Ticket
 from fsmv2.supervisor.plugins import Plugins, load_plugins
-from fsmv2.supervisor.policies import check_observation, resolve_actions, rules_of
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolsettings import pool_options
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.reload import ConfigFile, Reloader
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
-from fsmv2.supervisor.settings import Settings, child_specs
+from fsmv2.supervisor.settings import Settings
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.store.keeper import file_of, open_keeper
 from fsmv2.supervisor.summary import Summary
@@ -131,7 +130,7 @@ class Supervisor:
         self._reloader = Reloader(
             self._source, self._poller, self._telemetry, self._take_over, self._bury_check
         )
-        self._policies = self._resolve_policies()
+        self._policies = policies_of(self.settings, self._factory, _refuse_config)
         self._keeper = open_keeper(self.settings.store, self._telemetry, self._poller)
         undo.callback(lambda: self._keeper.close(time.monotonic(), time.time()))
         self._pool = self._make_pool(run_folder)
@@ -211,32 +210,15 @@ class Supervisor:
         )
         return pool
 
-    def _resolve_policies(self) -> Mapping[type[Action], ActionPolicy]:
-        factory, settings = self._factory, self.settings
-        check_observation(settings.observation, factory.type_names, _refuse_config)
-        return resolve_actions(settings.actions, factory.modules, _refuse_config)
-
     def _make_engine(self) -> Engine:
-        settings = self.settings
         engine = Engine(
-            name=settings.name,
-            children=child_specs(settings),
+            **engine_options(self.settings, self._policies),
             factory=self._factory,
             pool=self._pool,
             emit=self._telemetry,
             now=time.monotonic(),
             wall=time.time(),
-            variables=VariableBundle(global_=dict(settings.global_)),
-            location=settings.location,
-            gaps=settings.location_gaps,
-            strategy=settings.strategy,
-            restart_budget=settings.restart_budget,
-            interval_s=settings.tick_interval_s,
-            observation=rules_of(settings.observation),
-            policies=self._policies,
             clock=time.perf_counter,
-            slow_s=settings.slow_worker_s,
-            outside_max=settings.outside_queue,
             store=self._keeper,
             recalled=self._keeper.recalled,
         )
@@ -336,16 +318,7 @@ class Supervisor:
         factory = self._factory
         if not set(settings.plugins) <= {*self.settings.plugins, *self._modules}:
             factory = load_plugins(settings.plugins, self._search).factory
-        self._engine.reload(
-            child_specs(settings),
-            factory=factory,
-            variables=VariableBundle(global_=dict(settings.global_)),
-            location=settings.location,
-            gaps=settings.location_gaps,
-            interval_s=settings.tick_interval_s,
-            strategy=settings.strategy,
-            restart_budget=settings.restart_budget,
-        )
+        self._engine.reload(**declared(settings), factory=factory)
         self._factory = factory
         level = settings.log.level
         if level != self.settings.log.level:

@@ -156,11 +156,10 @@ class SimLife:
         attempt.dispatched_at = self.clock.now
         if fault is not None:
             self._note(f"fault: {fault} for attempt {attempt.id} on proc {proc.number}")
-        kind = type(attempt.action)
         takes_s = attempt.answer.duration_of(attempt.action)
         if takes_s is None:
             takes_s = SHORTEST_S * (0.5 + chance.random())
-        end_s = attempt.timeout_s + kind.grace_s
+        end_s = attempt.timeout_s + attempt.grace_s
         match fault:
             case "dies_before":
                 self.after(SHORTEST_S, partial(self._dies_unbegun, proc, attempt))
@@ -217,7 +216,7 @@ class SimLife:
         """Its time is up, or it is cancelled: it has its grace, if it has one."""
         if not self._is_at(proc, attempt):
             return
-        grace_s = type(attempt.action).grace_s
+        grace_s = attempt.grace_s
         detail = f"its deadline of {attempt.timeout_s:g} s had passed"
         if grace_s <= 0:
             self.kill(proc, attempt, cause, detail)

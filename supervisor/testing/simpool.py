@@ -20,6 +20,7 @@ from fsmv2.supervisor.core.action import (
     ActionError,
     ActionResult,
     action_name,
+    action_reference,
     check_action_type,
 )
 from fsmv2.supervisor.core.errors import SpecError, check
@@ -33,7 +34,8 @@ from fsmv2.supervisor.testing.simprocs import SimAttempt
 
 class SimPool(SimLife):
     """Lanes of simulated procs. Whoever owns it calls `step` when the clock stands at
-    `next_moment`; results go to ``on_result(attempt_id, result)``, as the real pool's do."""
+    `next_moment`; results go to ``on_result(attempt_id, result)``, as the real pool's do.
+    ``graces`` replaces `Action.grace_s`, as `PoolOptions.graces` does."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class SimPool(SimLife):
         faults: FaultPlan = CALM,
         spares: int = 1,
         queue: int = 1_000,
+        graces: Mapping[str, float] | None = None,
         on_result: OnResult,
         on_event: OnEvent = lambda event: None,
         note: Callable[[str], None] = lambda line: None,
@@ -61,6 +64,7 @@ class SimPool(SimLife):
             note=note,
         )
         self._answers = Answers(answers or {})
+        self._graces = graces or {}
         self._next_id = itertools.count(1).__next__
 
     # --- what actions answer ----------------------------------------------------------------
@@ -141,7 +145,8 @@ class SimPool(SimLife):
             raise Refused("PoolStuck", "cannot run an action: no proc can be started")
         answer = self._answers.find(action, key)
         now = self.clock.now
-        attempt = SimAttempt(attempt_id, action, answer, key, chosen, seconds, urgent, now)
+        grace_s = self._graces.get(action_reference(kind), kind.grace_s)
+        attempt = SimAttempt(attempt_id, action, answer, key, chosen, seconds, urgent, now, grace_s)
         if not chosen.queue.offer(attempt, key, urgent):
             waiting = chosen.queue.size + chosen.queue.held
             raise Refused(

@@ -37,8 +37,8 @@ class SimAttempt:
     """One submitted action without a result. Monotonic seconds in ``*_at``."""
 
     __slots__ = (
-        "action", "answer", "begins", "cancel_cause", "dispatched_at", "id", "key", "lane", "name",
-        "proc", "progress", "submitted_at", "timeout_s", "urgent",
+        "action", "answer", "begins", "cancel_cause", "dispatched_at", "grace_s", "id", "key",
+        "lane", "name", "proc", "progress", "submitted_at", "timeout_s", "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class SimAttempt:
         timeout_s: float,
         urgent: bool,
         now: float,
+        grace_s: float,
     ) -> None:
         self.id = attempt_id
         self.action = action
@@ -59,6 +60,7 @@ class SimAttempt:
         self.key = key
         self.lane = lane
         self.timeout_s = timeout_s
+        self.grace_s = grace_s
         self.urgent = urgent
         self.submitted_at = now
         self.dispatched_at = 0.0

@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.core.location import GapPolicy, Location
+from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
 from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.engineoptions import engine_options, policies_of, reloaded
 from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.poolsettings import graces_of
+from fsmv2.supervisor.settings import PoolSettings, Settings
 from fsmv2.supervisor.testing.clock import ManualClock
 from fsmv2.supervisor.testing.faultplan import CALM, OF_RESULTS, OF_THE_WORLD, FaultPlan
 from fsmv2.supervisor.testing.invariants import Invariants, unsettled
 from fsmv2.supervisor.testing.probe import FakeProbe
 from fsmv2.supervisor.testing.simpool import SimPool
 from fsmv2.supervisor.testing.trace import Trace
-
-if TYPE_CHECKING:
-    from fsmv2.supervisor.settings import Settings
 
 
 class Broken(BugError):
@@ -44,8 +43,10 @@ RESULTS_KEPT = 50
 class Simulation:
     """A tree of ``workers`` (their classes) in simulated time.
 
-    ``children`` are what the root declares; or ``config`` is a `Settings`, whose workers,
-    variables and location they are. ``answers`` says what actions come to, see `SimPool.answer`.
+    ``children`` are what the root declares; or ``config`` is a `Settings`, all of which counts as
+    for a `Supervisor`, except what the simulated pool does not have (see `simpool`), the store and
+    the ops process; what it says of no known type is a `SpecError`. ``answers`` says what actions
+    come to, see `SimPool.answer`.
     ``full`` has every tick look at every node. Times are seconds.
     """
 
@@ -67,15 +68,15 @@ class Simulation:
         interval_s: float = 0.1,
         full: bool = False,
     ) -> None:
-        gaps: GapPolicy = "skip"
-        if config is not None:
-            from fsmv2.supervisor.settings import child_specs
-
-            children, name, interval_s = child_specs(config), config.name, config.tick_interval_s
-            variables = VariableBundle(global_=dict(config.global_))
-            location, gaps = config.location, config.location_gaps
-            procs, observers = config.pool.procs, config.pool.observers
-            queue = config.pool.queue
+        factory = WorkerFactory(workers)
+        pool = PoolSettings(procs=procs, observers=observers, queue=queue)
+        settings = config or Settings(name=name, tick_interval_s=interval_s, pool=pool)
+        pool = settings.pool
+        options = engine_options(settings, policies_of(settings, factory, _refuse_config))
+        if config is None:
+            options["children"] = tuple(children)
+            options["variables"] = variables or VariableBundle()
+            options["location"] = location or Location()
         self.seed = seed
         self.full = full
         self.faults = faults
@@ -85,33 +86,32 @@ class Simulation:
         self.events: list[Event] = []
         self.replay = f"Simulation(…, seed={seed})"
         self.pool = SimPool(
-            {"actions": procs, "observations": observers},
+            {"actions": pool.procs, **pool.lanes, "observations": pool.observers},
             clock=self.clock,
             answers=answers,
             seed=seed,
             faults=faults,
-            queue=queue,
+            spares=pool.spares,
+            queue=pool.queue,
+            graces=graces_of(options["policies"]),
             on_result=self._take_result,
             on_event=self._hear,
             note=self.trace.add,
         )
         self.engine = Engine(
-            name=name,
-            children=tuple(children),
-            factory=WorkerFactory(workers),
+            **options,
+            factory=factory,
             pool=self.pool,
             emit=self._hear,
             now=self.clock.now,
             wall=self.clock.wall,
-            variables=variables,
-            location=location,
-            gaps=gaps,
-            interval_s=interval_s,
+            # Stands while worker code runs, unless that moves it: so is worker code slow here.
+            clock=lambda: self.clock.now,
             seed=seed,
         )
-        self._variables, self._location, self._gaps = variables, location, gaps
+        self._options = options
         self._invariants = Invariants(self.engine, self.pool, self.clock)
-        self._declared = tuple(children)
+        self._declared = options["children"]
         self._gone_until: dict[str, float] = {}
         self._touches = 0
         self._chance = random.Random(f"{seed}/world")
@@ -129,7 +129,7 @@ class Simulation:
         end = self.clock.now + seconds
         while (moment := self._next_moment()) is not None and moment <= end:
             self._advance(moment)
-        self.clock.set(end)
+        self.clock.set(max(end, self.clock.now))
 
     def step(self) -> bool:
         """Go on up to and including the next tick. False: nothing is pending any more."""
@@ -292,9 +292,7 @@ class Simulation:
         self._take_over(kept)
 
     def _take_over(self, children: Sequence[ChildSpec]) -> None:
-        self.engine.reload(
-            tuple(children), variables=self._variables, location=self._location, gaps=self._gaps
-        )
+        self.engine.reload(**reloaded(self._options, tuple(children)))
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -349,3 +347,7 @@ class Simulation:
             if node.path == path:
                 return node
         raise SpecError(f"got path {path!r}, want one of {', '.join(self.tree())}")
+
+
+def _refuse_config(place: str, why: str) -> None:
+    raise SpecError(f"cannot use the config: {place}: {why}")

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from worlds import Look, Open, Valve, World
 
@@ -16,8 +17,18 @@ from fsmv2.supervisor.attempts import UNBEGUN_MAX
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import Action
 from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.core.fsm import Decision, Snapshot
+from fsmv2.supervisor.core.restarts import RestartBudget
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
-from fsmv2.supervisor.settings import Settings, WorkerSettings
+from fsmv2.supervisor.core.workevents import WorkerSlow
+from fsmv2.supervisor.settings import (
+    ActionSettings,
+    ObservationSettings,
+    PoolSettings,
+    RetrySettings,
+    Settings,
+    WorkerSettings,
+)
 from fsmv2.supervisor.testing import FakeProbe, FaultPlan, ManualClock, SimPool, Simulation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +120,94 @@ def test_settings_give_the_children_and_the_name() -> None:
     sim, _ = simulate(config=settings)
     sim.run(5.0)
     assert sim.tree() == {"plant": "running", "plant/v": "running"}
+
+
+def plant(**options: Any) -> Settings:
+    """A config with one valve, and whatever is given."""
+    valve = WorkerSettings(name="v", type="valve", config={"host": "v"})
+    return Settings(name="plant", workers=(valve,), **options)
+
+
+def test_a_config_says_in_a_simulation_what_it_says_in_a_root() -> None:
+    """Each key that the engine has a word for; a reload of the children leaves the others."""
+    settings = plant(
+        strategy="one_for_all",
+        restart_budget=RestartBudget(2, 60.0),
+        observation=ObservationSettings(stale_s=3.0, dead_s=6.0, intervals={"valve": 2.0}),
+        actions={"Open": ActionSettings(timeout_s=7.0, grace_s=3.0, retry=RetrySettings(0.5))},
+        slow_worker_s=0.25,
+        outside_queue=3,
+        location_gaps="unknown_all",
+        pool=PoolSettings(procs=3, observers=2, lanes={"disk": 4}, spares=0, queue=7),
+    )
+    sim, _ = simulate(config=settings)
+    context, root = sim.engine.context, sim.engine.root
+    sim.run(1.0)
+
+    assert root.desired is not None
+    assert (root.desired.strategy, root.desired.restart_budget) == (
+        "one_for_all",
+        RestartBudget(2, 60.0),
+    )
+    policy = context.policies[Open]
+    assert (policy.timeout_s, policy.grace_s) == (7.0, 3.0)
+    assert policy.retry == msgspec.structs.replace(Open.retry, base_s=0.5)
+    assert (context.slow_s, context.outside_max, context.gaps) == (0.25, 3, "unknown_all")
+    assert (context.observation.stale_s, context.observation.dead_s) == (3.0, 6.0)
+    assert context.observation.intervals == {"valve": 2.0}
+    assert {name: lane.size for name, lane in sim.pool.lanes.items()} == {
+        "actions": 3,
+        "disk": 4,
+        "observations": 2,
+    }
+
+    sim.reload([VALVE])
+    sim.run(1.0)
+    assert root.desired.strategy == "one_for_all"
+    assert (context.gaps, root.desired.restart_budget.restarts) == ("unknown_all", 2)
+
+
+def test_the_figures_of_a_config_count_in_a_simulation() -> None:
+    """Its timeout and its grace, not the class's: a hung action ends when the config says so."""
+    settings = plant(actions={"Open": ActionSettings(timeout_s=2.0, grace_s=3.0)})
+    sim, _ = simulate(config=settings, answers={Open: datetime.timedelta(days=1)})
+    sim.until(lambda: ("Open", "timed_out") in ends(sim), 20.0)
+
+    ended = next(
+        event
+        for event in sim.events
+        if isinstance(event, events.ActionEnded) and event.status == "timed_out"
+    )
+    assert ended.ran_s == pytest.approx(5.0, abs=0.1)
+
+
+def test_a_config_that_names_no_action_is_refused_by_a_simulation() -> None:
+    with pytest.raises(SpecError, match=r"actions\.Opne: unknown action type 'Opne'"):
+        simulate(config=plant(actions={"Opne": ActionSettings(timeout_s=7.0)}))
+
+
+def test_a_config_that_contradicts_itself_is_refused_by_a_simulation() -> None:
+    with pytest.raises(SpecError, match=r"observation\.dead_s: got 2 s"):
+        simulate(config=plant(observation=ObservationSettings(stale_s=3.0, dead_s=2.0)))
+
+
+def test_worker_code_that_moves_the_clock_is_slow() -> None:
+    """No real time passes in a simulation; what takes some says so on its clock."""
+    sims: list[Simulation] = []
+
+    class Slow(Valve):
+        def next_action(self, snapshot: Snapshot) -> Decision:
+            sims[0].clock.advance(0.3)
+            return super().next_action(snapshot)
+
+    sims.append(Simulation([Slow], config=plant(slow_worker_s=0.25), answers=World().answers()))
+    sims[0].run(1.0)
+
+    told = [event for event in sims[0].events if isinstance(event, WorkerSlow)]
+    assert [(slow.path, slow.step, slow.limit_s) for slow in told] == [
+        ("plant/v", "next_action", 0.25)
+    ]
+    assert told[0].took_s == pytest.approx(0.3)
 
 
 def test_an_unknown_path_names_the_known_ones() -> None:
