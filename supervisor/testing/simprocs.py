@@ -115,6 +115,11 @@ class SimProc:
     def __repr__(self) -> str:
         return f"<proc {self.number} {self.state.value} {self.attempt}>"
 
+    @property
+    def attempt_at(self) -> float:
+        """When its attempt was given to it, for whoever shows how long that has run."""
+        return self.attempt.dispatched_at if self.attempt is not None else 0.0
+
     def take(self, attempt: SimAttempt) -> None:
         """Begin ``attempt``."""
         check(self.attempt is None, f"I2: proc {self.number} has two attempts")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import doctest
+import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -30,6 +31,10 @@ from fsmv2.supervisor.settings import (
     WorkerSettings,
 )
 from fsmv2.supervisor.testing import FakeProbe, FaultPlan, ManualClock, SimPool, Simulation
+from fsmv2.supervisor.view import tree_pieces
+
+if TYPE_CHECKING:
+    from fsmv2.supervisor.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 VALVE = ChildSpec("v", "valve", UserSpec({"host": "v"}))
@@ -215,6 +220,18 @@ def test_an_unknown_path_names_the_known_ones() -> None:
     sim.run(1.0)
     with pytest.raises(SpecError, match="got path 'v', want one of root, root/v"):
         sim.node("v")
+
+
+def test_a_simulated_tree_can_be_shown_with_what_runs() -> None:
+    """As the API shows a real one: the view reads procs and attempts, here simulated ones."""
+    sim, _ = simulate(answers={Open: datetime.timedelta(seconds=9)})
+    sim.run(2.5)
+
+    pieces = tree_pieces(sim.engine, cast("Pool", sim.pool), sim.clock.now)
+    action = json.loads(b"".join(pieces))["children"][0]["action"]
+
+    assert (action["type"], action["queued"]) == ("Open", False)
+    assert action["running_s"] == pytest.approx(2.3, abs=0.1)
 
 
 def test_what_is_not_settled_is_told_in_words() -> None:
