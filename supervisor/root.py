@@ -23,8 +23,8 @@ from fsmv2.supervisor import logs, spill
 from fsmv2.supervisor.access import digest_of
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.action import Action, ActionResult
-from fsmv2.supervisor.core.errors import StartError
+from fsmv2.supervisor.core.action import Action, ActionResult, action_name
+from fsmv2.supervisor.core.errors import FsmError, StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
@@ -348,8 +348,14 @@ class Supervisor:
         self, path: str, action: Action, on_end: Callable[[Ticket], None] | None = None
     ) -> Ticket:
         """Have ``action`` run for the worker at ``path``, see `Engine.submit_outside`. For
-        listeners and what else runs in this thread, while `run` runs."""
-        return self._engine.submit_outside(path, action, on_end)
+        listeners and what else runs in this thread, while `run` runs; raises `FsmError` before."""
+        engine: Engine | None = getattr(self, "_engine", None)  # made when `run` starts
+        if engine is None:
+            raise FsmError(
+                f"cannot run {action_name(type(action))} for {path}: the supervisor does not run, "
+                "want a call while `run` runs, as from a listener"
+            )
+        return engine.submit_outside(path, action, on_end)
 
     # --- what the pool says -----------------------------------------------------------------
 

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from harness import Bench, Look, Plant, Pump, SwitchOff, SwitchOn, child, worker_type
 
+from fsmv2.supervisor import Settings, Supervisor
 from fsmv2.supervisor.core.action import Action, ActionContext, ActionPolicy
+from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.core.events import ResultDropped
 from fsmv2.supervisor.core.fsm import Act, Decision, Go, Phase, Snapshot, State
+from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.core.workevents import OutsideActionEnded
 from fsmv2.supervisor.outside import Ticket
 
@@ -278,3 +281,12 @@ def test_a_thousand_actions_from_outside_leave_nothing_behind() -> None:
     assert pokes(bench) == list(range(1000))
     assert bench.node("p").outside is None
     assert len(bench.engine._inbox._owners) <= 1
+
+
+def test_an_action_for_a_supervisor_that_does_not_run_is_refused_in_words() -> None:
+    """It was an AttributeError of a field that only `run` makes."""
+    supervisor = Supervisor(Settings(name="site"), WorkerFactory())
+    with pytest.raises(
+        FsmError, match="cannot run Poke for site/p: the supervisor does not run, want"
+    ):
+        supervisor.submit_outside("site/p", Poke())
