@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -76,6 +77,13 @@ class ActionPool:
         self._pool = Pool(
             sizes, chosen, run_folder=self._folder.path, on_result=self._driver.on_result
         )
+        self._last_lock = threading.RLock()
+        self._last_steps: list[Callable[[], object]] = [
+            self._folder.remove,
+            self._leftovers.close,
+            self._pool.poller.close,  # also when it was never started
+            lambda: atexit.unregister(self.close),
+        ]
 
     def __enter__(self) -> Self:
         self.start()
@@ -213,13 +221,14 @@ class ActionPool:
     def close(self) -> None:
         """End everything: what runs is killed and gets the result "cancelled", and so does what
         waits. Whoever waits for one of them has it then. Takes up to some seconds; a second call
-        waits for the first. Nothing is taken any more: `submit` gives "refused"."""
+        waits until all is done. Nothing is taken any more: `submit` gives "refused"."""
         self._driver.close()
         if self._driver.is_closed:
-            atexit.unregister(self.close)
-            self._pool.poller.close()  # also when it was never started
-            self._leftovers.close()
-            self._folder.remove()
+            # Each is taken once, also by a signal's handler that breaks in; nobody is back before
+            # all are done.
+            with Shelter(), self._last_lock:
+                while self._last_steps:
+                    self._last_steps.pop()()
 
 
 _MODULE_OF_CALLS = "fsmv2.supervisor.callables"

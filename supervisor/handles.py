@@ -27,6 +27,14 @@ CALLBACKS_S_MAX = 5.0
 _log = logging.getLogger("concurrent.futures")
 
 
+def check_timeout(timeout: float) -> None:
+    """Raise `ValueError` for NaN: no moment is later than that, so the wait would never be over."""
+    if timeout != timeout:
+        raise ValueError(
+            f"cannot wait: got timeout {timeout!r}, want seconds, or None for no limit"
+        )
+
+
 class Handle(Future[Any]):
     """One submitted action: a `concurrent.futures.Future` of its `ActionResult`.
 
@@ -68,8 +76,9 @@ class Handle(Future[Any]):
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the `ActionResult`, at most ``timeout`` seconds (None: as long as it takes).
 
-        Never raises for the action's own fate; raises `TimeoutError` when the wait is over. A
-        large value is read here, about 1 ms a MiB, when it is asked for the first time.
+        Never raises for the action's own fate; raises `TimeoutError` when the wait is over, at once
+        for a negative ``timeout``, and `ValueError` for NaN. A large value is read here, about 1 ms
+        a MiB, when it is asked for the first time.
         """
         return self.outcome(timeout)
 
@@ -86,10 +95,14 @@ class Handle(Future[Any]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait like `result`, and leave the value unread. False: the wait is over."""
+        if timeout is not None:
+            check_timeout(timeout)
         return self._state is not PENDING or self._driver.wait_for(self, timeout)
 
     def outcome(self, timeout: float | None = None) -> ActionResult:
         """The `ActionResult`, also where a subclass makes `result` something else."""
+        if timeout is not None:
+            check_timeout(timeout)
         if self._state is PENDING and not self._driver.wait_for(self, timeout):
             raise TimeoutError(
                 f"attempt {self.attempt_id} has no result after {timeout:g} s; it goes on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pool_actions as acts
 import pytest
 
+from fsmv2.ipc.linux import is_alive
 from fsmv2.supervisor import ActionPool, ActionResult, driver, guard, handles, naps
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.handles import Handle
@@ -123,6 +125,27 @@ def test_a_wait_that_is_over_leaves_the_action_alone(shared: ActionPool) -> None
     with pytest.raises(TimeoutError):
         handle.exception(0)
     assert handle.result(PATIENCE_S).value == "slept"
+
+
+def test_a_wait_for_nan_seconds_is_refused_and_a_negative_one_is_over_at_once(
+    shared: ActionPool,
+) -> None:
+    """No moment is later than NaN: the wait for one had no end. Negative is 0, as elsewhere."""
+    nan = float("nan")
+    handle = shared.submit(acts.Sleep(PATIENCE_S))
+    for asks in (handle.result, handle.exception, handle.wait, handle.outcome):
+        with pytest.raises(ValueError, match="cannot wait: got timeout nan, want seconds"):
+            asks(nan)
+    with pytest.raises(TimeoutError):
+        handle.result(-1.0)
+    assert not handle.wait(-math.inf)
+    handle.cancel()
+    assert handle.result(math.inf).status == "cancelled"
+    with pytest.raises(ValueError, match="got timeout nan"):  # done or not
+        handle.result(nan)
+    refused = shared.run(acts.Echo(1), timeout_s=nan)
+    assert refused.status == "refused"
+    assert "got timeout_s nan, want a number of seconds" in str(refused.error)
 
 
 def test_many_handles_can_be_awaited_in_one_loop(shared: ActionPool) -> None:
@@ -547,6 +570,56 @@ def test_closing_gives_those_who_wait_their_results() -> None:
     assert not running.kill()
     with pytest.raises(FsmError, match="started before"):
         pool.start()
+
+
+def test_two_that_close_at_once_are_both_back_when_all_is_done() -> None:
+    """The last steps were taken by both at a time: one came back before the folder was gone, and
+    each could close a descriptor that was somebody else's by then."""
+    fds = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        pool = ActionPool(procs=1)
+        pool.start()
+        pool.submit(acts.Sleep(60))
+        folder = Path(pool._folder.path)
+        running = [proc["pid"] for proc in pool.statistics()["procs"]]
+        assert folder.exists()
+        begin = threading.Barrier(4)
+
+        def close_and_look(
+            pool: ActionPool = pool, begin: threading.Barrier = begin, folder: Path = folder
+        ) -> bool:
+            begin.wait(PATIENCE_S)
+            pool.close()
+            return folder.exists()
+
+        assert in_threads(*[close_and_look] * 4) == [False] * 4
+        assert not any(is_alive(pid) for pid in running if pid)
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_the_last_steps_of_a_close_are_taken_once() -> None:
+    """The slow one, removing the folder, is waited for by the second caller, who takes none."""
+    pool = ActionPool(procs=1)
+    pool.start()
+    goes_on, begun, taken = threading.Event(), threading.Event(), []
+    remove = pool._folder.remove
+
+    def slow() -> None:
+        begun.set()
+        assert goes_on.wait(PATIENCE_S)
+        taken.append("removed")
+        remove()
+
+    pool._last_steps[0] = slow
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        first = threads.submit(pool.close)
+        assert begun.wait(PATIENCE_S)
+        second = threads.submit(pool.close)
+        with pytest.raises(TimeoutError):
+            second.result(0.05)
+        goes_on.set()
+        assert [first.result(PATIENCE_S), second.result(PATIENCE_S)] == [None, None]
+    assert taken == ["removed"]
 
 
 def test_a_pool_that_never_started_can_be_closed(tmp_path: Path) -> None:
