@@ -47,6 +47,12 @@ def _environment(extra: dict[str, str]) -> dict[str, str]:
     return {**base, "PYTHONPATH": str(SUPPORT), "PYTHONUNBUFFERED": "1", **extra}
 
 
+def whole_records(log: bytes) -> list[dict[str, Any]]:
+    """The records of ``log`` up to its last line's end."""
+    lines = log[: log.rfind(b"\n") + 1].decode().split("\n")
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
 class Running:
     """``with Running(config_path) as root:`` ends it, whatever the test did to it."""
 
@@ -82,14 +88,13 @@ class Running:
         self._log.close()
 
     def records(self, event: str | None = None) -> list[dict[str, Any]]:
-        """The log's records so far."""
-        lines = self._log_path.read_text().splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{")]
+        """The log's records so far; a line that is being written is none yet."""
+        found = whole_records(self._log_path.read_bytes())
         return [r for r in found if event is None or r["event"] == event]
 
     def log_text(self) -> str:
         """The log as it is."""
-        return self._log_path.read_text()
+        return self._log_path.read_text(errors="replace")
 
     @property
     def address(self) -> str:

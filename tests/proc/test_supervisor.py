@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import Running, fsmv2, until
+from running import Running, fsmv2, until, whole_records
 
 from fsmv2.ipc.linux import descendants_of, is_alive
 
@@ -375,3 +375,12 @@ def test_tree_and_status_show_a_running_supervisor(tmp_path: Path) -> None:
         as_json = fsmv2("tree", "--http", listen, "--json")
         assert as_json.stdout.startswith('{"path":"site"')
         assert root.end() == 0
+
+
+def test_half_a_log_line_is_no_record_yet() -> None:
+    """The log is read while it is written, at any byte of it."""
+    log = '{"event": "a", "text": "\u2028 é"}\nnoise\n{"event": "b"}\n'.encode()
+    for size in range(len(log)):
+        records = [record["event"] for record in whole_records(log[:size])]
+        assert records == (["a"] if b"\n" in log[:size] else [])
+    assert [record["event"] for record in whole_records(log)] == ["a", "b"]
