@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from fsmv2.supervisor.core.errors import TemplateError
-from fsmv2.supervisor.core.template import plain_value, render_template, render_value
+from fsmv2.supervisor.core.template import render_template, render_value
 from fsmv2.supervisor.core.templatebudget import Forbidden, new_budget
 from fsmv2.supervisor.core.templatemarkers import has_template
+from fsmv2.supervisor.core.templatevalues import plain_value
 from fsmv2.supervisor.core.variables import VariableBundle
 
 YAML_BYTES_MAX = 64 * 1024

@@ -16,7 +16,6 @@ value is rendered once, never twice; whatever is wrong is a `TemplateError`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -32,18 +31,21 @@ from jinja2.visitor import NodeTransformer
 
 from fsmv2.supervisor.core import templatebudget as budget
 from fsmv2.supervisor.core.errors import TemplateError
-from fsmv2.supervisor.core.templatebudget import (
-    INTEGER_BITS_MAX,
-    RENDERED_BYTES_MAX,
-    Forbidden,
-)
+from fsmv2.supervisor.core.templatebudget import RENDERED_BYTES_MAX, Forbidden
 from fsmv2.supervisor.core.templatemarkers import MARKERS, refuse_marker
+from fsmv2.supervisor.core.templatevalues import (
+    Undefined,
+    join,
+    plain_value,
+    refuse_undefined,
+    to_json,
+    to_text,
+    writable,
+)
 from fsmv2.supervisor.core.variables import VariableBundle
 
 TEMPLATE_BYTES_MAX = 64 * 1024
 TOKENS_MAX = 8_000
-VALUES_MAX = 10_000
-DEPTH_MAX = 32
 
 _TEXT_FILTERS = (
     "abs", "capitalize", "count", "d", "default", "float", "int", "length", "lower", "title",
@@ -63,7 +65,12 @@ _METHODS: dict[type, frozenset[str]] = {
 }  # fmt: skip
 _COUNTED, _WEIGHED = "fsmv2_counted", "fsmv2_weighed"
 _STATEMENTS = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For)
-_SCALARS = (str, int, float, bool, type(None))
+
+
+class _Missing(jinja2.StrictUndefined, Undefined):
+    """An undefined variable."""
+
+    __slots__ = ()
 
 
 class _Generator(CodeGenerator):
@@ -84,21 +91,21 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            undefined=jinja2.StrictUndefined,
+            undefined=_Missing,
             autoescape=False,
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
-            finalize=_writable,
+            finalize=writable,
             optimized=False,  # folding constants takes cubic time on nested filters
         )
         self.globals = {"range": budget.bounded_range}
         ours = {
-            "replace": budget.replace, "round": budget.rounded, "string": _string,
-            "tojson": _to_json,
+            "replace": budget.replace, "round": budget.rounded, "string": to_text,
+            "tojson": to_json,
         }  # fmt: skip
         plain: dict[str, Any] = {name: FILTERS[name] for name in _TEXT_FILTERS}
-        by_item: dict[str, Any] = {name: FILTERS[name] for name in _ITEM_FILTERS} | {"join": _join}
+        by_item: dict[str, Any] = {name: FILTERS[name] for name in _ITEM_FILTERS} | {"join": join}
         self.filters = {
             name: budget.metered(function) for name, function in (plain | ours).items()
         } | {
@@ -113,7 +120,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def concatenate(self, parts: tuple[Any, ...]) -> str:
         """``a ~ b``."""
-        text = budget.bounded("".join(str(_writable(part)) for part in parts))
+        text = budget.bounded("".join(str(writable(part)) for part in parts))
         budget.charge_for(text)
         return text
 
@@ -121,14 +128,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             return self.concatenate((left, right))
         for side in (left, right):
-            _refuse_undefined(side)
+            refuse_undefined(side)
             budget.bounded_number(side, operator)
         if operator == "**" and (abs(right) > 64 or abs(left) > 1_000_000):
             raise Forbidden("'**' of large numbers")
         return super().call_binop(context, operator, left, right)
 
     def call_unop(self, context: Any, operator: str, arg: Any) -> Any:
-        _refuse_undefined(arg)
+        refuse_undefined(arg)
         budget.bounded_number(arg, operator)
         return super().call_unop(context, operator, arg)
 
@@ -234,39 +241,6 @@ def _weight(node: nodes.Node) -> int:
     return 1 + sum(_weight(part) for part in inside)
 
 
-def _refuse_undefined(value: Any) -> None:
-    if isinstance(value, jinja2.Undefined):
-        str(value)  # raises, naming it
-
-
-def _writable(value: Any) -> Any:
-    """What may be written out: text and numbers. A list would have to be walked to be written,
-    and may hold itself many times over."""
-    _refuse_undefined(value)
-    if isinstance(value, int) and value.bit_length() > INTEGER_BITS_MAX:
-        raise Forbidden(f"a number over {INTEGER_BITS_MAX} bits")
-    if not isinstance(value, _SCALARS):
-        if isinstance(value, list | tuple | dict):
-            plain_value(value)  # an undefined variable inside is the better message
-        raise Forbidden(
-            f"cannot write out a {type(value).__name__}: want text or a number; for a list use "
-            "'| join' or '| tojson'"
-        )
-    return value
-
-
-def _join(items: Iterable[Any], separator: str = "") -> str:
-    return budget.join((str(_writable(item)) for item in items), separator)
-
-
-def _string(value: Any) -> str:
-    return str(_writable(value))
-
-
-def _to_json(value: Any) -> str:
-    return budget.bounded(json.dumps(plain_value(value)))
-
-
 _environment = _Environment()
 
 
@@ -348,39 +322,12 @@ def render_value(text: str, names: Mapping[str, Any]) -> Any:
     try:
         # The dict, not **names: a variable may be called "self".
         value = _compile_expression(inner)(dict(names))
-        _refuse_undefined(value)
+        refuse_undefined(value)
         value = plain_value(value)
     except TemplateError:
         raise
     except Exception as error:
         raise TemplateError(f"cannot render template: {_told(error)}") from None
-    return value
-
-
-def plain_value(value: Any) -> Any:
-    """``value`` with lists for every sequence and iterator, checked: a bounded number of values,
-    none undefined, none that holds a template of its own or itself."""
-    return _plain(value, [VALUES_MAX], 0)
-
-
-def _plain(value: Any, left: list[int], depth: int) -> Any:
-    left[0] -= 1
-    if left[0] < 0 or depth > DEPTH_MAX:
-        raise Forbidden(f"over {VALUES_MAX} values, or nested deeper than {DEPTH_MAX}")
-    _refuse_undefined(value)
-    if isinstance(value, str):
-        budget.bounded(value)
-        refuse_marker(value)
-        return value
-    if isinstance(value, Mapping):
-        return {
-            _plain(key, left, depth + 1): _plain(item, left, depth + 1)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple | range | set | frozenset | Iterator):
-        return [_plain(item, left, depth + 1) for item in value]
-    if isinstance(value, int) and value.bit_length() > INTEGER_BITS_MAX:
-        raise Forbidden(f"a number over {INTEGER_BITS_MAX} bits")
     return value
 
 
