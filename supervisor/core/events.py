@@ -1,37 +1,34 @@
 """What happened: the closed set of things the engine and the pool report.
 
-Knows: the events, their fields, how loud each is.
+Knows: the events of the tree and of its actions, their fields, how loud each is; those of
+processes, from `poolevents`.
 Does not know: logs, metrics, pages; one sink turns events into all of them.
-Invariants: past tense; one event is one log line; the event's name is static and only its
-fields vary; no event holds a value of an action or a config, so no secret can be in one.
+Invariants: those of `eventbase`.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
-
-import msgspec
+from typing import Any, ClassVar
 
 from fsmv2.supervisor.core.action import DeathCertificate
-from fsmv2.supervisor.core.fsm import snake_case
-
-Level = Literal["debug", "info", "warning", "error"]
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Base. ``level`` is how loud the event is in the log."""
-
-    level: ClassVar[Level] = "info"
-
-    @classmethod
-    def name(cls) -> str:
-        """The static name: ``StateChanged`` is logged as ``state_changed``."""
-        return snake_case(cls.__name__)
-
-    def loudness(self) -> Level:
-        """``level``, where this event's fields do not say otherwise."""
-        return self.level
-
+from fsmv2.supervisor.core.eventbase import Event as Event
+from fsmv2.supervisor.core.eventbase import Level as Level
+from fsmv2.supervisor.core.poolevents import ActionTypeQuarantined as ActionTypeQuarantined
+from fsmv2.supervisor.core.poolevents import ActionTypeReleased as ActionTypeReleased
+from fsmv2.supervisor.core.poolevents import OperatorCommanded as OperatorCommanded
+from fsmv2.supervisor.core.poolevents import OpsEnded as OpsEnded
+from fsmv2.supervisor.core.poolevents import OpsStarted as OpsStarted
+from fsmv2.supervisor.core.poolevents import PoolRecovered as PoolRecovered
+from fsmv2.supervisor.core.poolevents import PoolStuck as PoolStuck
+from fsmv2.supervisor.core.poolevents import PreloadExcluded as PreloadExcluded
+from fsmv2.supervisor.core.poolevents import ProcEnded as ProcEnded
+from fsmv2.supervisor.core.poolevents import ProcOutput as ProcOutput
+from fsmv2.supervisor.core.poolevents import ProcStarted as ProcStarted
+from fsmv2.supervisor.core.poolevents import ResultDropped as ResultDropped
+from fsmv2.supervisor.core.poolevents import StartMethodChanged as StartMethodChanged
+from fsmv2.supervisor.core.poolevents import StartsThrottled as StartsThrottled
+from fsmv2.supervisor.core.poolevents import TemplateEnded as TemplateEnded
+from fsmv2.supervisor.core.poolevents import TemplateStarted as TemplateStarted
 
 # --- the root -------------------------------------------------------------------------------
 
@@ -226,156 +223,6 @@ class ObservationRecovered(Event, frozen=True, kw_only=True):
     restarts: int = 0
 
 
-# --- processes ------------------------------------------------------------------------------
-
-
-class ProcStarted(Event, frozen=True, kw_only=True):
-    """A proc said hello."""
-
-    level: ClassVar[Level] = "debug"
-    slot: str
-    pid: int
-    startup_s: float
-
-
-class ProcEnded(Event, frozen=True, kw_only=True):
-    """A proc is dead and reaped. ``expected`` when the root meant it to end; ``attempt_id`` is the
-    attempt that was lost with it, None when there was none."""
-
-    slot: str
-    pid: int
-    verdict: str
-    expected: bool
-    exit_code: int | None = None
-    signal: str | None = None
-    attempt_id: int | None = None
-    reason: str | None = None
-
-
-class ProcOutput(Event, frozen=True, kw_only=True):
-    """A line a proc wrote to its standard output or error."""
-
-    level: ClassVar[Level] = "debug"
-    slot: str
-    line: str
-    attempt_id: int | None = None
-
-
-class TemplateStarted(Event, frozen=True, kw_only=True):
-    """The process that forks procs is ready."""
-
-    level: ClassVar[Level] = "debug"
-    pid: int
-    startup_s: float
-
-
-class TemplateEnded(Event, frozen=True, kw_only=True):
-    """The process that forks procs died; running procs are untouched."""
-
-    level: ClassVar[Level] = "warning"
-    pid: int
-    verdict: str
-    retry_in_s: float
-
-
-class OpsStarted(Event, frozen=True, kw_only=True):
-    """The HTTP process serves."""
-
-    pid: int
-    address: str
-    startup_s: float
-
-
-class OpsEnded(Event, frozen=True, kw_only=True):
-    """The HTTP process died; the tree is untouched."""
-
-    level: ClassVar[Level] = "warning"
-    pid: int
-    verdict: str
-    retry_in_s: float
-
-
-class PoolStuck(Event, frozen=True, kw_only=True):
-    """No proc could be started for a while: no new actions are offered."""
-
-    level: ClassVar[Level] = "error"
-    reason: str
-    error_scope: str = "infrastructure"
-    impact: str = "all_workers"
-
-
-class PoolRecovered(Event, frozen=True, kw_only=True):
-    """Procs start again."""
-
-    downtime_s: float
-
-
-class StartsThrottled(Event, frozen=True, kw_only=True):
-    """More procs are missing than may be started at once: ``waiting`` of them wait their turn.
-    Told once per storm."""
-
-    level: ClassVar[Level] = "warning"
-    waiting: int
-    per_s: float
-
-
-class PreloadExcluded(Event, frozen=True, kw_only=True):
-    """A plug-in harms the process that forks procs: each proc imports it by itself, and slower."""
-
-    level: ClassVar[Level] = "warning"
-    module: str
-    reason: str
-
-
-class StartMethodChanged(Event, frozen=True, kw_only=True):
-    """Procs are started in another way from now on."""
-
-    level: ClassVar[Level] = "warning"
-    method: str
-    reason: str
-
-
-class ActionTypeQuarantined(Event, frozen=True, kw_only=True):
-    """An action type has died the same way ``deaths`` times in a row: it runs on a proc of its
-    own from now on, one attempt at a time, with a growing wait before each."""
-
-    level: ClassVar[Level] = "error"
-    action_type: str
-    verdict: str
-    deaths: int
-    retry_in_s: float
-    error_scope: str = "action_type"
-    impact: str = "single_action_type"
-
-
-class ActionTypeReleased(Event, frozen=True, kw_only=True):
-    """An action type runs like any other again."""
-
-    action_type: str
-    reason: str
-    quarantined_s: float
-
-
-class OperatorCommanded(Event, frozen=True, kw_only=True):
-    """Somebody with the token gave a command over HTTP from ``client``; ``outcome`` is what
-    became of it. A killed attempt's end is told by itself."""
-
-    command: str
-    target: str
-    outcome: str
-    client: str
-    action_type: str = ""
-    path: str = ""
-
-
-class ResultDropped(Event, frozen=True, kw_only=True):
-    """A result came for an attempt that is over, or for an older incarnation."""
-
-    level: ClassVar[Level] = "debug"
-    attempt_id: int
-    reason: str
-
-
 def level_of(event: Event) -> Level:
     """How loud ``event`` is, its fields considered."""
     match event:
@@ -387,10 +234,6 @@ def level_of(event: Event) -> Level:
             return "warning"
         case ActionLogged(record_level=("debug" | "info" | "warning" | "error") as level):
             return level
-        case ProcEnded(expected=True) | ProcEnded(attempt_id=int()):
-            return "debug"  # the attempt it had is told of by itself
-        case ProcEnded():
-            return "warning"
         case WorkerUpdated(inherited=True):
             return "debug"  # one change above is told once, not for each node below it
         case SupervisorStopped(clean=False) | WorkerRemoved(forced=True):
