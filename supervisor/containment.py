@@ -73,7 +73,7 @@ def told(error: BaseException) -> str:
     """Type and text of an error; its ``__str__`` is worker code too."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:
+    except BaseException:  # as wide as where the error itself was caught
         return f"{type(error).__name__}: <its text could not be made>"
 
 

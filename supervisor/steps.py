@@ -11,7 +11,7 @@ from fsmv2.supervisor import observing
 from fsmv2.supervisor.containment import contain, in_time, recover
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core.errors import BugError, WorkerFault
-from fsmv2.supervisor.core.fsm import Phase, State
+from fsmv2.supervisor.core.fsm import Phase, State, check_state
 from fsmv2.supervisor.core.gate import Conditions, Gate, gate
 from fsmv2.supervisor.core.spec import (
     DesiredState,
@@ -29,9 +29,11 @@ _states: dict[type[State], State] = {}
 
 
 def state_of(kind: type[State]) -> State:
-    """The one instance of a state class: states hold no data."""
+    """The one instance of a state class: states hold no data. Raises `WorkerFault` for what is no
+    state, or has no phase or no name: those are read later, where nothing contains it."""
     state = _states.get(kind)
     if state is None:
+        check_state(kind)
         state = _states[kind] = kind()
     return state
 

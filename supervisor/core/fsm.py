@@ -290,6 +290,9 @@ def decide(worker: Worker, snap: Snapshot) -> Decision:
             return Go(worker.stopping, reason=snap.desired.stop_reason)
     decision = worker.next_action(snap)
     _check_decision(worker, snap, decision)
+    if type(decision.reason) is not str:
+        # A subclass compares by code of its own, and msgspec does not write it.
+        decision = msgspec.structs.replace(decision, reason=str.__str__(decision.reason))
     if snap.desired.stop_asked and isinstance(decision, Go):
         target = decision.state.phase
         if target is not Phase.STOPPED and target is not Phase.STOPPING:
@@ -299,6 +302,17 @@ def decide(worker: Worker, snap: Snapshot) -> Decision:
                 "want a state of phase stopping or stopped"
             )
     return decision
+
+
+def check_state(kind: object) -> None:
+    """Raise `WorkerFault` unless ``kind`` is a State class with a phase and a name."""
+    if not (isinstance(kind, type) and issubclass(kind, State)):
+        raise WorkerFault(f"cannot enter {kind!r}: want a State class")
+    if not isinstance(getattr(kind, "phase", None), Phase):
+        raise WorkerFault(f"cannot enter {kind.__name__}: it has no phase, want a Phase")
+    name: object = kind.state_name()
+    if type(name) is not str or not name:
+        raise WorkerFault(f"cannot enter {kind.__name__}: its name is {name!r}, want a str")
 
 
 def _check_decision(worker: Worker, snap: Snapshot, decision: object) -> None:

@@ -101,6 +101,8 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     def __post_init__(self) -> None:
         if not isinstance(self.state, str) or not self.state.strip():
             raise SpecError(f"cannot use DesiredState: state is {self.state!r}, want a word")
+        if type(self.state) is not str:  # a subclass may compare by code of its own
+            msgspec.structs.force_setattr(self, "state", str.__str__(self.state))
         children: object = self.children
         if isinstance(children, list):  # what a worker's author is most likely to hand over
             msgspec.structs.force_setattr(self, "children", tuple(children))

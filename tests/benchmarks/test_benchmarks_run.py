@@ -166,6 +166,17 @@ def test_ticks_runs_actions_and_tells_its_three_rows(tmp_path: Path) -> None:
     assert all(figures[row]["count"] > 0 for row in ("bring_up_ms", "tick_ms", "enqueue_ms"))
 
 
+def test_churn_has_children_come_and_go_and_finds_nothing_grown(tmp_path: Path) -> None:
+    raw = tmp_path / "churn.json"
+    told = run("churn.py", "--reloads", "200", "--children", "500", "--json", str(raw))
+
+    assert "nothing grew" in told
+    counted = json.loads(raw.read_text())
+    assert counted["faults"] == []
+    assert counted["added"] > 500
+    assert counted["added"] - counted["removed"] == 12  # those that are there in the end
+
+
 def test_tree_tells_each_figure_beside_its_target_and_draws_how_it_grows(tmp_path: Path) -> None:
     raw, document = tmp_path / "tree.json", tmp_path / "README.md"
     document.write_text(DOCUMENT.format("tree"))

@@ -69,10 +69,13 @@ BROKEN: dict[str, tuple[str, Any]] = {
     "derive raises": ("derive_desired_state", raises(ValueError("no"))),
     "derive exits": ("derive_desired_state", raises(SystemExit(3))),
     "derive recurses": ("derive_desired_state", raises(RecursionError("deep"))),
+    "derive interrupts": ("derive_desired_state", raises(KeyboardInterrupt())),
     "derive returns None": ("derive_desired_state", returns(None)),
     "derive returns a dict": ("derive_desired_state", returns({"state": "running"})),
     "next raises": ("next_action", raises(Cancelled())),
     "next exits": ("next_action", raises(SystemExit())),
+    "next interrupts": ("next_action", raises(KeyboardInterrupt())),
+    "next recurses": ("next_action", raises(RecursionError("deep"))),
     "next runs out of memory": ("next_action", raises(MemoryError())),
     "next returns None": ("next_action", returns(None)),
     "next returns a class": ("next_action", returns(Stay)),
@@ -81,6 +84,8 @@ BROKEN: dict[str, tuple[str, Any]] = {
     "next acts with nothing": ("next_action", returns(Act(None, "x"))),  # type: ignore[arg-type]
     "observe raises": ("observe", raises(KeyError("host"))),
     "observe exits": ("observe", raises(SystemExit(1))),
+    "observe interrupts": ("observe", raises(KeyboardInterrupt())),
+    "observe recurses": ("observe", raises(RecursionError("deep"))),
     "observe returns text": ("observe", returns("look")),
     "observe returns a class": ("observe", returns(Look)),
 }
