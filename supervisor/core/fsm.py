@@ -29,6 +29,7 @@ from fsmv2.supervisor.core.childrenview import ChildInfo as ChildInfo
 from fsmv2.supervisor.core.childrenview import ChildrenView as ChildrenView
 from fsmv2.supervisor.core.errors import WorkerFault
 from fsmv2.supervisor.core.phase import Phase as Phase
+from fsmv2.supervisor.core.words import REASON_CHARS_MAX, presentable
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.core.worker import Worker
@@ -290,6 +291,9 @@ def decide(worker: Worker, snap: Snapshot) -> Decision:
             return Go(worker.stopping, reason=snap.desired.stop_reason)
     decision = worker.next_action(snap)
     _check_decision(worker, snap, decision)
+    reason = presentable(decision.reason, REASON_CHARS_MAX)
+    if reason != decision.reason:
+        decision = msgspec.structs.replace(decision, reason=reason)
     if snap.desired.stop_asked and isinstance(decision, Go):
         target = decision.state.phase
         if target is not Phase.STOPPED and target is not Phase.STOPPING:
