@@ -27,6 +27,7 @@ from fsmv2.supervisor.configfault import (
     shown,
 )
 from fsmv2.supervisor.configwalk import describe, misfits
+from fsmv2.supervisor.containment import told
 from fsmv2.supervisor.core.action import Action, check_action_type
 from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError, TemplateError
@@ -351,16 +352,16 @@ def _call(step: Callable[[], object], where: str) -> Any:
     """
     try:
         return step()
-    except SpecError:
+    except (SpecError, KeyboardInterrupt):  # Ctrl-C, as far as anybody can tell
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         at = ""
         trace = error.__traceback__
         while trace is not None:
             code = trace.tb_frame.f_code
             at = f" ({os.path.basename(code.co_filename)}:{trace.tb_lineno})"
             trace = trace.tb_next
-        raise SpecError(f"{where}: raised {type(error).__name__}: {error}{at}") from None
+        raise SpecError(f"{where}: raised {told(error)}{at}") from None
 
 
 def _placed(error: SpecError, place: str) -> tuple[str, str]:

@@ -18,6 +18,8 @@ from fsmv2.supervisor.core.errors import SpecError
 
 SHOWN_CHARS_MAX = 60
 _SECRET = re.compile(r"token|password|secret|key", re.IGNORECASE)
+# The user and password of a URL.
+_URL_LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _LAST_PART = re.compile(r"(\.[^.\[\]]+|\[[^\[\]]*\]|^[^.\[\]]+)$")
 
@@ -97,7 +99,7 @@ def shown(value: Any, path: str) -> str:
         return f"a {type(value).__name__}"
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = repr(value)
+    text = repr(_URL_LOGIN.sub("…@", value) if isinstance(value, str) else value)
     return text if len(text) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}…"
 
 

@@ -14,6 +14,7 @@ from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import events, workevents
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import SpecError, WorkerFault
+from fsmv2.supervisor.core.words import ERROR_CHARS_MAX, presentable
 from fsmv2.supervisor.node import Node
 
 SLOW = "slow"
@@ -72,7 +73,7 @@ def _back_off(node: Node, ctx: Context) -> float:
 def told(error: BaseException) -> str:
     """Type and text of an error; its ``__str__`` is worker code too."""
     try:
-        return f"{type(error).__name__}: {error}"
+        return presentable(f"{type(error).__name__}: {error}", ERROR_CHARS_MAX)
     except BaseException:  # as wide as where the error itself was caught
         return f"{type(error).__name__}: <its text could not be made>"
 

@@ -101,11 +101,16 @@ def _without_surrogates(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _encode(record: Mapping[str, Any]) -> bytes:
+def as_json(record: Mapping[str, Any]) -> bytes:
+    """``record`` as JSON, whatever is in it."""
     try:
-        encoded = msgspec.json.encode(record, enc_hook=repr)
+        return msgspec.json.encode(record, enc_hook=repr)
     except Exception:  # surrogates, numbers over 64 bits, keys that are no strings, deep nesting
-        encoded = msgspec.json.encode(_plain_by_hand(record, 6))
+        return msgspec.json.encode(_plain_by_hand(record, 6))
+
+
+def _encode(record: Mapping[str, Any]) -> bytes:
+    encoded = as_json(record)
     if encoded.isascii() and b"\x7f" not in encoded:
         return encoded + b"\n"
     text = encoded.decode("utf-8")

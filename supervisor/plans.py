@@ -134,7 +134,10 @@ def _words(difference: Difference) -> str:
     before, after = difference.before, difference.after
     if is_secret(place) and before is not msgspec.UNSET and after is not msgspec.UNSET:
         return f"{place}: changed"
-    return f"{place}: {_value(before, place)} -> {_value(after, place)}"
+    words = [_value(value, place) for value in (before, after)]
+    if words[0] == words[1]:
+        return f"{place}: changed"
+    return f"{place}: {words[0]} -> {words[1]}"
 
 
 def _value(value: Any, place: str) -> str:

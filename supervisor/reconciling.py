@@ -47,7 +47,8 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     declared = node.desired.children if node.desired is not None else None
     if declared is None:
         return
-    if declared is not node.declared:
+    anew = declared is not node.declared
+    if anew:
         if not _accept(node, ctx, declared):
             return
         if node.declared is None:
@@ -67,7 +68,7 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
     for operation in diff.diff_children(present, declared):
         _apply(node, ctx, operation, needed)
     node.children_changed()
-    if len(node.children) != before:
+    if anew or len(node.children) != before:
         _keep_start_order(node)
 
 
@@ -240,7 +241,12 @@ def _make_later(parent: Node, ctx: Context, spec: ChildSpec, error: BaseExceptio
 
 
 def _keep_start_order(node: Node) -> None:
-    order = start_order([child.spec for child in node.children.values()])
+    """As declared, and not as they came: one that is replaced comes last. Those that are no longer
+    declared stand at the end."""
+    place = {spec.name: number for number, spec in enumerate(node.declared or ())}
+    specs = [child.spec for child in node.children.values()]
+    specs.sort(key=lambda spec: place.get(spec.name, len(place)))
+    order = start_order(specs)
     node.children = {name: node.children[name] for name in order}
     for position, child in enumerate(node.children.values()):
         child.position = position

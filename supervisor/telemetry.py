@@ -18,6 +18,7 @@ import msgspec
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.core.events import Event, level_of
+from fsmv2.supervisor.loglines import as_json
 from fsmv2.supervisor.logs import LogSink, fields_of
 from fsmv2.supervisor.metrics import Metrics
 
@@ -109,7 +110,7 @@ class Telemetry:
         if isinstance(event, events.ActionEnded) and event.certificate is not None:
             fields["stack"] = event.certificate.stack
             fields["log_tail"] = event.certificate.log_tail
-        body = msgspec.json.encode(
+        body = as_json(
             {
                 "seq": self.sequence,
                 "ts": time.time(),

@@ -17,6 +17,8 @@ from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import InFlight, Node
 from fsmv2.supervisor.pool import Pool
 
+STATUS_BYTES_MAX = 128 * 1024
+
 
 def tree_pieces(
     engine: Engine, pool: Pool, now: float, walked: Callable[[Node], None] = lambda node: None
@@ -34,12 +36,24 @@ def tree_pieces(
             yield node
             continue
         walked(node)
-        yield msgspec.json.encode(_node(node, engine, pool, now))[:-1] + b',"children":['
+        yield _piece(node, engine, pool, now)[:-1] + b',"children":['
         todo.append(b"]}")
         for number, child in enumerate(reversed(node.children.values())):
             if number:
                 todo.append(b",")
             todo.append(child)
+
+
+def _piece(node: Node, engine: Engine, pool: Pool, now: float) -> bytes:
+    """One node's object. A status that is too large stands there by its size only: a frame would
+    not take it, and the whole tree would be shown no more."""
+    shown = _node(node, engine, pool, now)
+    status = msgspec.json.encode(shown["status"])
+    if len(status) > STATUS_BYTES_MAX:
+        shown["status"] = f"<{type(node.status).__qualname__}, {len(status)} bytes>"
+    else:
+        shown["status"] = msgspec.Raw(status)
+    return msgspec.json.encode(shown)
 
 
 def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:

@@ -499,6 +499,8 @@ class Shelf(Worker):
                 raise ValueError(f"cannot use {config}")
             case "exit":
                 sys.exit(3)
+            case "abort":
+                raise GeneratorExit("half-way")
             case "form":
                 return {"state": "running"}
             case "child":
@@ -655,6 +657,7 @@ def test_every_wrong_field_of_a_worker_config_is_told(tmp_path: Path) -> None:
         ("type: unborn", "worker 'unborn', constructor: raised OSError: no such device (test_co"),
         ("type: shelf, config: {trouble: raise}", "derive_desired_state: raised ValueError: cann"),
         ("type: shelf, config: {trouble: exit}", "derive_desired_state: raised SystemExit: 3"),
+        ("type: shelf, config: {trouble: abort}", "raised GeneratorExit: half-way (test_config"),
         ("type: shelf, config: {trouble: form}", "returned dict, want DesiredState"),
         ("type: shelf, config: {trouble: child}", "children[0]: got str, want ChildSpec"),
         ("type: shelf, config: {trouble: spec}", "children[0]: user_spec is NoneType, want UserSp"),

@@ -155,8 +155,9 @@ def test_what_all_inherit_is_told_with_each_that_inherits_it(tmp_path: Path) -> 
         ("variables: {}", "variables: {api_token: NEW}"),
         ("config: {port: 1}, variables: {url: 'x/OLD', password: OLD}",
          "config: {port: 2}, variables: {url: 'x/NEW', password: NEW}"),
+        ("variables: {url: 'https://u:OLD@host/'}", "variables: {url: 'https://u:NEW@host/'}"),
     ],
-    ids=["by the type", "through a template", "by its name", "new", "in another text"],
+    ids=["by the type", "through a template", "by its name", "new", "in another text", "in a URL"],
 )  # fmt: skip
 def test_no_secret_is_in_a_plan(tmp_path: Path, before: str, after: str) -> None:
     """Whether its key looks like one or the worker's config type says so."""

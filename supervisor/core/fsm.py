@@ -29,6 +29,7 @@ from fsmv2.supervisor.core.childrenview import ChildInfo as ChildInfo
 from fsmv2.supervisor.core.childrenview import ChildrenView as ChildrenView
 from fsmv2.supervisor.core.errors import WorkerFault
 from fsmv2.supervisor.core.phase import Phase as Phase
+from fsmv2.supervisor.core.words import REASON_CHARS_MAX, presentable
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.core.worker import Worker
@@ -290,9 +291,11 @@ def decide(worker: Worker, snap: Snapshot) -> Decision:
             return Go(worker.stopping, reason=snap.desired.stop_reason)
     decision = worker.next_action(snap)
     _check_decision(worker, snap, decision)
-    if type(decision.reason) is not str:
-        # A subclass compares by code of its own, and msgspec does not write it.
-        decision = msgspec.structs.replace(decision, reason=str.__str__(decision.reason))
+    # A subclass compares by code of its own, and msgspec does not write it.
+    plain = str.__str__(decision.reason)
+    reason = presentable(plain, REASON_CHARS_MAX)
+    if type(decision.reason) is not str or reason != plain:
+        decision = msgspec.structs.replace(decision, reason=reason)
     if snap.desired.stop_asked and isinstance(decision, Go):
         target = decision.state.phase
         if target is not Phase.STOPPED and target is not Phase.STOPPING:

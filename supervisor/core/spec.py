@@ -25,6 +25,7 @@ from fsmv2.supervisor.core.restarts import (
     Strategy,
 )
 from fsmv2.supervisor.core.variables import VariableBundle, check_values
+from fsmv2.supervisor.core.words import WORD_CHARS_MAX, is_word
 
 T = TypeVar("T")
 
@@ -99,8 +100,9 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     restart_budget: RestartBudget = msgspec.field(default_factory=RestartBudget)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.state, str) or not self.state.strip():
-            raise SpecError(f"cannot use DesiredState: state is {self.state!r}, want a word")
+        if not isinstance(self.state, str) or not is_word(str.__str__(self.state)):
+            got = repr(self.state)[:WORD_CHARS_MAX]
+            raise SpecError(f"cannot use DesiredState: state is {got}, want a word")
         if type(self.state) is not str:  # a subclass may compare by code of its own
             msgspec.structs.force_setattr(self, "state", str.__str__(self.state))
         children: object = self.children
@@ -189,6 +191,8 @@ def _wrong_types(spec: object) -> list[str]:
     texts = (*spec.depends_on, *spec.state_mapping, *spec.state_mapping.values())
     if not all(isinstance(text, str) for text in texts):
         return ["depends_on and state_mapping hold something else than text"]
+    if not all(is_word(word) for word in spec.state_mapping.values()):
+        return ["state_mapping holds a state that is no word"]
     return []
 
 

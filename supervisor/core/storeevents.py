@@ -60,7 +60,7 @@ class StoreRecovered(Event, frozen=True, kw_only=True):
 
 
 class StoreRefused(Event, frozen=True, kw_only=True):
-    """The store has refused one document, which contradicts what it has."""
+    """The store has refused one document, which contradicts what it has or is too large."""
 
     level: ClassVar[Level] = "warning"
     error: str

@@ -19,7 +19,7 @@ import msgspec
 
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.codec import decode, encode
-from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.frames import FRAME_BYTES_MAX, FrameError
 from fsmv2.ipc.messages import FromStore, NotSaved, Recall, Saved, StoreReady, StoreShut, Write
 from fsmv2.supervisor import processes
 from fsmv2.supervisor.certificate import death_verdict
@@ -34,6 +34,8 @@ from fsmv2.supervisor.store.protocol import Recalled
 WRITER_MAIN = "fsmv2.supervisor.store.writer:write_store"
 # An order's bytes go into the pipe at once, where the machine allows it.
 PIPE_BYTES = 512 * 1024
+# With a path and what an order says besides, it fits into a frame.
+DOCUMENT_BYTES_MAX = FRAME_BYTES_MAX - 16 * 1024
 SEND_S = 0.05
 START_S_MAX = 20.0
 ANSWER_S_MAX = 10.0
@@ -69,6 +71,7 @@ class WriterProcess:
         self._shut = ""
         self._trouble_since: float | None = None
         self._recalls = True
+        self._too_large: set[tuple[str, str]] = set()
         self.recalled: dict[str, Recalled] = {}
         self.on_fresh: Callable[[], None] = lambda: None
 
@@ -201,8 +204,16 @@ class WriterProcess:
     # --- feeding ----------------------------------------------------------------------------
 
     def take(self, write: Write) -> None:
-        """Have ``write`` saved, soon."""
-        self._outbox.take(write)
+        """Have ``write`` saved, soon. One that no frame can carry is refused, and told once."""
+        size, key = len(write.document), (write.path, write.role)
+        if size <= DOCUMENT_BYTES_MAX:
+            self._too_large.discard(key)
+            self._outbox.take(write)
+        elif key not in self._too_large:
+            self._too_large.add(key)
+            got = f"got {size} bytes, want at most {DOCUMENT_BYTES_MAX}"
+            why = f"{write.path}: cannot keep its {write.role}: {got}; the last that fits stays"
+            self._emit(storeevents.StoreRefused(error=why))
 
     def next_moment(self) -> float | None:
         """When `tend` has something to do at the latest (monotonic seconds)."""

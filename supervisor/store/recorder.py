@@ -90,14 +90,14 @@ class Recorder:
             told = self._told[path] = _Told(node.generation)
             self._take(put(path, "identity", identity_of(node), wall))
         desired = (node.desired, node.desired_word, node.spec.enabled, node.leaving is None)
-        if desired != told.desired:
+        if not _is_same(desired, told.desired):
             told.desired = desired
             self._take(put(path, "desired", desired_of(node), wall))
         if told.state_entered != node.entered_at:
             told.state_entered = node.entered_at
             told.since = round(wall - (now - node.entered_at), 3)
         observed = (node.state, node.reason, node.status, told.since)
-        if observed != told.observed:
+        if not _is_same(observed, told.observed):
             told.observed = observed
             self._take(put(path, "observed", observed_of(node, told.since), wall))
         waits = tuple((name, one.moment, one.given_up) for name, one in node.later.items())
@@ -129,6 +129,15 @@ class Recorder:
             self._remove(f"{path}/{name}", wall)
         self._told.pop(path, None)
         self._take(removal(path, wall))
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Config and status are a worker's own: comparing them may raise anything at all, or give what
+    is neither true nor false (an array)."""
+    try:
+        return bool(one == other)
+    except BaseException:
+        return False
 
 
 def _comes_back(node: Node) -> bool:

@@ -173,7 +173,7 @@ def part_of(value: Any) -> Any:
     """A worker's own value, as far as it can be kept."""
     try:
         raw = document(value)
-    except Exception:  # a worker's value may raise anything at all
+    except BaseException:  # a worker's value may raise anything at all
         return f"<{type(value).__qualname__}>"
     if len(raw) > PART_BYTES_MAX:
         return f"<{type(value).__qualname__}, {len(raw)} bytes>"

@@ -58,7 +58,16 @@ def write_store(
             for worker, recalled in store.resume().items():
                 say(Recall(worker, msgspec.json.encode(recalled)))
         say(ready)
-        _serve(read_fd, say, store, lambda: store.compact(keep, time.time() - keep_s))
+        ours = _inode(path)
+
+        def look() -> None:
+            if _inode(path) != ours:
+                raise _GoneError(f"store {path} was removed or replaced while it was open")
+
+        _serve(read_fd, say, store, look, lambda: store.compact(keep, time.time() - keep_s))
+    except _GoneError as error:
+        say(StoreShut(str(error)))
+        raise SystemExit(SHUT) from None
     except DamagedError:
         raise SystemExit(DAMAGED) from None
     except FrameError:
@@ -90,8 +99,15 @@ def open_store(path: str, wall: float) -> tuple[SqliteStore, StoreReady]:
 
 def _lock(path: str) -> int:
     """A lock held for life, in a file of its own: the database's may be moved aside. Raises
-    `StartError` when another process keeps it."""
-    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    `StartError` when another process keeps it, or it cannot be."""
+    try:
+        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        folder = os.path.dirname(path)
+        raise StartError(
+            f"cannot open store {path}: {error.strerror}: {path}.lock; want store.path in a "
+            f"folder that exists and can be written: {folder}"
+        ) from None
     give_up = time.monotonic() + LOCK_WAIT_S
     while True:
         with contextlib.suppress(BlockingIOError):
@@ -102,6 +118,18 @@ def _lock(path: str) -> int:
                 f"cannot open store {path}: another process writes it; want one supervisor a file"
             )
         time.sleep(LOCK_LOOK_S)
+
+
+class _GoneError(Exception):
+    """What is written now would be in no file that anybody can open."""
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Voice:
@@ -118,7 +146,11 @@ class _Voice:
 
 
 def _serve(
-    read_fd: int, say: Callable[[FromStore], None], store: SqliteStore, compact: Callable[[], int]
+    read_fd: int,
+    say: Callable[[FromStore], None],
+    store: SqliteStore,
+    look: Callable[[], None],
+    compact: Callable[[], int],
 ) -> None:
     buffer = FrameBuffer()
     compact_at = 0.0
@@ -134,6 +166,7 @@ def _serve(
         if not data:
             return
         for body in buffer.feed(data):
+            look()
             say(_carry_out(decode(body, Save), store))
         if buffer.fault is not None:
             raise buffer.fault

@@ -32,7 +32,7 @@ from fsmv2.ipc.frames import FrameError
 from fsmv2.ipc.redact import redact, secrets_in
 from fsmv2.supervisor.core.action import Action, ActionContext
 from fsmv2.supervisor.core.configrender import render_config
-from fsmv2.supervisor.core.errors import TemplateError
+from fsmv2.supervisor.core.errors import SpecError, TemplateError
 from fsmv2.supervisor.core.events import (
     ActionRefused,
     ChildrenRefused,
@@ -56,7 +56,7 @@ from fsmv2.supervisor.core.fsm import (
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.queue import KeyedQueue
 from fsmv2.supervisor.core.secret import Secret
-from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
+from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec, check_children
 from fsmv2.supervisor.core.template import render_template
 from fsmv2.supervisor.core.variables import VariableBundle
 
@@ -220,13 +220,61 @@ def test_a_variable_that_cannot_be_copied_costs_its_parent_only() -> None:
     assert bench.tree()["z"] == "running"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot open \udcff.txt", "cannot open \\udcff.txt"),
+        ("x" * 5_000_000, "x" * 999 + "…"),
+        ("\udcff" * 5_000, "\\udcff" * 166 + "\\ud…"),
+    ],
+)
+def test_a_reason_that_no_reader_could_be_sent_is_made_one(text: str, shown: str) -> None:
+    """UnicodeEncodeError and FrameError ended the root, from the publisher and the store."""
+
+    class Wordy(State):
+        phase = Phase.STOPPED
+
+        def next(self, snap: Snapshot) -> Decision:
+            return Stay(text)
+
+    bench = Bench(child("a", "wordy"), workers=[worker_type("wordy", initial=Wordy)])
+    bench.settle()
+    assert bench.node("a").reason == shown
+
+
+class Oops(Exception):
+    pass
+
+
+def test_an_error_that_no_reader_could_be_sent_is_made_one() -> None:
+    """UnicodeEncodeError ended the root: the text of an error may hold half a surrogate pair."""
+
+    def derive(self: Any, spec: UserSpec) -> DesiredState:
+        raise Oops("half a \udcff")
+
+    bench = Bench(child("a", "wild"), workers=[worker_type("wild", derive_desired_state=derive)])
+    bench.settle()
+    fault = bench.heard(WorkerFaulted)[0]
+    assert fault.error == "Oops: half a \\udcff"
+    bench.node("a").reason.encode()
+
+
+@pytest.mark.parametrize("word", ["run\udcff", "x" * 201, "two\nlines", " "])
+def test_a_state_that_is_no_word_is_refused(word: str) -> None:
+    """UnicodeEncodeError ended the root, and a frame has an end."""
+    with pytest.raises(SpecError, match="want a word"):
+        DesiredState(word)
+    with pytest.raises(SpecError, match="no word"):
+        check_children((child("a", state_mapping={"running": word}),), {"quiet"}, "root")
+
+
 class Mute(Exception):
     def __str__(self) -> str:
-        raise RuntimeError("no words")
+        raise SystemExit("no words")
 
 
 def test_an_error_that_cannot_be_told_is_contained() -> None:
-    """RuntimeError from f"{error}" in contain()."""
+    """RuntimeError from f"{error}" in contain(); later SystemExit too."""
 
     def next_action(self: Any, snap: Snapshot) -> Decision:
         raise Mute

@@ -509,3 +509,19 @@ def test_a_stopping_state_that_raises_is_ended_by_force() -> None:
     bench.engine.stop("asked")
     bench.run(10, until=lambda: bench.engine.stopped)
     assert [event.forced for event in bench.heard(WorkerRemoved, "a")] == [True]
+
+
+def test_children_stand_in_declared_order_however_they_came() -> None:
+    """One that had been replaced or declared first later on stood, and was ticked, last."""
+    bench = Bench(child("a"), child("b"), child("c"))
+    bench.settle()
+    bench.redeclare(child("a"), child("b", "parent"), child("c"))
+    bench.settle()
+    assert list(bench.tree()) == ["a", "b", "c"]
+    bench.redeclare(child("x"), child("a"), child("b", "parent"), child("c"))
+    bench.settle()
+    assert list(bench.tree()) == ["x", "a", "b", "c"]
+    bench.redeclare(child("c"), child("b", "parent"), child("a"))
+    bench.settle()
+    assert list(bench.tree()) == ["c", "b", "a"]
+    assert [node.position for node in bench.engine.root.children.values()] == [0, 1, 2]

@@ -218,6 +218,19 @@ def test_config_keys_are_the_settings() -> None:
     assert all(len(row) == 4 and row[3] for row in found)
 
 
+def test_the_example_site_shows_every_key_and_its_default() -> None:
+    """The README and the file's head say so; these have a value of their own, or a remark."""
+    own = {"name", "plugins", "location", "global", "actions", "pool.procs", "workers"}
+    shown = msgspec.yaml.decode(document("examples/site.yaml"))
+    for path, _, default in keys_of(Settings):
+        value: Any = shown
+        for part in path.split("."):
+            value = value[part.removesuffix("[]")]
+            value = value[0] if part.endswith("[]") else value
+        if path not in own and not path.startswith("workers[]."):
+            assert value == json.loads(default.strip("`")), path
+
+
 # --- what it shows --------------------------------------------------------------------------
 
 

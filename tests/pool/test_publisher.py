@@ -109,3 +109,17 @@ def test_a_small_tree_is_published_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(publishing, "SLICE_S", 60.0)
     assert bench.publish() == 1
     assert [topic for topic, _ in bench.sent] == ["tree", "status"]
+
+
+def test_a_huge_status_costs_the_tree_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame with it was refused, and nobody was shown the tree any more."""
+    bench = _Bench(monkeypatch, 3)
+    node = bench.engine.root.children["c1"]
+    node.status = {"lines": "x" * (3 << 20)}
+    bench.publish()
+    state = PublishedState()
+    for topic, body in bench.sent:
+        state.take(topic, body, 1.0)
+    assert state.tree is not None
+    tree = msgspec.json.decode(state.tree)
+    assert [child["status"] for child in tree["children"]] == [None, "<dict, 3145740 bytes>", None]

@@ -185,6 +185,30 @@ def test_damaged_file_is_moved_aside_and_the_start_goes_on(tmp_path: Path) -> No
     assert "site/line/c" in read(tmp_path).workers
 
 
+def test_removed_file_is_told_and_written_anew(tmp_path: Path) -> None:
+    """The writer went on with a file that nobody could open any more, and nobody was told."""
+    with Running(write(tmp_path)) as root:
+        root.wait_ready()
+        runs(root)
+        for file in tmp_path.glob("store.db*"):
+            file.unlink()
+        until(lambda: root.records("store_recovered"), "it is written anew")
+        (degraded,) = root.records("store_degraded")
+        assert "was removed or replaced while it was open" in degraded["error"]
+        until(lambda: "site/line/c" in read(tmp_path).workers, "all workers are in it")
+        assert root.end() == 0
+
+
+def test_store_in_a_folder_that_is_not_there_is_refused_with_exit_code_3(tmp_path: Path) -> None:
+    config = write(tmp_path)
+    config.write_text(config.read_text().replace("/store.db", "/nowhere/store.db"))
+    refused = fsmv2("run", str(config), "--http", "off")
+    assert refused.returncode == 3
+    told = f"cannot open store {tmp_path}/nowhere/store.db: No such file or directory: "
+    assert told in refused.stderr
+    assert "want store.path in a folder that exists" in refused.stderr
+
+
 def test_second_supervisor_of_one_file_is_refused_with_exit_code_3(tmp_path: Path) -> None:
     config = write(tmp_path)
     with Running(config) as root:

@@ -7,9 +7,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsmv2.ipc.codec import encode
+from fsmv2.ipc.frames import FRAME_BYTES_MAX, pack_frame
 from fsmv2.ipc.messages import Write
+from fsmv2.supervisor.core.events import Event
+from fsmv2.supervisor.core.storeevents import StoreRefused
 from fsmv2.supervisor.store.memory import MemoryStore
 from fsmv2.supervisor.store.outbox import BYTES_MAX, WRITES_MAX, Outbox
+from fsmv2.supervisor.store.process import DOCUMENT_BYTES_MAX, WriterProcess
 from fsmv2.supervisor.store.protocol import put, removal
 
 
@@ -118,3 +123,26 @@ def test_store_ends_where_the_tree_does_however_writers_die(history: list[tuple[
         for path, record in store.snapshot().workers.items()
     }
     assert found == tree
+
+
+def test_a_document_that_no_frame_can_carry_is_refused_and_told_once() -> None:
+    """FrameError ended the root when such a document was sent."""
+    told: list[Event] = []
+    poller: Any = None
+    writer = WriterProcess(("store.db", 10, 60.0), told.append, poller)
+    for n in range(3):
+        writer.take(observed("site/a", n, pad=FRAME_BYTES_MAX))
+    assert [type(event) for event in told] == [StoreRefused]
+    assert "site/a: cannot keep its observed: got 1048" in str(told[0])
+    assert "0 waiting" in repr(writer)
+    writer.take(observed("site/a", 4))
+    writer.take(observed("site/a", 5, pad=FRAME_BYTES_MAX))
+    assert len(told) == 2
+    assert "1 waiting" in repr(writer)
+
+
+def test_the_largest_document_that_is_taken_fits_into_a_frame() -> None:
+    outbox = Outbox()
+    path = "/".join(["x" * 63] * 16)
+    outbox.take(Write(path, "observed", 1e9, b"x" * DOCUMENT_BYTES_MAX))
+    pack_frame(encode(outbox.next_order()))

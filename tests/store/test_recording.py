@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from harness import START, WALL, Bench, child, worker_type
+from harness import START, WALL, Bench, Off, child, worker_type
 
 from fsmv2.ipc.messages import Write
 from fsmv2.supervisor.core import events
@@ -360,10 +360,11 @@ def test_resume_document_of_another_version_stops_nobody() -> None:
     assert [bench.node(name).generation for name in kinds] == [4, 4, 4]
 
 
-def test_value_that_cannot_be_kept_costs_its_worker_nothing() -> None:
+@pytest.mark.parametrize("raised", [RuntimeError, SystemExit])
+def test_value_that_cannot_be_kept_costs_its_worker_nothing(raised: type[BaseException]) -> None:
     class Sly:
         def __repr__(self) -> str:
-            raise RuntimeError("no")
+            raise raised("no")
 
     kept = Kept(Bench(child("a")))
     kept.run()
@@ -376,6 +377,31 @@ def test_value_that_cannot_be_kept_costs_its_worker_nothing() -> None:
     observed = kept.record("a").observed
     assert observed is not None
     assert observed["status"].endswith(".Sly>")
+
+
+def test_config_that_cannot_be_compared_costs_the_root_nothing() -> None:
+    """What its comparison raised (as that of two arrays does) ended the root at the next reload."""
+
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("the truth value of an array is ambiguous")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    class Owner(Worker):
+        type_name = "owner"
+        initial = stopping = Off
+
+        def derive_desired_state(self, spec: UserSpec) -> DesiredState:
+            return DesiredState("running", config=Odd())
+
+    kept = Kept(Bench(child("a", "owner"), workers=[Owner]))
+    kept.run()
+    kept.bench.redeclare(child("a", "owner", config={"n": 1}))
+    kept.run()
+    desired = kept.record("a").desired
+    assert desired is not None
+    assert desired["state"] == "running"
 
 
 def test_store_that_was_lost_is_told_everything_again() -> None:
