@@ -1,7 +1,8 @@
 """Values to msgpack and back, with closed types.
 
 Knows: msgspec's msgpack, and the wire protocol of value types that msgspec has no form for:
-``__wire_encode__(self) -> builtin`` and ``__wire_decode__(cls, builtin)``.
+``__wire_encode__(self) -> builtin`` and ``__wire_decode__(cls, builtin)``. They hide themselves, so
+on the wire they are marked: whoever was not told their type gets a `Hidden`, and no plain text.
 Does not know: which types those are.
 Invariants: decoding raises `FrameError` and nothing else, whatever the bytes are.
 """
@@ -15,6 +16,10 @@ from typing import Any
 import msgspec
 
 from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.hidden import Hidden
+
+# msgpack's extension type of what hides itself; applications have 0 to 127.
+HIDDEN_TYPE = 83
 
 
 def _enc_hook(value: Any) -> Any:
@@ -27,19 +32,32 @@ def _enc_hook(value: Any) -> Any:
     return encode_value()
 
 
+def _wire_hook(value: Any) -> Any:
+    return msgspec.msgpack.Ext(HIDDEN_TYPE, _encoder.encode(_enc_hook(value)))
+
+
+def _ext_hook(code: int, data: memoryview) -> Any:
+    if code != HIDDEN_TYPE:
+        return msgspec.msgpack.Ext(code, bytes(data))
+    return Hidden(_decode_plain(data))
+
+
 def _dec_hook(kind: type, raw: Any) -> Any:
+    if isinstance(raw, Hidden):
+        raw = raw.reveal()
     decode_value = getattr(kind, "__wire_decode__", None)
     if decode_value is None:
         raise ValueError(f"no wire form for type {kind.__qualname__}")
     return decode_value(raw)
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_enc_hook)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_wire_hook)
+_decode_plain = msgspec.msgpack.Decoder().decode
 
 
 @lru_cache(maxsize=1024)
 def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind, dec_hook=_dec_hook)
+    return msgspec.msgpack.Decoder(kind, dec_hook=_dec_hook, ext_hook=_ext_hook)
 
 
 # Returns a value as msgpack. Raises `TypeError` for a type without a wire form, `OverflowError`
@@ -84,7 +102,8 @@ def plain_decoder(kind: Any) -> Callable[[bytes | bytearray | msgspec.Raw], Any]
 def fault_of(data: bytes | bytearray | msgspec.Raw, error: Exception) -> FrameError:
     """The `FrameError` that says why ``data`` could not be decoded."""
     kind_of = "" if isinstance(error, msgspec.MsgspecError) else f"{type(error).__name__}: "
-    return FrameError(f"cannot decode {len(bytes(data))} bytes: {kind_of}{error}")
+    text = str(error).replace("got `ext`", "got a Secret, which only its own type or Any takes")
+    return FrameError(f"cannot decode {len(bytes(data))} bytes: {kind_of}{text}")
 
 
 def to_builtins(value: Any, hide: bool = True) -> Any:

@@ -10,7 +10,6 @@ would destroy the text and protect nothing.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import types
 import typing
@@ -18,6 +17,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+
+from fsmv2.ipc.hidden import Hidden
 
 SECRET_CHARS_MIN = 4
 DEPTH_MAX = 64
@@ -27,7 +28,7 @@ HIDDEN = "Secret(…)"
 
 
 def secrets_in(value: Any) -> tuple[str, ...]:
-    """The texts inside ``value`` that must not be shown, the longest first."""
+    """The texts inside ``value`` that must not be shown, the longest first. Never raises."""
     found: set[str] = set()
     _collect(value, found, DEPTH_MAX)
     return tuple(sorted(found, key=lambda text: (-len(text), text)))
@@ -40,7 +41,9 @@ def texts_in(value: Any) -> tuple[str, ...]:
     todo = [value]
     while todo:
         part = todo.pop()
-        if isinstance(part, str):
+        if isinstance(part, Hidden):
+            todo.append(part.reveal())
+        elif isinstance(part, str):
             found.update(_forms_of(part))
         elif isinstance(part, dict):
             todo += [*part, *part.values()]
@@ -59,23 +62,31 @@ def _collect(value: Any, found: set[str], depth: int) -> None:
     kind = value.__class__
     if kind in _PLAIN or depth == 0:
         return
-    encode_value = getattr(value, "__wire_encode__", None)
-    if encode_value is not None:
-        text = encode_value()
-        if isinstance(text, str):
-            found.update(_forms_of(text))
+    try:
+        text, parts = _open(value)
+    except Exception:  # a value's own code; what it does not tell, nobody can quote
         return
-    parts: Iterable[Any] = ()
-    if isinstance(value, msgspec.Struct):
-        parts = (getattr(value, name) for name in value.__struct_fields__)
-    elif dataclasses.is_dataclass(value):
-        parts = (getattr(value, field.name) for field in dataclasses.fields(value))
-    elif isinstance(value, dict):
-        parts = itertools.chain(value, value.values())
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = value
+    if isinstance(text, str):
+        found.update(_forms_of(text))
     for part in parts:
         _collect(part, found, depth - 1)
+
+
+def _open(value: Any) -> tuple[Any, Iterable[Any]]:
+    """What ``value`` hides, and the parts it is made of."""
+    encode_value = getattr(value, "__wire_encode__", None)
+    if encode_value is not None:
+        return encode_value(), ()
+    parts: Iterable[Any] = ()
+    if isinstance(value, msgspec.Struct):
+        parts = [getattr(value, name, None) for name in value.__struct_fields__]
+    elif dataclasses.is_dataclass(value):
+        parts = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    elif isinstance(value, dict):
+        parts = [*value, *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    return None, parts
 
 
 def may_hide(kind: Any, depth: int = 8) -> bool:
@@ -97,3 +108,11 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
         if secret in text:
             text = text.replace(secret, HIDDEN)
     return text
+
+
+def text_of(error: BaseException, secrets: tuple[str, ...]) -> str:
+    """What ``error`` says, every secret replaced. Never raises."""
+    try:
+        return redact(str(error), secrets)
+    except Exception:  # its ``__str__`` is somebody else's code
+        return "<the exception's text could not be made>"

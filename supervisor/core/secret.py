@@ -15,6 +15,8 @@ class Secret:
 
     It travels between the root and a proc in clear (both belong to the same user) and
     nowhere else: logs, metrics, the HTTP API, certificates and the store show ``Secret(…)``.
+    Declare it as `Secret`: where it arrives as part of an ``Any`` it is as hidden and has
+    `reveal` too, but is of another type.
     """
 
     __slots__ = ("_text",)

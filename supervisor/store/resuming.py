@@ -139,8 +139,8 @@ def _tells_all(kind: type[Action]) -> bool:
 
 @lru_cache(maxsize=1024)
 def says_all(annotation: Any) -> bool:
-    """Whether a type says of each part of its values what that is. Where it says Any, a Secret
-    stands as the text it hides, and nobody can tell."""
+    """Whether a type says of each part of its values what that is. Where it says Any, a secret
+    that was given as plain text looks like any other."""
     try:
         todo: list[msgspec.Struct] = [inspect.type_info(annotation)]
     except TypeError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
+import pickle
 from typing import Any
 
 import msgspec
@@ -12,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmv2.ipc import messages
-from fsmv2.ipc.codec import decode, encode, to_builtins
+from fsmv2.ipc.codec import HIDDEN_TYPE, decode, encode, to_builtins
 from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.redact import secrets_in
 from fsmv2.supervisor.core.secret import Secret
 
 TEXT = "correct horse battery staple"
@@ -225,3 +228,46 @@ def test_the_error_of_a_refused_value_does_not_hold_the_secret() -> None:
     with pytest.raises(FrameError) as caught:
         decode(encode({"name": 5, "token": TEXT}), Reading)
     assert TEXT not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Secret(TEXT), {"deep": [{"token": Secret(TEXT)}]}, Reading("r", (), Secret(TEXT))],
+    ids=["bare", "nested", "struct"],
+)
+def test_what_hides_itself_is_hidden_where_no_type_is_declared(value: Any) -> None:
+    """It used to arrive as plain text there."""
+    arrived = decode(encode(value), Any)
+    assert TEXT not in repr(arrived)
+    assert TEXT not in repr(to_builtins(arrived))
+    assert secrets_in(arrived) == (TEXT,)
+    assert secrets_in(decode(encode(arrived), Any)) == (TEXT,)
+
+
+def test_what_is_hidden_comes_back_as_what_is_declared() -> None:
+    hidden = decode(encode({"name": "r", "token": Secret(TEXT)}), Any)
+    assert decode(encode(hidden), Reading) == Reading("r", (), Secret(TEXT))
+    assert decode(encode(hidden), dict[str, Any]) == hidden
+    with pytest.raises(FrameError, match="got a Secret, which only its own type or Any takes"):
+        decode(encode(hidden), dict[str, str])
+
+
+def test_a_hidden_value_hides_itself_and_is_a_value() -> None:
+    one, same = (decode(encode(Secret(TEXT)), Any) for _ in range(2))
+    assert one.reveal() == TEXT
+    assert (f"{one}", f"{one!r}", f"{one:>3}") == ("Secret(…)",) * 3
+    assert (one == same, hash(one) == hash(same), one == TEXT) == (True, True, False)
+    assert copy.deepcopy({"a": one})["a"] is copy.copy(one) is one
+    assert [bool(one), bool(decode(encode(Secret("")), Any))] == [True, False]
+    with pytest.raises(TypeError, match="cannot pickle a secret"):
+        pickle.dumps(one)
+
+
+def test_other_extension_types_come_through_as_they_are() -> None:
+    arrived = decode(encode(msgspec.msgpack.Ext(HIDDEN_TYPE + 1, b"abc")), Any)
+    assert (arrived.code, bytes(arrived.data)) == (HIDDEN_TYPE + 1, b"abc")
+
+
+def test_a_mark_around_garbage_is_refused() -> None:
+    with pytest.raises(FrameError):
+        decode(encode(msgspec.msgpack.Ext(HIDDEN_TYPE, b"\xc1")), Any)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.page import DUMP_BYTES_MAX, DUMP_OFFSET, Page, clear_dump, create_page, read_dump
-from fsmv2.ipc.redact import HIDDEN, redact, secrets_in
+from fsmv2.ipc.redact import HIDDEN, redact, secrets_in, text_of, texts_in
 from fsmv2.supervisor.core.secret import Secret
 
 
@@ -107,6 +109,32 @@ def test_a_value_that_holds_itself_ends() -> None:
     circle: list[object] = [Secret("deep enough")]
     circle.append(circle)
     assert "deep enough" in secrets_in(circle)
+
+
+class Broken:
+    """A value whose own code raises."""
+
+    def __wire_encode__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_a_value_that_cannot_be_read_hides_no_other() -> None:
+    """What is beside it is found all the same, and nothing is raised."""
+    assert secrets_in([Broken(), Secret("beside it")]) == ("beside it",)
+
+
+def test_texts_are_found_behind_what_hides_itself() -> None:
+    assert "a secret" in texts_in(decode(encode(["plain", Secret("a secret")]), Any))
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_the_text_of_an_error_is_told_without_secrets() -> None:
+    assert text_of(ValueError("bad hunter22"), ("hunter22",)) == f"bad {HIDDEN}"
+    assert text_of(Mute(), ()) == "<the exception's text could not be made>"
 
 
 WORDS = st.text("ab \n", max_size=30)
