@@ -328,7 +328,9 @@ class Answers:
                 else:
                     value = spill.open_spilled(self._pool, proc, attempt, message.size)
             except FrameError as fault:
-                error = ActionError("ResultTypeError", spill.wrong_type(kind, fault))
+                raw = message.value if isinstance(message, Done) else b""
+                text = spill.wrong_type(kind, fault, raw, attempt.secrets())
+                error = ActionError("ResultTypeError", text)
             except OSError as fault:
                 error = ActionError("ResultLost", f"cannot read the result's file: {fault}")
         status: Status = "succeeded"

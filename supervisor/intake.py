@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX
+from fsmv2.ipc.redact import secrets_in, text_of
 from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.action import Action, ActionError, ActionResult, action_name
 from fsmv2.supervisor.core.errors import FsmError, SpecError
@@ -78,7 +79,8 @@ class Intake:
         try:
             payload = encode(action)
         except Exception as error:  # a field's own code may raise whatever it likes
-            self._refuse(attempt_id, kind.name, type(error).__name__, str(error))
+            text = text_of(error, secrets_in(action))
+            self._refuse(attempt_id, kind.name, type(error).__name__, text)
         else:
             self.take(attempt_id, kind, payload, key, lane, timeout_s, urgent)
 

@@ -70,6 +70,7 @@ class ActionKind:
         "timeout_s",
         "timeout_s_max",
         "type",
+        "value_may_hide",
         "value_type",
         "wakes_at",
     )  # fmt: skip
@@ -95,6 +96,7 @@ class ActionKind:
         self.concurrency = kind.limits.concurrency
         self.is_guarded = kind.limits.memory_bytes is not None or kind.limits.processes is not None
         self.may_hide = may_hide(kind)
+        self.value_may_hide = may_hide(self.value_type)
         self.running = 0
         self.mean_ran_s = _UNKNOWN_S
         self.is_limited = any(getattr(kind.limits, name) is not None for name in _IN_PROC)

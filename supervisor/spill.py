@@ -12,12 +12,15 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fsmv2.ipc.codec import decode
 from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.redact import redact, texts_in
 from fsmv2.supervisor.core.action import ActionError, ActionResult
+from fsmv2.supervisor.core.errors import FsmError
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.attempts import Attempt
@@ -26,22 +29,28 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 
+class WrongType(FsmError):
+    """A value is not what was announced; no secret is in the text."""
+
+
 class SpilledValue:
-    """An encoded value in an open file that has no name any more. `take` reads and closes it."""
+    """An encoded value in an open file that has no name any more. `take` reads and closes it.
+    ``secrets`` are those of the action."""
 
-    __slots__ = ("_fd", "kind", "size")
+    __slots__ = ("_fd", "kind", "secrets", "size")
 
-    def __init__(self, fd: int, size: int, kind: ActionKind) -> None:
+    def __init__(self, fd: int, size: int, kind: ActionKind, secrets: tuple[str, ...]) -> None:
         self._fd = fd
         self.kind = kind
         self.size = size
+        self.secrets = secrets
 
     def __repr__(self) -> str:
         return f"<SpilledValue {self.size} bytes of {self.kind.name}>"
 
     def take(self) -> object:
         """Read and decode the value. Costs time in proportion to its size: about 1 ms a MiB.
-        Raises `FrameError` for a value of another type, `OSError` when it cannot be read."""
+        Raises `WrongType` for a value of another type, `OSError` when it cannot be read."""
         # Broken off by Ctrl-C, or for want of memory, it can be read again.
         data = bytearray(self.size)
         view = memoryview(data)
@@ -53,9 +62,12 @@ class SpilledValue:
                     raise OSError(f"got {at} bytes, want {self.size} bytes")
                 at += got
             value = self.kind.decode(data)
-        except (OSError, FrameError):
+        except OSError:
             self.drop()
             raise
+        except FrameError as fault:
+            self.drop()
+            raise WrongType(wrong_type(self.kind, fault, data, self.secrets)) from None
         self.drop()
         return value
 
@@ -78,6 +90,7 @@ def open_spilled(pool: Pool, proc: ProcHandle, attempt: Attempt, size: int) -> S
     """Take over the file a proc says it has left. Raises OSError saying what is wrong."""
     if size > pool.options.result_bytes_max:
         raise OSError(f"got {size} bytes, want at most {pool.options.result_bytes_max} bytes")
+    secrets = attempt.secrets()
     path = os.path.join(scratch_of(pool.run_folder, proc), f"spill-{attempt.id}")
     # NOFOLLOW and NONBLOCK: the proc's folder is the action's to play with.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -91,14 +104,21 @@ def open_spilled(pool: Pool, proc: ProcHandle, attempt: Attempt, size: int) -> S
     finally:
         with contextlib.suppress(OSError):
             os.unlink(path)
-    return SpilledValue(fd, size, attempt.kind)
+    return SpilledValue(fd, size, attempt.kind, secrets)
 
 
-def wrong_type(kind: ActionKind, fault: FrameError) -> str:
-    """What is said of a value that is not what was announced."""
+def wrong_type(
+    kind: ActionKind, fault: FrameError, raw: bytes | bytearray, secrets: tuple[str, ...]
+) -> str:
+    """What is said of a value, ``raw``, that is not what was announced; ``secrets`` are those of
+    the action. A type's own code may quote what it was given, and which text of a value that
+    cannot be decoded is a secret, nobody can tell."""
+    if kind.value_may_hide:
+        with contextlib.suppress(FrameError):
+            secrets += texts_in(decode(raw, Any))
     return (
         f"{kind.name}.execute returned something else than its annotation "
-        f"{kind.value_type!r}: {fault}"
+        f"{kind.value_type!r}: {redact(str(fault), secrets)}"
     )
 
 
@@ -109,8 +129,8 @@ def load(result: ActionResult) -> ActionResult:
         return result
     try:
         return msgspec.structs.replace(result, value=spilled.take())
-    except FrameError as fault:
-        error = ActionError("ResultTypeError", wrong_type(spilled.kind, fault))
+    except WrongType as fault:
+        error = ActionError("ResultTypeError", str(fault))
     except OSError as fault:
         error = ActionError("ResultLost", f"cannot read the result's file: {fault}")
     return msgspec.structs.replace(result, status="failed", value=None, error=error)

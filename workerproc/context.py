@@ -131,7 +131,7 @@ class Context:
         """Write one log record; the root adds path, attempt and action."""
         if level not in LEVELS:
             raise ValueError(f"cannot log: level is {level!r}, want one of {', '.join(LEVELS)}")
-        told = {name: self._told(value) for name, value in fields.items()}
+        told = {self.redacted(name): self._told(value) for name, value in fields.items()}
         text = self.redacted(str(event))[:TEXT_CHARS_MAX]
         self._say(Logged(self.attempt_id, level, text, told))
 

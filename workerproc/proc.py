@@ -42,7 +42,7 @@ from fsmv2.ipc.messages import (
     Warm,
 )
 from fsmv2.ipc.page import Page
-from fsmv2.ipc.redact import may_hide, redact, secrets_in
+from fsmv2.ipc.redact import may_hide, redact, secrets_in, texts_in
 from fsmv2.workerproc import evidence, limits, records
 from fsmv2.workerproc.anchor import anchor
 from fsmv2.workerproc.context import Context, Surroundings
@@ -177,7 +177,7 @@ class Proc:
         page.begin(attempt_id, began_at, self._cpu_s, place)
         if page.is_revoked(place):
             return Skipped(attempt_id, place)
-        action = context = None
+        action = context = value = loaded = None
         try:
             loaded = _loaded.get(reference) or _load(reference)
             action = loaded.decode(payload)
@@ -194,7 +194,10 @@ class Proc:
                 return self._spill(attempt_id, value, began_at)
             return Done(attempt_id, value, began_at, _monotonic() - began_at)
         except BaseException as error:
-            return self._raised(error, attempt_id, action, context, began_at)
+            secrets = secrets_in((action, value))
+            if action is None and loaded is not None and loaded.may_hide:
+                secrets = _texts_of(payload)
+            return self._raised(error, attempt_id, secrets, context, began_at)
         finally:
             shipper.context = None
 
@@ -202,11 +205,10 @@ class Proc:
         self,
         error: BaseException,
         attempt_id: int,
-        action: Any,
+        secrets: tuple[str, ...],
         context: Context | None,
         began_at: float,
     ) -> Raised:
-        secrets = secrets_in(action)
         return Raised(
             attempt_id=attempt_id,
             kind=_name_of(type(error)),
@@ -292,6 +294,14 @@ def resolve(reference: str) -> Any:
                 "at the top level of an importable module"
             ) from None
     return found
+
+
+def _texts_of(payload: bytes) -> tuple[str, ...]:
+    """All texts of an action that cannot be read: which of them are secret nobody can tell."""
+    try:
+        return texts_in(decode(payload, Any))
+    except FrameError:
+        return ()
 
 
 def _name_of(kind: type[BaseException]) -> str:

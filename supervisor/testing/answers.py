@@ -16,6 +16,7 @@ import msgspec
 
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameError
+from fsmv2.ipc.redact import secrets_in, text_of
 from fsmv2.supervisor.core.action import Action, ActionError, action_name, value_type
 from fsmv2.supervisor.core.errors import BugError, SpecError
 
@@ -77,18 +78,25 @@ def carry_out(answer: Answer, action: Action) -> Any:
     except BugError:
         raise
     except BaseException as error:  # as in a proc, whatever `execute` raises is its failure
-        return ActionError(type(error).__name__, str(error))
-    return _through_a_channel(type(action), given)
+        return ActionError(type(error).__name__, _text_of(error, action))
+    return _through_a_channel(action, given)
 
 
-def _through_a_channel(kind: type[Action], value: Any) -> Any:
+def _through_a_channel(action: Action, value: Any) -> Any:
+    kind = type(action)
     try:
         wire = encode(value)
     except Exception as error:  # a value's own code may raise whatever it likes
-        return ActionError(type(error).__name__, f"cannot encode the value: {error}")
+        text = _text_of(error, action, value)
+        return ActionError(type(error).__name__, f"cannot encode the value: {text}")
     try:
         return decode(wire, _value_type(kind))
     except FrameError as error:
+        text = _text_of(error, action, value)
         return ActionError(
-            "ResultTypeError", f"not of {action_name(kind)}.execute's return annotation: {error}"
+            "ResultTypeError", f"not of {action_name(kind)}.execute's return annotation: {text}"
         )
+
+
+def _text_of(error: BaseException, *holders: Any) -> str:
+    return text_of(error, secrets_in(holders))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fsmv2.ipc.codec import encode
+from fsmv2.ipc.redact import secrets_in, text_of
 from fsmv2.supervisor.core.action import (
     Action,
     ActionError,
@@ -124,7 +125,8 @@ class SimPool(SimLife):
         except SpecError as error:
             raise Refused("SpecError", str(error)) from None
         except Exception as error:  # a field's own code may raise whatever it likes
-            raise Refused(type(error).__name__, str(error)) from None
+            text = text_of(error, secrets_in(action))
+            raise Refused(type(error).__name__, text) from None
         chosen = self.lanes.get(kind.lane if lane is None else lane)
         if chosen is None:
             known = ", ".join(sorted(self.lanes))

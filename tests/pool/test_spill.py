@@ -31,6 +31,7 @@ class Parts:
         self.slot, self.pid = "p1", 7
         self.id = 3
         self.kind = ActionKind(Text)
+        self.secrets = lambda: ("hunter22",)
         self.scratch = Path(spill.scratch_of(self.run_folder, cast(Any, self)))
         self.scratch.mkdir()
         self.path = self.scratch / "spill-3"
