@@ -87,6 +87,11 @@ def is_secret(path: str) -> bool:
     return _SECRET.search(path) is not None
 
 
+def without_login(text: str) -> str:
+    """``text`` without the user and password of the URLs in it."""
+    return _URL_LOGIN.sub("…@", text)
+
+
 def shown(value: Any, path: str) -> str:
     """``value`` as an error names it: short, and only its type where it may be a secret."""
     if value is None:
@@ -99,7 +104,7 @@ def shown(value: Any, path: str) -> str:
         return f"a {type(value).__name__}"
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = repr(_URL_LOGIN.sub("…@", value) if isinstance(value, str) else value)
+    text = repr(without_login(value) if isinstance(value, str) else value)
     return text if len(text) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}…"
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from fsmv2.ipc.codec import to_builtins
 from fsmv2.ipc.redact import redact
-from fsmv2.supervisor.configfault import Fault, Places, is_secret, shown
+from fsmv2.supervisor.configfault import Fault, Places, is_secret, shown, without_login
 from fsmv2.supervisor.core.plan import (
     KINDS,
     Change,
@@ -37,6 +37,9 @@ TAKEN_OVER = frozenset({"workers", "plugins", "location", "location_gaps", "glob
 }
 CHANGES_MAX = 1_000
 WHY_MAX = 20
+# Of two long texts: what both have, before the first that is not the same, and from there on.
+ALIKE_CHARS = 20
+APART_CHARS = 40
 _MARKS = {"added": "+", "updated": "~", "replaced": "!", "removed": "-", "untouched": " "}
 
 
@@ -123,21 +126,40 @@ def summary(document: PlanDocument) -> str:
 
 
 def _planned(change: Change) -> PlannedChange:
-    why = [redact(_words(one), change.hidden) for one in change.differences[:WHY_MAX]]
+    why = [_words(one, change.hidden) for one in change.differences[:WHY_MAX]]
     if len(change.differences) > WHY_MAX:
         why.append(f"and {len(change.differences) - WHY_MAX} more")
     return PlannedChange(change.path, change.kind, change.worker_type, tuple(why))
 
 
-def _words(difference: Difference) -> str:
+def _words(difference: Difference, hidden: tuple[str, ...] = ()) -> str:
     place = difference.place
     before, after = difference.before, difference.after
     if is_secret(place) and before is not msgspec.UNSET and after is not msgspec.UNSET:
         return f"{place}: changed"
-    words = [_value(value, place) for value in (before, after)]
+    # Before anything is cut short: half a secret is found by nobody.
+    texts = [_without_secrets(value, hidden) for value in (before, after)]
+    words = [_value(value, place) for value in texts]
     if words[0] == words[1]:
-        return f"{place}: changed"
-    return f"{place}: {words[0]} -> {words[1]}"
+        words = _where_they_part(*texts)
+    told = "changed" if words[0] == words[1] else f"{words[0]} -> {words[1]}"
+    return redact(f"{place}: {told}", hidden)
+
+
+def _without_secrets(value: Any, hidden: tuple[str, ...]) -> Any:
+    return redact(without_login(value), hidden) if isinstance(value, str) else value
+
+
+def _where_they_part(before: Any, after: Any) -> list[str]:
+    """Two long texts from shortly before the first character that is not the same."""
+    if not (isinstance(before, str) and isinstance(after, str)):
+        return ["", ""]
+    pairs = enumerate(zip(before, after, strict=False))
+    parts_at = (at for at, (one, other) in pairs if one != other)
+    alike = next(parts_at, min(len(before), len(after)))
+    start = max(0, alike - ALIKE_CHARS)
+    cuts = [text[start : alike + APART_CHARS] for text in (before, after)]
+    return [repr(f"{'…' if start else ''}{cut}") for cut in cuts]
 
 
 def _value(value: Any, place: str) -> str:

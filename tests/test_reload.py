@@ -177,6 +177,28 @@ def test_no_secret_is_in_a_plan(tmp_path: Path, before: str, after: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("OLD", "NEW", "'…long long long long OLD' -> '…long long long long NEW'"),
+        ("OLD", "OLDER", "'…g long long long OLD' -> '…g long long long OLDER'"),
+        ("OLD/s3cret-1", "OLD/s3cret-2", "changed"),
+    ],
+    ids=["at its end", "longer", "in a secret"],
+)
+def test_two_long_texts_are_shown_where_they_part(
+    tmp_path: Path, before: str, after: str, told: str
+) -> None:
+    def lamp(text: str) -> str:
+        password = text.partition("/")[2] or "none"
+        path = f"{'long ' * 40}{text}"
+        return f"  - {{name: a, type: lamp, variables: {{path: {path}, password: {password}}}}}\n"
+
+    document = planned(judged(tmp_path, lamp(before), lamp(after)))
+
+    assert f"variables.path: {told}" in document.changes[0].why
+
+
+@pytest.mark.parametrize(
     ("before", "after", "says"),
     [
         ("pool: {procs: 2}\n", "pool: {procs: 4}\n", "pool.procs: cannot be reloaded (2 -> 4)"),
