@@ -180,15 +180,18 @@ class Published(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag=
 
 
 # What became of a command: see `CommandAnswered`.
-Outcome = Literal["done", "no_such_attempt", "not_in_quarantine", "ambiguous", "refused"]
+Outcome = Literal[
+    "done", "no_such_attempt", "no_such_worker", "not_in_quarantine", "ambiguous", "refused"
+]
 
 
 class CommandAnswered(
     Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="command_answered"
 ):
-    """The root has carried out command ``number``, or could not. ``action_type`` and ``path``
-    (empty: no worker's) are those of what it was about; ``detail`` says more of an outcome that
-    its word does not say all of, ``document`` is finished JSON (empty: none)."""
+    """The root has carried out command ``number`` or answered that question, or could not.
+    ``action_type`` and ``path`` (empty: no worker's) are those of what it was about; ``detail`` says
+    more of an outcome that its word does not say all of, ``document`` is finished JSON (empty:
+    none)."""
 
     number: int
     outcome: Outcome
@@ -234,7 +237,16 @@ class ReloadConfig(Message, frozen=True, gc=False, forbid_unknown_fields=True, t
 
 
 Command = KillAction | ReleaseType | ReloadConfig
-FromOps = OpsReady | Command
+
+
+class ExplainWorker(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="explain"):
+    """Say why the worker at ``path`` is as it is: a question, it changes nothing."""
+
+    number: int
+    path: str
+
+
+FromOps = OpsReady | Command | ExplainWorker
 
 # --- root and store -------------------------------------------------------------------------
 

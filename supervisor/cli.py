@@ -1,6 +1,7 @@
 """The command line.
 
-Knows: commands, options, exit codes, what goes to which stream.
+Knows: commands, options, exit codes, what goes to which stream; those that explain, from
+`cliexplain`.
 Does not know: how anything is done.
 Invariants: results go to standard output, everything else to standard error; exit codes are
 those of `EXIT_CODES`; a user's mistake never shows a traceback.
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from fsmv2.supervisor.cliexplain import explain, runbook
 from fsmv2.supervisor.core.errors import SpecError, StartError
 
 EXIT_CODES = {
@@ -257,6 +259,10 @@ def status(listen: str | None, as_json: bool) -> None:
 
     document = _fetch(fetch, listen, "/api/v1/status")
     click.echo(msgspec.json.encode(document) if as_json else status_text(document))
+
+
+cli.add_command(explain)
+cli.add_command(runbook)
 
 
 @cli.command()

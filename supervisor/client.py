@@ -53,6 +53,16 @@ def command(listen: str, path: str, token: Secret, wait_s: float) -> Any:
     base = _base(listen)
     headers = {"Authorization": f"Bearer {token.reveal()}"}
     request = urllib.request.Request(base + path, data=b"", headers=headers, method="POST")
+    return _answer(request, base, wait_s)
+
+
+def question(listen: str, path: str, wait_s: float) -> Any:
+    """Ask the supervisor at ``HOST:PORT`` what is at ``path``; raises as `command` does."""
+    base = _base(listen)
+    return _answer(urllib.request.Request(base + path), base, wait_s)
+
+
+def _answer(request: urllib.request.Request, base: str, wait_s: float) -> Any:
     try:
         return _ask(request, base, wait_s)
     except urllib.error.HTTPError as error:

@@ -21,13 +21,22 @@ from typing import Any
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameError
-from fsmv2.ipc.messages import Command, CommandAnswered, FromOps, OpsReady, Published
+from fsmv2.ipc.messages import (
+    Command,
+    CommandAnswered,
+    ExplainWorker,
+    FromOps,
+    OpsReady,
+    Published,
+)
 from fsmv2.supervisor import processes
 from fsmv2.supervisor.certificate import death_verdict
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import SpecError, StartError
 from fsmv2.supervisor.core.events import Event, OpsEnded, OpsStarted
 from fsmv2.supervisor.poller import Poller
+
+Reply = Callable[[CommandAnswered], None]
 
 BACKLOG = 128
 OPS_MAIN = "fsmv2.supervisor.web.server:serve"
@@ -94,8 +103,9 @@ class OpsProcess:
         self._poller = poller
         self._token_digest = token_digest
         self._store_file = store_file
-        # Whoever carries out commands puts itself here; until then nothing is carried out.
-        self.on_command: Callable[[Command, Callable[[CommandAnswered], None]], None] | None = None
+        # Whoever carries out commands, or answers questions, puts itself here; until then nobody.
+        self.on_command: Callable[[Command, Reply], None] | None = None
+        self.on_question: Callable[[ExplainWorker, Reply], None] | None = None
         self._child: processes.Child | None = None
         self._channel: Channel | None = None
         self._started_at = 0.0
@@ -184,7 +194,10 @@ class OpsProcess:
             self._poller.unwatch(self._channel.read_fd)
 
     def _hear(self, message: FromOps, pid: int) -> None:
-        if not isinstance(message, OpsReady):
+        if isinstance(message, ExplainWorker):
+            if self.on_question is not None and self._channel is not None:
+                self.on_question(message, partial(self._answer, self._channel))
+        elif not isinstance(message, OpsReady):
             if self.on_command is not None and self._channel is not None:
                 self.on_command(message, partial(self._answer, self._channel))
         elif not self.ready:

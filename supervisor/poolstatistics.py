@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 def pool_statistics(pool: Pool) -> dict[str, Any]:
     """Procs with what they do, lanes with how full they are, and counts since the start."""
-    now = time.monotonic()
     return {
         "procs": [
             {
@@ -42,16 +41,7 @@ def pool_statistics(pool: Pool) -> dict[str, Any]:
             }
             for lane in pool.lanes.values()
         },
-        "quarantined": {
-            name: {
-                "verdict": kind.record.verdict,
-                "deaths": len(kind.record.deaths) + kind.record.failures - 1,
-                "held": len(kind.held),
-                "quarantined_s": now - (kind.record.since or now),
-                "retry_in_s": max(0.0, kind.record.not_before - now),
-            }
-            for name, kind in pool.kinds.quarantined().items()
-        },
+        "quarantined": quarantine_records(pool),
         "starts_waiting": pool.nursery.starts_waiting,
         "start_method": pool.nursery.keeper.method,
         "excluded": dict(pool.nursery.keeper.template.excluded),
@@ -61,4 +51,19 @@ def pool_statistics(pool: Pool) -> dict[str, Any]:
         "deaths": pool.nursery.deaths,
         "starts": pool.nursery.starts,
         "template_pid": pool.nursery.keeper.pid,
+    }
+
+
+def quarantine_records(pool: Pool) -> dict[str, Any]:
+    """Each action type that is kept apart, by the name that releases it."""
+    now = time.monotonic()
+    return {
+        name: {
+            "verdict": kind.record.verdict,
+            "deaths": len(kind.record.deaths) + kind.record.failures - 1,
+            "held": len(kind.held),
+            "quarantined_s": now - (kind.record.since or now),
+            "retry_in_s": max(0.0, kind.record.not_before - now),
+        }
+        for name, kind in pool.kinds.quarantined().items()
     }

@@ -29,6 +29,7 @@ from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.engineoptions import declared, engine_options, policies_of
+from fsmv2.supervisor.explain import Explainer
 from fsmv2.supervisor.garbage import Garbage
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
@@ -155,6 +156,7 @@ class Supervisor:
                 )
                 commands = Commands(self._pool, self._reloader, self._telemetry)
                 self._ops.on_command = commands.carry_out
+                self._ops.on_question = Explainer(self._engine, self._pool).answer
                 undo.callback(self._ops.close)
                 self._ops.start(time.monotonic)
                 self._telemetry.publish = self._ops.publish

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from fsmv2.ipc.codec import to_builtins
+from fsmv2.supervisor.context import PoolPort
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import InFlight, Node
 from fsmv2.supervisor.pool import Pool
@@ -67,7 +68,7 @@ def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
         "desired_state": "stopped" if node.stop_asked else node.desired_word,
         "since_s": round(now - node.entered_at, 3),
         "circuit": "open" if circuit_is_open(node, engine) else "closed",
-        "action": _in_flight(node.attempt, pool, now, "actions"),
+        "action": shown_attempt(node.attempt, pool, now, "actions"),
         "restarts": node.restarts,
         "generation": node.generation,
         "location_path": node.location.path(engine.context.gaps),
@@ -93,9 +94,10 @@ def _status(node: Node) -> Any:
         return f"<{type(node.status).__qualname__}>"
 
 
-def _in_flight(
-    in_flight: InFlight | None, pool: Pool, now: float, lane: str
+def shown_attempt(
+    in_flight: InFlight | None, pool: PoolPort, now: float, lane: str
 ) -> dict[str, Any] | None:
+    """An action that was offered to ``pool``: whether it waits or runs, for how long, how far."""
     if in_flight is None:
         return None
     attempt = pool.in_flight(in_flight.attempt_id)

@@ -21,9 +21,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fsmv2.supervisor.core.runbooks import PAGES
+from fsmv2.supervisor.runbookpages import read_page
 from fsmv2.supervisor.web.changes import ChangesRoute
 from fsmv2.supervisor.web.commands import CommandRoutes, Desk
 from fsmv2.supervisor.web.exposition import Exposition
+from fsmv2.supervisor.web.questions import QuestionRoutes
 from fsmv2.supervisor.web.replies import error_reply, json_reply
 from fsmv2.supervisor.web.state import (
     ALIVE_S_MAX,
@@ -68,7 +71,8 @@ def make_app(
     ``desk`` takes the commands (None: there are none), ``store_file`` is where the store is
     (empty: in no file)."""
     routes = _Routes(state, exposition, clock, ping_s)
-    commands = CommandRoutes(desk or Desk())
+    desk = desk or Desk()
+    commands, questions = CommandRoutes(desk), QuestionRoutes(desk)
     files = {
         "/": _file("page.html", "text/html; charset=utf-8"),
         "/page.css": _file("page.css", "text/css; charset=utf-8"),
@@ -78,12 +82,14 @@ def make_app(
     app = Starlette(
         routes=[
             *(Route(path, endpoint) for path, endpoint in files.items()),
+            Route("/runbooks/{page}", _runbook),
             Route("/metrics", routes.metrics),
             Route("/livez", routes.livez),
             Route("/readyz", routes.readyz),
             Route("/api/v1/tree", routes.tree),
             Route("/api/v1/status", routes.status),
             Route("/api/v1/workers/{path:path}", routes.worker),
+            Route("/api/v1/explain/{path:path}", questions.explain),
             Route("/api/v1/actions", routes.actions),
             Route("/api/v1/actions/{attempt_id}/kill", commands.kill, methods=["POST"]),
             Route("/api/v1/action-types/{name}/release", commands.release, methods=["POST"]),
@@ -237,6 +243,15 @@ class _Routes:
                 yield b"".join(_event_text(item.seq, item.kind, item.body) for item in items)
         finally:
             self._state.forget(listener)
+
+
+async def _runbook(request: Request) -> Response:
+    page = request.path_params["page"]
+    text = read_page(page)
+    if text is None:
+        return error_reply(404, f"no runbook {page[:80]!r}, want one of {', '.join(PAGES)}")
+    # As plain text, which every browser shows.
+    return Response(text, headers={"content-type": "text/plain; charset=utf-8"})
 
 
 def _event_text(seq: int | None, kind: str, body: bytes) -> bytes:

@@ -16,7 +16,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fsmv2.ipc.messages import Command, CommandAnswered, KillAction, ReleaseType, ReloadConfig
+from fsmv2.ipc.messages import (
+    Command,
+    CommandAnswered,
+    ExplainWorker,
+    KillAction,
+    ReleaseType,
+    ReloadConfig,
+)
 from fsmv2.supervisor.access import HOW_TO_SET, is_token
 from fsmv2.supervisor.web.replies import error_reply, json_reply
 
@@ -29,7 +36,7 @@ _ATTEMPT_ID_MAX = 2**63 - 1
 # The body is not read; a connection with an unread body cannot be used again.
 _CLOSE = {"connection": "close"}
 
-Send = Callable[[Command], bool]
+Send = Callable[[Command | ExplainWorker], bool]
 
 
 class Refused(Exception):
@@ -61,10 +68,10 @@ class Desk:
         return f"<Desk {len(self._waiting)} commands wait>"
 
     async def ask(
-        self, make: Callable[[int], Command], timeout_s: float | None = None
+        self, make: Callable[[int], Command | ExplainWorker], timeout_s: float | None = None
     ) -> CommandAnswered:
-        """Send the command that ``make`` makes of a number, and wait for its answer, longer than
-        usual if ``timeout_s`` says so.
+        """Send the command (or question) that ``make`` makes of a number, and wait for its answer,
+        longer than usual if ``timeout_s`` says so.
 
         Raises `Refused` when too many wait, the root takes none, or its answer is late.
         """

@@ -42,7 +42,7 @@ PURE_IN = {
 # Each third-party library in one place, so that its next major version is one place's work.
 # msgspec is everywhere: its Structs are our data.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "click": ("supervisor/cli.py", "examples/demo.py"),
+    "click": ("supervisor/cli*.py", "examples/demo.py"),
     # Only a pool that was told to takes calls as dill: `ActionPool(callables=True)`.
     "dill": ("supervisor/callables.py",),
     "jinja2": ("supervisor/core/template.py",),
