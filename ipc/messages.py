@@ -188,9 +188,9 @@ Outcome = Literal[
 class CommandAnswered(
     Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="command_answered"
 ):
-    """The root has carried out command ``number`` or answered that question, or could not.
-    ``action_type`` and ``path`` (empty: no worker's) are those of what it was about; ``detail`` says
-    more of an outcome that its word does not say all of, ``document`` is finished JSON (empty:
+    """The root has carried out command ``number``, or answered that question, or could not.
+    ``action_type`` and ``path`` (empty: no worker's) are those of what it was about; ``detail``
+    says more of an outcome that its word does not say all of, ``document`` is finished JSON (empty:
     none)."""
 
     number: int

@@ -7,7 +7,8 @@ Invariants: only a page of `core.runbooks.PAGES`, or the index, is ever read.
 
 from __future__ import annotations
 
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 
 from fsmv2.supervisor.core.runbooks import PAGES
 
@@ -20,4 +21,10 @@ def read_page(name: str) -> str | None:
     page = name.removesuffix(".md")
     if page != INDEX and page not in PAGES:
         return None
-    return resources.files(_PACKAGE).joinpath(f"{page}.md").read_text("utf-8")
+    # Not by `importlib.resources`: it knows no package without code that lies in a checkout.
+    spec = find_spec(_PACKAGE)
+    for folder in (spec.submodule_search_locations if spec is not None else None) or ():
+        file = Path(folder, f"{page}.md")
+        if file.is_file():
+            return file.read_text("utf-8")
+    raise FileNotFoundError(f"cannot read the runbook {page}: it is not installed")

@@ -73,6 +73,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    shutil.copytree(ROOT / "ops/runbooks", source / "ops/runbooks")
     for name in BUILD_FILES:
         shutil.copy(ROOT / name, source / name)
     made = tmp_path_factory.mktemp("wheel")
@@ -149,6 +150,8 @@ def test_wheel_holds_every_module_and_page(wheel: Path) -> None:
         if file.suffix in kinds
     }
 
+    wanted |= {f"fsmv2/runbooks/{file.name}" for file in (ROOT / "ops/runbooks").iterdir()}
+
     assert sorted(wanted - names) == []
     assert {"fsmv2/examples/hello.yaml", "fsmv2/supervisor/web/page.html"} <= wanted
     assert {f"fsmv2/{package}/py.typed" for package in PACKAGES} <= wanted
@@ -175,6 +178,7 @@ def test_wheel_works_without_the_checkout(wheel: Path, site: Site, tmp_path: Pat
     assert Path(where.strip()).is_relative_to(site.packages)
     assert "1 workers" in site.run("fsmv2", "check", str(config), cwd=tmp_path)
     assert "--seconds" in site.run("fsmv2", "demo", "--help", cwd=tmp_path)
+    assert "## Prevent" in site.run("fsmv2", "runbook", "disk-full", cwd=tmp_path)
     summary = site.run("fsmv2", "run", str(config), "--seconds", "3", "--http", "off", cwd=tmp_path)
     assert "clean stop" in summary
     assert "actions run: 1 (1 succeeded" in summary
