@@ -142,7 +142,7 @@ def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
         state=node.state_name,
         phase=node.phase,
         desired_state="stopped" if node.stop_asked else node.desired_word,
-        reason=node.reason,
+        reason=presentable(node.reason, CHARS_MAX),
         since_s=now.now - node.entered_at,
         restarts=node.restarts,
         now=conditions(node, now),

@@ -221,7 +221,7 @@ def _held_by(facts: Facts) -> Cause | None:
 
 def _observation(facts: Facts) -> Cause | None:
     now, seen = facts.now, facts.seen
-    if now.stopping:
+    if now.stopping or now.never_derived:
         return None
     if now.never_observed:
         due = "" if seen is None else f", due for {seconds(seen.age_s)}{_tries(seen)}"

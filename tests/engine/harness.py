@@ -58,6 +58,7 @@ class Attempt:
         self.urgent = urgent
         self.at = at
         self.timeout_s = timeout_s
+        self.proc = self.progress = None  # no proc is ever seen to run it
         self.cancelled: str | None = None
         self.result: ActionResult | None = None
 
