@@ -37,7 +37,7 @@ def fetch(listen: str, path: str) -> Any:
 
     Raises OSError with a clear text when nobody answers, or not with a document.
     """
-    base = _base(listen)
+    base = base_url(listen)
     try:
         return _ask(urllib.request.Request(base + path), base)
     except urllib.error.HTTPError as error:
@@ -50,7 +50,7 @@ def command(listen: str, path: str, token: Secret, wait_s: float) -> Any:
 
     Raises `RefusedError` when it refuses, OSError when nobody answers, or not in time.
     """
-    base = _base(listen)
+    base = base_url(listen)
     headers = {"Authorization": f"Bearer {token.reveal()}"}
     request = urllib.request.Request(base + path, data=b"", headers=headers, method="POST")
     return _answer(request, base, wait_s)
@@ -58,7 +58,7 @@ def command(listen: str, path: str, token: Secret, wait_s: float) -> Any:
 
 def question(listen: str, path: str, wait_s: float) -> Any:
     """Ask the supervisor at ``HOST:PORT`` what is at ``path``; raises as `command` does."""
-    base = _base(listen)
+    base = base_url(listen)
     return _answer(urllib.request.Request(base + path), base, wait_s)
 
 
@@ -73,7 +73,8 @@ def _answer(request: urllib.request.Request, base: str, wait_s: float) -> Any:
         raise RefusedError(why) from None
 
 
-def _base(listen: str) -> str:
+def base_url(listen: str) -> str:
+    """``http://HOST:PORT``."""
     return listen if "://" in listen else f"http://{listen}"
 
 

@@ -25,17 +25,18 @@ def explain(path: str, listen: str | None, as_json: bool) -> None:
     from fsmv2.supervisor.client import RefusedError, question
     from fsmv2.supervisor.settings import HttpSettings
 
-    address = f"/api/v1/explain/{quote(path.strip('/'))}"
+    listen = listen or HttpSettings().listen
     try:
-        document = question(listen or HttpSettings().listen, address, COMMAND_S_MAX)
+        address = f"/api/v1/explain/{quote(path.strip('/'))}"
+        document = question(listen, address, COMMAND_S_MAX)
     except (RefusedError, OSError) as error:
         click.echo(f"fsmv2: {error}", err=True)
         sys.exit(6 if isinstance(error, RefusedError) else 5)
-    click.echo(msgspec.json.encode(document) if as_json else explanation_text(document))
+    click.echo(msgspec.json.encode(document) if as_json else explanation_text(document, listen))
 
 
-def explanation_text(document: dict[str, Any]) -> str:
-    """An explanation as facts, one a line."""
+def explanation_text(document: dict[str, Any], listen: str) -> str:
+    """An explanation as facts, one a line; links without a host lead to ``listen``."""
     from fsmv2.supervisor.client import duration, printable
 
     state = f"{document['state']} ({document['phase']})"
@@ -49,13 +50,13 @@ def explanation_text(document: dict[str, Any]) -> str:
         ("reason", document["reason"]),
     ]
     for name, cause in (("why", document["why"]), *(("also", each) for each in document["also"])):
-        facts += [(name, cause["text"]), *_details(cause)]
+        facts += [(name, cause["text"]), *_details(cause, listen)]
     width = max(len(name) for name, _fact in facts)
     return "\n".join(f"{name:<{width}}  {printable(fact)}" for name, fact in facts)
 
 
-def _details(cause: dict[str, Any]) -> list[tuple[str, str]]:
-    from fsmv2.supervisor.client import duration
+def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
+    from fsmv2.supervisor.client import base_url, duration
 
     details = [("  rule", cause["rule"])]
     if cause["since_s"] is not None:
@@ -65,8 +66,10 @@ def _details(cause: dict[str, Any]) -> list[tuple[str, str]]:
     moment = "" if cause["next_in_s"] is None else f"in {duration(cause['next_in_s'])}: "
     details.append(("  next", f"{moment}{cause['next']}"))
     if cause["runbook"]:
-        page = cause["runbook"].rpartition("/")[2].removesuffix(".md")
-        details.append(("  runbook", f"fsmv2 runbook {page} ({cause['runbook']})"))
+        link = cause["runbook"]
+        page = link.rpartition("/")[2].removesuffix(".md")
+        link = f"{base_url(listen)}{link}" if link.startswith("/") else link
+        details.append(("  runbook", f"fsmv2 runbook {page}, or {link}"))
     return details
 
 

@@ -2,9 +2,9 @@
 
 Knows: where each of the facts of `core.facts` is kept.
 Does not know: what follows from them (`core.explaining`, `core.absences`); HTTP.
-Invariants: reading changes nothing; one question costs one node and its nearest, never the tree;
-no value of an action or a config is in an answer, no text is longer than `CHARS_MAX`, no list than
-`SHOWN_MAX`.
+Invariants: reading changes nothing; one question costs one node and those next to it, never the
+tree; no value of an action or a config is in an answer, no text is longer than `CHARS_MAX`, no list
+than `SHOWN_MAX`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from fsmv2.supervisor.core.facts import (
     Seen,
     Sibling,
 )
+from fsmv2.supervisor.core.phase import Phase
 from fsmv2.supervisor.core.restarts import counting
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.words import presentable
@@ -48,6 +49,7 @@ from fsmv2.supervisor.steps import conditions
 from fsmv2.supervisor.view import shown_attempt
 
 SHOWN_MAX = 20
+LOOKED_AT_MAX = 1_000
 CHARS_MAX = 1_000
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -135,7 +137,7 @@ def _declared(node: Node) -> tuple[ChildSpec, ...]:
 
 def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
     left = children_to_wait_for(node) if node.stop_asked else []
-    flight = _flight(node, now)
+    down = _down(node)
     return Facts(
         path=node.path,
         worker_type=node.spec.worker_type,
@@ -146,7 +148,7 @@ def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
         since_s=now.now - node.entered_at,
         restarts=node.restarts,
         now=conditions(node, now),
-        flight=flight,
+        flight=_flight(node, now),
         quarantined=_quarantined(node, quarantined),
         fault=_fault(node, now),
         failing=_failing(node, now),
@@ -155,6 +157,8 @@ def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
         forced_in_s=None if node.stop_by is None else max(0.0, node.stop_by - now.now),
         children_to_stop=tuple(_sibling(child) for child in left[:SHOWN_MAX]),
         holders=_holders(node),
+        children_down=tuple(down[:SHOWN_MAX]),
+        children_down_count=len(down),
         refused_children=presentable(node.refused_children or "", CHARS_MAX),
         outside=""
         if node.outside is None or node.outside.running is None
@@ -268,6 +272,20 @@ def _holders(node: Node) -> tuple[Sibling, ...]:
         path = f"{node.parent.path}/{name}"
         found.append(Sibling(path, ABSENT) if sibling is None else _sibling(sibling))
     return tuple(found)
+
+
+def _down(node: Node) -> list[Sibling]:
+    """Of its first children, those that do not run, also those that are not there."""
+    found: list[Sibling] = []
+    if node.phase is Phase.RUNNING:
+        return found
+    for spec in (node.declared or ())[:LOOKED_AT_MAX]:
+        child = node.children.get(spec.name)
+        if child is not None and child.phase is not Phase.RUNNING:
+            found.append(_sibling(child))
+        elif child is None and not is_done(node, spec):
+            found.append(Sibling(f"{node.path}/{spec.name}", ABSENT))
+    return found
 
 
 # --- a child that is not there --------------------------------------------------------------

@@ -156,7 +156,8 @@ class Supervisor:
                 )
                 commands = Commands(self._pool, self._reloader, self._telemetry)
                 self._ops.on_command = commands.carry_out
-                self._ops.on_question = Explainer(self._engine, self._pool).answer
+                explainer = Explainer(self._engine, self._pool, self.settings.runbooks)
+                self._ops.on_question = explainer.answer
                 undo.callback(self._ops.close)
                 self._ops.start(time.monotonic)
                 self._telemetry.publish = self._ops.publish
@@ -334,6 +335,7 @@ class Supervisor:
             store=kept.store,
             log=msgspec.structs.replace(kept.log, level=level),
             metrics=kept.metrics,
+            runbooks=kept.runbooks,
         )
 
     def _stop(self, reason: str) -> None:

@@ -16,6 +16,7 @@ from msgspec import Meta
 from fsmv2.supervisor.access import misfit
 from fsmv2.supervisor.core.location import GapPolicy, Location
 from fsmv2.supervisor.core.restarts import RestartBudget, RestartType, Strategy
+from fsmv2.supervisor.core.runbooks import BASE_URL
 from fsmv2.supervisor.core.secret import Secret
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -161,7 +162,8 @@ class ReloadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything `fsmv2 run` needs. ``name`` is the root's, and the first part of each path."""
+    """Everything `fsmv2 run` needs. ``name`` is the root's, and the first part of each path;
+    ``runbooks`` is what links to runbooks begin with."""
 
     name: str
     workers: tuple[WorkerSettings, ...] = ()
@@ -182,6 +184,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     metrics: MetricsSettings = msgspec.field(default_factory=MetricsSettings)
     reload: ReloadSettings = msgspec.field(default_factory=ReloadSettings)
+    runbooks: Annotated[str, Meta(pattern=r"^(https?:/)?/(\S*/)?$")] = BASE_URL
 
 
 def child_spec(worker: WorkerSettings) -> ChildSpec:

@@ -87,6 +87,7 @@ FULL: dict[str, Any] = {
     "log": {"format": "json", "level": "debug"},
     "metrics": {"folder": "m"},
     "reload": {"watch": True},
+    "runbooks": "https://wiki.example/fsmv2/",
 }
 
 YAML = """
@@ -130,6 +131,7 @@ store: {kind: sqlite, path: s.db, keep_changes: 5, keep_s: 60}
 log: {format: json, level: debug}
 metrics: {folder: m}
 reload: {watch: true}
+runbooks: https://wiki.example/fsmv2/
 """
 
 TOML = """
@@ -161,6 +163,7 @@ store = {kind = "sqlite", path = "s.db", keep_changes = 5, keep_s = 60}
 log = {format = "json", level = "debug"}
 metrics = {folder = "m"}
 reload = {watch = true}
+runbooks = "https://wiki.example/fsmv2/"
 [[workers]]
 name = "lamp"
 type = "lamp"

@@ -21,7 +21,17 @@ from typing import TypeVar
 import msgspec
 
 from fsmv2.supervisor.core import runbooks
-from fsmv2.supervisor.core.facts import Cause, Explanation, Facts, Failing, Fault, Seen, Sibling
+from fsmv2.supervisor.core.facts import (
+    Cause,
+    Explanation,
+    Facts,
+    Failing,
+    Fault,
+    Flight,
+    Quarantined,
+    Seen,
+    Sibling,
+)
 from fsmv2.supervisor.core.phase import Phase
 
 
@@ -76,23 +86,6 @@ def listed(siblings: Sequence[Sibling], total: int = 0) -> str:
 # --- the gate's rules -----------------------------------------------------------------------
 
 
-def _quarantined(facts: Facts) -> Cause | None:
-    flight, apart = facts.flight, facts.quarantined
-    if flight is None or apart is None or flight.running_s is not None:
-        return None
-    return Cause(
-        rule="quarantined",
-        text=f"{flight.name} (#{flight.attempt_id}) is in quarantine: its type has died "
-        f"{apart.deaths} times as {apart.verdict}, and runs one at a time after growing waits",
-        numbers={"deaths": apart.deaths, "retry_in_s": apart.retry_in_s},
-        since_s=apart.since_s,
-        next="an attempt of the type may begin; a success ends the quarantine, and so does "
-        f"fsmv2 release {flight.name}",
-        next_in_s=apart.retry_in_s,
-        waits_for=(flight.name,),
-    )
-
-
 def _action_in_flight(facts: Facts) -> Cause | None:
     if facts.now.in_flight is None:
         return None
@@ -105,6 +98,8 @@ def _action_in_flight(facts: Facts) -> Cause | None:
             waits_for=(facts.now.in_flight,),
         )
     name = f"{flight.name} (#{flight.attempt_id})"
+    if flight.running_s is None and facts.quarantined is not None:
+        return _quarantined(flight, facts.quarantined)
     if flight.running_s is None:
         return Cause(
             rule="action_in_flight",
@@ -123,6 +118,20 @@ def _action_in_flight(facts: Facts) -> Cause | None:
         since_s=flight.running_s,
         next="its result is taken, or it is killed at its deadline",
         next_in_s=max(0.0, flight.timeout_s - flight.running_s),
+        waits_for=(flight.name,),
+    )
+
+
+def _quarantined(flight: Flight, apart: Quarantined) -> Cause:
+    return Cause(
+        rule="quarantined",
+        text=f"{flight.name} (#{flight.attempt_id}) is in quarantine: its type has died "
+        f"{apart.deaths} times as {apart.verdict}, and runs one at a time after growing waits",
+        numbers={"deaths": apart.deaths, "retry_in_s": apart.retry_in_s},
+        since_s=apart.since_s,
+        next="an attempt of the type may begin; a success ends the quarantine, and so does "
+        f"fsmv2 release {flight.name}",
+        next_in_s=apart.retry_in_s,
         waits_for=(flight.name,),
     )
 
@@ -214,7 +223,8 @@ def _held_by(facts: Facts) -> Cause | None:
         rule="held_by",
         text=f"it depends on siblings that do not run: {who}",
         numbers={"siblings": len(facts.now.held_by)},
-        next="it starts when they run; ask for them: fsmv2 explain PATH",
+        next="it starts when they run"
+        + (f"; go on with fsmv2 explain {facts.holders[0].path}" if facts.holders else ""),
         waits_for=tuple(each.path for each in facts.holders) or facts.now.held_by,
     )
 
@@ -336,20 +346,23 @@ def _own_decision(facts: Facts) -> Cause | None:
             next="its state machine is asked again",
             next_in_s=facts.next_look_s,
         )
+    down, count = facts.children_down, facts.children_down_count
+    below = f"; of its children, {count} do not run: {listed(down, count)}" if down else ""
     return Cause(
         rule="own_decision",
-        text=f"nothing holds it back; its state machine stays in {facts.state}: {facts.reason}",
+        text=f"nothing holds it back; its state machine stays in {facts.state}: {facts.reason}"
+        f"{below}",
+        numbers={"children_down": count} if down else {},
         since_s=facts.since_s,
         next="its state machine is asked again",
         next_in_s=facts.next_look_s,
-        waits_for=("its own next_action",),
+        waits_for=tuple(each.path for each in down) or ("its own next_action",),
     )
 
 
 # In the order in which they win: the gate's, as `gate.gate` asks for them, then the others. The
 # last one applies where no other does.
 RULES: tuple[Callable[[Facts], Cause | None], ...] = (
-    _quarantined,
     _action_in_flight,
     _children_to_stop,
     _stopping,

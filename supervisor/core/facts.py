@@ -110,7 +110,8 @@ class Sibling(msgspec.Struct, frozen=True):
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that is so of one worker now. ``stop`` says why it is to be stopped, empty: it is not;
-    ``forced_in_s`` is when it is dropped by force."""
+    ``forced_in_s`` is when it is dropped by force. ``children_down`` are the first of the children
+    that do not run."""
 
     path: str
     worker_type: str
@@ -130,6 +131,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     forced_in_s: float | None = None
     children_to_stop: tuple[Sibling, ...] = ()
     holders: tuple[Sibling, ...] = ()
+    children_down: tuple[Sibling, ...] = ()
+    children_down_count: int = 0
     refused_children: str = ""
     outside: str = ""
     next_look_s: float | None = None

@@ -368,3 +368,29 @@ def test_a_refusal_of_the_pool_is_no_failure_of_the_action() -> None:
     bench.tick()
 
     assert ask(bench, "a").why.rule in ("own_decision", "awaiting_observation")
+
+
+def test_a_parent_names_its_children_that_do_not_run() -> None:
+    class Long(State):
+        phase = Phase.DEGRADED
+
+        def next(self, snap: Snapshot) -> Decision:
+            return Stay("still at it")
+
+    class Begin(Off):
+        def next(self, snap: Snapshot) -> Decision:
+            return Go(Long, "asked to run")
+
+    kinds = [
+        ending(Remove("done")),
+        worker_type("loud", __init__=_fail_loudly),
+        worker_type("long", initial=Begin),
+    ]
+    done = child("x", "ends", restart="temporary")
+    bench = Bench(child("a"), child("b", "long"), done, child("c", "loud"), workers=kinds)
+    bench.settle()
+    found = ask(bench, "")
+
+    assert found.why.rule == "own_decision"
+    assert found.why.waits_for == ("root/b", "root/c")
+    assert "2 do not run: root/b (long), root/c (absent)" in found.why.text
