@@ -57,6 +57,7 @@ def explanation_text(document: dict[str, Any], listen: str) -> str:
 
 def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
     from fsmv2.supervisor.client import base_url, duration
+    from fsmv2.supervisor.core.runbooks import page_of
 
     details = [("  rule", cause["rule"])]
     if cause["since_s"] is not None:
@@ -67,7 +68,7 @@ def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
     details.append(("  next", f"{moment}{cause['next']}"))
     if cause["runbook"]:
         link = cause["runbook"]
-        page = link.rpartition("/")[2].removesuffix(".md")
+        page = page_of(link)
         link = f"{base_url(listen)}{link}" if link.startswith("/") else link
         details.append(("  runbook", f"fsmv2 runbook {page}, or {link}"))
     return details

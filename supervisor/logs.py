@@ -22,6 +22,7 @@ from typing import Any, Literal
 import structlog
 
 from fsmv2.supervisor.core.events import ActionEnded, Event, Level, level_of
+from fsmv2.supervisor.core.runbooks import page_of
 from fsmv2.supervisor.loglines import (
     ConsoleForm,
     guilty_frames,
@@ -161,6 +162,8 @@ class LogSink:
             return
         fields = fields_of(event)
         detail = last_frames(getattr(event, "traceback", "") or "")
+        if level == "error" and "runbook" in extra:
+            detail = [*detail, f"what to do: fsmv2 runbook {page_of(extra['runbook'])}"]
         _log(level, _name_of(type(event)), {**fields, **extra, _EVENT: event, _DETAIL: detail})
         certificate = event.certificate if isinstance(event, ActionEnded) else None
         if isinstance(event, ActionEnded) and certificate is not None and certificate.stack:

@@ -123,7 +123,7 @@ class Supervisor:
         # Not earlier: no metric may exist before its folder was tried out.
         metricfile.install("root", self._metrics_folder)
         metrics = Metrics(logs.dropped_lines)
-        self._telemetry = Telemetry(metrics, self._listeners)
+        self._telemetry = Telemetry(metrics, self._listeners, self.settings.runbooks)
         self._poller = Poller()
         undo.callback(self._poller.close)
         self._signals = undo.enter_context(Signals())

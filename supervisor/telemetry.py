@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core import events, runbooks
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.core.events import Event, level_of
 from fsmv2.supervisor.loglines import as_json
@@ -36,10 +37,21 @@ class Death(msgspec.Struct, frozen=True):
     certificate: DeathCertificate | None
 
 
+@lru_cache(maxsize=256)
+def _page_of(kind: type[Event]) -> str:
+    return runbooks.BY_EVENT.get(kind.name(), "")
+
+
 class Telemetry:
     """Call it with an event; call `flush` after each tick."""
 
-    def __init__(self, metrics: Metrics, listeners: tuple[Callable[[Event], None], ...]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        listeners: tuple[Callable[[Event], None], ...],
+        base_url: str = runbooks.BASE_URL,
+    ) -> None:
+        self._base_url = base_url
         self._pending: list[Event] = []
         self._log = LogSink()
         self._metrics = metrics
@@ -64,9 +76,10 @@ class Telemetry:
         pending, self._pending = self._pending, []
         for event in pending:
             self._count(event)
-            self._log.emit(event)
+            more = self._more_of(event)
+            self._log.emit(event, **more)
             self._metrics.observe(event)
-            self._publish(event)
+            self._publish(event, more)
             for listener in list(self._listeners):
                 try:
                     listener(event)
@@ -101,7 +114,14 @@ class Telemetry:
             case events.ProcEnded(expected=False):
                 self.proc_deaths += 1
 
-    def _publish(self, event: Event) -> None:
+    def _more_of(self, event: Event) -> dict[str, str]:
+        """Where to read on, for an event that is trouble."""
+        if _LOUD[level_of(event)] < _LOUD["warning"]:
+            return {}
+        page = _page_of(type(event))
+        return {"runbook": runbooks.url(page, self._base_url)} if page else {}
+
+    def _publish(self, event: Event, more: dict[str, str]) -> None:
         self.sequence += 1
         level = level_of(event)
         if self.publish is None or (_LOUD[level] < 1 and not isinstance(event, events.ActionEnded)):
@@ -117,6 +137,7 @@ class Telemetry:
                 "level": level,
                 "event": event.name(),
                 **fields,
+                **more,
             }
         )
         if len(body) <= EVENT_BODY_BYTES_MAX:

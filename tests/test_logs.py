@@ -9,6 +9,7 @@ import pty
 import threading
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import LINE_BYTES_MAX, escape, guilty_frames, json_line, timestamp
 from fsmv2.supervisor.logsentences import seconds, sentence_of
+from fsmv2.supervisor.telemetry import Telemetry
 
 NOON = 1_700_000_000.123
 STACK = (
@@ -201,6 +203,34 @@ def test_the_console_shows_the_guilty_thread_only(pipe: tuple[int, int]) -> None
     assert not any("idle.py" in line for line in lines)
     assert all(line.startswith(" " * 15) for line in lines[2:])
     assert guilty_frames("no such header") == ["no such header"]
+
+
+@pytest.mark.parametrize("base", ["/runbooks/", "https://wiki.example/"])
+def test_trouble_is_told_with_where_to_read_on(pipe: tuple[int, int], base: str) -> None:
+    """In the log and to who listens: with warnings and errors that have a runbook, no others."""
+    told: list[dict[str, Any]] = []
+    metrics: Any = SimpleNamespace(observe=lambda event: None)
+    telemetry = Telemetry(metrics, (), base)
+    telemetry.publish = lambda _topic, body: told.append(json.loads(body)) is None
+    logs.configure("json", "debug", pipe[1], clock=lambda: NOON)
+    telemetry(ev.ChildrenRefused(path="site", error="twice"))
+    telemetry(ev.TickSlow(duration_s=1.0, interval_s=0.1))
+    telemetry(_changed())
+    telemetry.flush()
+
+    links = [f"{base}children-refused.md", f"{base}reconcile-slow.md", None]
+    assert [record.get("runbook") for record in _records(pipe)] == links
+    assert [event.get("runbook") for event in told] == links
+
+
+def test_the_console_says_which_runbook_helps_with_an_error(pipe: tuple[int, int]) -> None:
+    sink = _console_sink(pipe)
+    sink.emit(ev.ChildrenRefused(path="site", error="twice"), runbook="/runbooks/x-y.md")
+    sink.emit(ev.TickSlow(duration_s=1.0, interval_s=0.1), runbook="/runbooks/slow.md")
+    text = "\n".join(line.decode() for line in _lines(pipe))
+
+    assert "what to do: fsmv2 runbook x-y" in text
+    assert "slow.md" not in text
 
 
 def test_the_console_line_reads_aloud(pipe: tuple[int, int]) -> None:

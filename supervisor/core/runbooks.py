@@ -76,3 +76,8 @@ BY_RULE = {
 def url(page: str, base: str = BASE_URL) -> str:
     """Where ``page`` can be read; empty for no page."""
     return f"{base}{page}.md" if page else ""
+
+
+def page_of(link: str) -> str:
+    """The page that ``link``, made by `url`, leads to."""
+    return link.rpartition("/")[2].removesuffix(".md")
