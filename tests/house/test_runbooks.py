@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from fsmv2.examples.demo import demo
+from fsmv2.supervisor.capabilities import capabilities
 from fsmv2.supervisor.cli import cli
 from fsmv2.supervisor.core import events, reloadevents, restartevents, storeevents, workevents
 from fsmv2.supervisor.core.absences import RULES as ABSENCES
@@ -287,3 +288,17 @@ def index() -> str:
 
 def test_the_index_is_made_from_the_tables() -> None:
     assert text_of(INDEX) == index(), f"want\n{index()}"
+
+
+def test_what_pages_say_that_doctor_prints_is_what_it_prints() -> None:
+    """In quotes behind the command: names of its lines."""
+    names = {one.name for one in capabilities()}
+    shown = [
+        name
+        for page in PAGES
+        for line in text_of(page).splitlines()
+        if line.startswith("fsmv2 doctor")
+        for name in re.findall(r'"([^"]+)"', line)
+    ]
+    assert set(shown) - names == set()
+    assert len(set(shown)) >= 3
