@@ -102,7 +102,8 @@ def _error_text(error: urllib.error.HTTPError) -> str:
 
 def tree_text(root: dict[str, Any]) -> str:
     """The tree, one node a line: name, type, state, since, reason, action in flight with the
-    number that `fsmv2 kill` takes."""
+    number that `fsmv2 kill` takes; below each its children, then those that are declared and not
+    there."""
     rows: list[tuple[str, str, str, str, str]] = []
 
     def walk(node: dict[str, Any], indent: str, branch: str) -> None:
@@ -120,9 +121,15 @@ def tree_text(root: dict[str, Any]) -> str:
             )
         )
         below = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
-        children = node["children"]
+        children, absent = node["children"], node["absent"]
+        last = len(children) + len(absent) - 1
         for index, child in enumerate(children):
-            walk(child, below, "└─ " if index == len(children) - 1 else "├─ ")
+            walk(child, below, "└─ " if index == last else "├─ ")
+        for index, child in enumerate(absent, len(children)):
+            name, why = child["name"], child["why"].replace("_", " ")
+            end = "└─ " if index == last else "├─ "
+            more = f"{why}, see fsmv2 explain {node['path']}/{name}"
+            rows.append((f"{below}{end}{name}", child["worker_type"], "absent", "", more))
 
     walk(root, "", "")
     return table(("NAME", "TYPE", "STATE", "SINCE", "REASON"), rows)

@@ -36,7 +36,6 @@ from fsmv2.supervisor.core.facts import (
 )
 from fsmv2.supervisor.core.phase import Phase
 from fsmv2.supervisor.core.restarts import counting
-from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.words import presentable
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.leaving import children_to_wait_for
@@ -46,7 +45,7 @@ from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolstatistics import quarantine_records
 from fsmv2.supervisor.restarting import is_done
 from fsmv2.supervisor.steps import conditions
-from fsmv2.supervisor.view import shown_attempt
+from fsmv2.supervisor.view import declared_children, shown_attempt
 
 SHOWN_MAX = 20
 LOOKED_AT_MAX = 1_000
@@ -107,7 +106,7 @@ def explain_path(
         if child is None:
             missing = _missing(node, moment, name, quarantined)
             if missing is None:
-                known = [spec.name for spec in _declared(node)]
+                known = [spec.name for spec in declared_children(node)]
                 known += [other for other in node.children if other not in known]
                 return _no_such_worker(path, node, known, "want one of")
             below = path if depth + 1 < len(names) else ""
@@ -122,14 +121,6 @@ def _no_such_worker(path: str, nearest: Node, known: Iterable[str], want: str) -
     wanted = f"{want} {shown}" if names else "it has no children"
     text = f"cannot explain {path[:200]!r}: the nearest worker is {nearest.path!r}, {wanted}"
     return NoSuchWorker(text, nearest.path, names[:SHOWN_MAX])
-
-
-def _declared(node: Node) -> tuple[ChildSpec, ...]:
-    """The children it has declared; also those that cannot be."""
-    newest = node.desired.children if node.desired is not None else None
-    accepted = node.declared or ()
-    names = {spec.name for spec in accepted}
-    return (*accepted, *(spec for spec in newest or () if spec.name not in names))
 
 
 # --- a worker that is there -----------------------------------------------------------------
@@ -297,7 +288,7 @@ def _missing(node: Node, now: Context, name: str, quarantined: Records) -> Missi
     if node.desired is None:
         waits = explain(_facts(node, now, quarantined)).why
         return Missing(path=path, worker_type="", parent=node.path, parent_waits=waits)
-    spec = next((each for each in _declared(node) if each.name == name), None)
+    spec = next((each for each in declared_children(node) if each.name == name), None)
     if spec is None:
         return None
     later, group = node.later.get(name), node.together

@@ -14,9 +14,11 @@ import msgspec
 
 from fsmv2.ipc.codec import to_builtins
 from fsmv2.supervisor.context import PoolPort
+from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import InFlight, Node
 from fsmv2.supervisor.pool import Pool
+from fsmv2.supervisor.restarting import is_done
 
 STATUS_BYTES_MAX = 128 * 1024
 
@@ -76,7 +78,36 @@ def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
         "observation_age_s": None
         if node.observed_at is None
         else round(max(0.0, now - node.observed_at), 3),
+        "absent": _absent(node),
     }
+
+
+def declared_children(node: Node) -> tuple[ChildSpec, ...]:
+    """The children it has declared; also those that cannot be."""
+    accepted = node.declared or ()
+    newest = node.desired.children if node.desired is not None else None
+    if not newest or newest is accepted:
+        return accepted
+    names = {spec.name for spec in accepted}
+    return (*accepted, *(spec for spec in newest if spec.name not in names))
+
+
+def _absent(node: Node) -> list[dict[str, str]]:
+    """The children that are declared and not there, with the word for why; `explain` says more."""
+    return [
+        {"name": spec.name, "worker_type": spec.worker_type, "why": _why_absent(node, spec)}
+        for spec in declared_children(node)
+        if spec.name not in node.children
+    ]
+
+
+def _why_absent(node: Node, spec: ChildSpec) -> str:
+    if node.refused_children:
+        return "refused"
+    if is_done(node, spec):
+        return "done"
+    later = node.later.get(spec.name)
+    return "given_up" if later is not None and later.given_up else "waiting"
 
 
 def circuit_is_open(node: Node, engine: Engine) -> bool:

@@ -8,6 +8,7 @@ import msgspec
 from harness import Bench, Look, Off, Plant, SwitchOn, child, worker_type
 
 from fsmv2.ipc.messages import CommandAnswered, ExplainWorker
+from fsmv2.supervisor.client import tree_text
 from fsmv2.supervisor.core.action import ActionError
 from fsmv2.supervisor.core.facts import Explanation
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Remove, Restart, Snapshot, State, Stay
@@ -16,6 +17,7 @@ from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import DesiredState, UserSpec
 from fsmv2.supervisor.core.worker import Worker
 from fsmv2.supervisor.explain import SHOWN_MAX, Explainer, NoSuchWorker, explain_path
+from fsmv2.supervisor.view import tree_pieces
 
 NOTHING: dict[str, Any] = {}
 
@@ -394,3 +396,31 @@ def test_a_parent_names_its_children_that_do_not_run() -> None:
     assert found.why.rule == "own_decision"
     assert found.why.waits_for == ("root/b", "root/c")
     assert "2 do not run: root/b (long), root/c (absent)" in found.why.text
+
+
+def test_the_tree_names_children_that_are_not_there_and_why() -> None:
+    """So does its text, with the command that says more."""
+    bad = child("line", "parent", config={"children": (child("x", "unheard-of"),)})
+    children = (
+        bad,
+        child("done", "ends", restart="temporary"),
+        child("lost", "ends"),
+        child("loud", "loud"),
+    )
+    kinds = [ending(Restart("broken")), worker_type("loud", __init__=_fail_loudly)]
+    bench = Bench(*children, workers=kinds)
+    bench.engine.root.worker = RootWorker(children, "one_for_one", RestartBudget(0, 300))
+    bench.settle()
+    pool: Any = bench.pool
+    tree = msgspec.json.decode(b"".join(tree_pieces(bench.engine, pool, bench.now)))
+
+    assert {each["name"]: each["why"] for each in tree["absent"]} == {
+        "done": "done", "lost": "given_up", "loud": "waiting"
+    }  # fmt: skip
+    (line,) = tree["children"]
+    assert line["absent"] == [{"name": "x", "worker_type": "unheard-of", "why": "refused"}]
+    shown = tree_text(tree).splitlines()
+    assert [row.split()[0] for row in shown] == ["NAME", "root", "├─", "│", "├─", "├─", "└─"]
+    assert "x  unheard-of  absent" in shown[3]
+    assert shown[3].endswith(" refused, see fsmv2 explain root/line/x")
+    assert shown[5].endswith("given up, see fsmv2 explain root/lost")
