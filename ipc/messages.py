@@ -236,7 +236,17 @@ class ReloadConfig(Message, frozen=True, gc=False, forbid_unknown_fields=True, t
     dry: bool
 
 
-Command = KillAction | ReleaseType | ReloadConfig
+class ForceBreaker(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="force_breaker"):
+    """Hold the infrastructure breaker ``state`` for ``for_s`` seconds, or (``auto``) let it go by
+    what is read again; the rest as `KillAction`."""
+
+    number: int
+    client: str
+    state: Literal["open", "closed", "auto"]
+    for_s: float
+
+
+Command = KillAction | ReleaseType | ReloadConfig | ForceBreaker
 
 
 class ExplainWorker(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="explain"):

@@ -200,11 +200,19 @@ def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:
         node.reason = f"{reason}; {name} failed, again in {wait_until - ctx.now:.1f} s"
         ctx.wake(node, wait_until)
         return
+    leases = ctx.leases if not node.stop_asked else None
+    if leases is not None and not leases.admits(node, ctx.now):
+        node.reason = (
+            f"{reason}; {name} waits for its turn: the infrastructure breaker is half open"
+        )
+        return
     node.reason = reason
     policy = ctx.policy(kind)
     attempt_id = ctx.pool.submit(
         action, key=node.path, timeout_s=policy.timeout_s, urgent=node.stop_asked
     )
+    if leases is not None:
+        leases.started(attempt_id, ctx.now)
     node.attempt = InFlight(attempt_id, kind, ctx.now, policy, for_stop=node.stop_asked)
     ctx.own(node, node.attempt, take)
     ctx.emit(
@@ -225,6 +233,8 @@ def take(node: Node, ctx: Context, result: ActionResult, begun: float) -> None:
     node.mark_dirty()
     if in_flight is None:
         return
+    if ctx.leases is not None:
+        ctx.leases.ended(in_flight.attempt_id, result, ctx.now)
     name, kind = in_flight.name, in_flight.kind
     if result.status == "refused":
         # Nothing was tried, so nothing has failed: decide again, a little later.

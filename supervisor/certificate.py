@@ -119,11 +119,21 @@ def main_thread_cpu_s(pid: int) -> float | None:
         return None
 
 
+# Why an attempt that was to go on is ended, and how that is told.
+CANCELLED_FOR = {
+    "cancelled": "it was cancelled",
+    "operator": "an operator killed it",
+    "stop": "the pool was stopped",
+    "restarted": "what had asked for it was begun anew",
+    "memory_pressure": "the machine is short of memory",
+}
+
+
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known when a proc has been reaped with an attempt in flight.
 
-    ``cause`` is why the root killed it: "deadline", "cancelled", "operator", "stop", "channel",
-    "memory", "processes", or None when it did not. ``exit_code`` is as Python gives it: negative
+    ``cause`` is why the root killed it: "deadline", "channel", "memory", "processes", one of
+    `CANCELLED_FOR`, or None when it did not. ``exit_code`` is as Python gives it: negative
     for a signal; None: nobody knows, and ``status_lost`` says why, ``was_killed`` whether the root
     had sent its SIGKILL. ``hangs_in_c`` and ``oom`` say what was read that makes it sure,
     ``unread`` why there is no stack.
@@ -187,14 +197,10 @@ def _verdict(ending: Ending) -> tuple[Status, str, str | None]:
             return "crashed", "out_of_memory", f"the root's memory guard: {ending.detail}"
         case "processes" if killed:
             return "crashed", "too_many_processes", f"the root's process guard: {ending.detail}"
-        case "cancelled" if killed:
-            return "cancelled", "cancelled", "the root: it was cancelled"
-        case "operator" if killed:
-            return "cancelled", "cancelled", "the root: an operator killed it"
-        case "stop" if killed:
-            return "cancelled", "cancelled", "the root: the pool was stopped"
         case "channel" if killed:
             return "crashed", "lost_channel", "the root: its channel was lost"
+        case str(cause) if killed and cause in CANCELLED_FOR:
+            return "cancelled", "cancelled", f"the root: {CANCELLED_FOR[cause]}"
     if ending.oom is not None and ending.exit_code == -signal.SIGKILL:
         return "crashed", "out_of_memory", f"the kernel's OOM killer: {ending.oom}"
     who_else = None

@@ -297,6 +297,28 @@ def release(action_type: str, listen: str | None, token_file: str | None, as_jso
         click.echo(f"released {action_type}")
 
 
+@cli.command()
+@click.argument("state", type=click.Choice(["open", "closed", "auto"]))
+@click.option(
+    "--for", "for_s", type=click.FloatRange(0, 86_400, min_open=True), default=600.0,
+    show_default=True, help="Seconds until it goes by what it reads again.",
+)  # fmt: skip
+@click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")
+@click.option("--token-file", type=click.Path(), help=TOKEN_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it is.")
+def breaker(
+    state: str, for_s: float, listen: str | None, token_file: str | None, as_json: bool
+) -> None:
+    """Hold a running supervisor's breaker open or closed for a time, or (auto) let it go."""
+    answer = _command(listen, token_file, f"/api/v1/breaker/{state}?for_s={for_s:g}")
+    if as_json:
+        click.echo(msgspec.json.encode(answer))
+    elif state == "auto":
+        click.echo("the infrastructure breaker goes by what it reads")
+    else:
+        click.echo(f"the infrastructure breaker is held {state} for {for_s:g} s")
+
+
 def _command(
     listen: str | None, token_file: str | None, path: str, wait_s: float = COMMAND_S_MAX
 ) -> dict[str, Any]:

@@ -145,6 +145,7 @@ def status_text(document: dict[str, Any]) -> str:
     facts = [
         ("supervisor", f"{document['name']}, pid {document['pid']}, version {document['version']}"),
         ("ready", f"{'yes' if document['ready'] else 'no'}: {document['reason']}"),
+        ("machine", _infrastructure(document["infrastructure"])),
         ("uptime", duration(document["uptime_s"])),
         ("workers", workers or "none"),
         ("actions", actions or "none yet"),
@@ -158,6 +159,30 @@ def status_text(document: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _fact in facts)
     return "\n".join(f"{name:<{width}}  {printable(fact)}" for name, fact in facts)
+
+
+def _infrastructure(record: dict[str, Any]) -> str:
+    """``breaker open for 12 s: memory at 97%, limit 95%``."""
+    words = [f"breaker {record['state'].replace('_', ' ')}"]
+    if record["mode"] != "enforce":
+        words.append(f"({record['mode']} only)" if record["mode"] == "report" else "(off)")
+    if record["forced"]:
+        words.append(f"(held by an operator, {duration(record['forced_for_s'])} to go)")
+    if record["down_s"]:
+        words.append(f"for {duration(record['down_s'])}")
+    text = " ".join(words)
+    causes = "; ".join(record["causes"])
+    missing = [
+        f"{limit['reading']} ({limit['missing']})"
+        for limit in record["limits"]
+        if limit["value"] is None
+    ]
+    parts = [f"{text}: {causes}" if causes else text]
+    if record["waiting"]:
+        parts.append(f"{record['waiting']} actions wait for their turn")
+    if missing:
+        parts.append(f"no reading of {', '.join(missing)}")
+    return "; ".join(parts)
 
 
 def _quarantine(record: dict[str, Any]) -> str:

@@ -9,15 +9,24 @@ neither holds a credential.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
-from fsmv2.ipc.messages import Command, CommandAnswered, KillAction, ReleaseType, ReloadConfig
+from fsmv2.ipc.messages import (
+    Command,
+    CommandAnswered,
+    ForceBreaker,
+    KillAction,
+    ReleaseType,
+    ReloadConfig,
+)
 from fsmv2.supervisor.checkprocess import Verdict
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event, OperatorCommanded
+from fsmv2.supervisor.infrastructure import Infrastructure
 from fsmv2.supervisor.plans import only_counts
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.reload import Reloader
@@ -32,8 +41,17 @@ Reply = Callable[[CommandAnswered], object]
 class Commands:
     """Carries commands out on one pool and one config. ``emit`` hears of each."""
 
-    def __init__(self, pool: Pool, reloader: Reloader, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        reloader: Reloader,
+        infrastructure: Infrastructure,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pool = pool
+        self._infrastructure = infrastructure
+        self._clock = clock
         self._reloader = reloader
         self._emit = emit
 
@@ -45,6 +63,8 @@ class Commands:
                 self._tell("kill", f"#{attempt_id}", command, self._kill(number, attempt_id), reply)
             case ReleaseType(number=number, action_type=kind):
                 self._tell("release", kind, command, self._release(number, kind), reply)
+            case ForceBreaker(number=number, state=state):
+                self._tell("breaker", state, command, self._force(command), reply)
             case ReloadConfig(dry=dry, client=client):
                 done = partial(self._reloaded, command, reply)
                 self._reloader.ask(f"an operator at {client}", done, dry=dry)
@@ -90,6 +110,14 @@ class Commands:
             text = str(several)[:DETAIL_CHARS_MAX]
             return CommandAnswered(number, "ambiguous", action_type, detail=text)
         return CommandAnswered(number, "done" if done else "not_in_quarantine", action_type)
+
+    def _force(self, command: ForceBreaker) -> CommandAnswered:
+        forced = None if command.state == "auto" else command.state
+        taken = self._infrastructure.force(forced, command.for_s, command.client, self._clock())
+        if not taken:
+            detail = "cannot hold the breaker: the config says breaker.mode: off"
+            return CommandAnswered(command.number, "refused", detail=detail)
+        return CommandAnswered(command.number, "done")
 
     def _kill(self, number: int, attempt_id: int) -> CommandAnswered:
         # Read first: what waits has its result, and is gone, before `cancel` returns.

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fsmv2.supervisor.core.action import AS_DECLARED, Action, ActionPolicy
+from fsmv2.supervisor.core.action import AS_DECLARED, Action, ActionPolicy, ActionResult
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.freshness import ObservationRules
 from fsmv2.supervisor.core.location import GapPolicy
@@ -61,13 +61,29 @@ class StorePort(Protocol):
         """A tick has looked at these nodes; no other can have changed."""
 
 
+class LeasePort(Protocol):
+    """The infrastructure breaker while it is not closed: who may start an action."""
+
+    def admits(self, node: Node, now: float) -> bool:
+        """Whether ``node`` may start one now; if not, it is looked at again when it may."""
+
+    def waits(self, node: Node) -> bool:
+        """Whether ``node`` has asked, and was not admitted yet."""
+
+    def started(self, attempt_id: int, now: float) -> None:
+        """One that was admitted has started."""
+
+    def ended(self, attempt_id: int, result: ActionResult, now: float) -> None:
+        """Any attempt has ended."""
+
+
 class Context:
     """One tick's surroundings. ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
 
     __slots__ = (
-        "clock", "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "looked", "now",
-        "observation", "outside_max", "own", "policies", "pool", "random", "recalled", "slow_s",
-        "wake", "wake_to_observe", "wall",
+        "clock", "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "leases",
+        "looked", "now", "observation", "outside_max", "own", "policies", "pool", "random",
+        "recalled", "slow_s", "wake", "wake_to_observe", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +119,9 @@ class Context:
         self.clock = clock
         self.slow_s = slow_s
         self.outside_max = outside_max
+        # The infrastructure breaker: what it is open for, and, not closed, whom it lets start.
         self.infrastructure: str | None = None
+        self.leases: LeasePort | None = None
         # The nodes this tick has looked at, where somebody wants to know; what workers go on with.
         self.looked: list[Node] | None = None
         self.recalled: dict[str, Recalled] = {}

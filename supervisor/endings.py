@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from fsmv2.ipc.redact import redact
 from fsmv2.supervisor.attempts import UNBEGUN_MAX
-from fsmv2.supervisor.certificate import Ending, certify, death_verdict, signal_name
+from fsmv2.supervisor.certificate import (
+    CANCELLED_FOR,
+    Ending,
+    certify,
+    death_verdict,
+    signal_name,
+)
 from fsmv2.supervisor.core import quarantine
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.events import ActionTypeQuarantined, ActionTypeReleased, ProcEnded
@@ -27,9 +33,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.procs import ProcHandle
 
 # Why the root ends a proc; all but "channel" are by its own will.
-EXPECTED = frozenset(
-    {"deadline", "memory", "processes", "cancelled", "operator", "stop", "retired", "recycled"}
-)
+EXPECTED = CANCELLED_FOR.keys() | {"deadline", "memory", "processes", "retired", "recycled"}
 
 
 class Endings:

@@ -17,8 +17,9 @@ from fsmv2.supervisor.core.restarts import RestartBudget, Strategy
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
+from fsmv2.supervisor.infrastructure import Rules
 from fsmv2.supervisor.policies import check_observation, resolve_actions, rules_of
-from fsmv2.supervisor.settings import Settings, child_specs
+from fsmv2.supervisor.settings import BreakerSettings, Settings, child_specs
 
 
 class Declared(TypedDict):
@@ -88,4 +89,14 @@ def engine_options(
         policies=policies,
         slow_s=settings.slow_worker_s,
         outside_max=settings.outside_queue,
+    )
+
+
+def breaker_rules(settings: BreakerSettings) -> Rules:
+    """What ``settings`` says of the infrastructure breaker."""
+    return Rules(
+        mode=settings.mode,
+        heartbeat_s=settings.heartbeat_s,
+        probe_s=settings.probe_s,
+        limits={name: None if limit == "off" else limit for name, limit in settings.limits.items()},
     )

@@ -144,6 +144,7 @@ def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
         fault=_fault(node, now),
         failing=_failing(node, now),
         seen=_seen(node, now),
+        waits_for_lease=now.leases is not None and now.leases.waits(node),
         stop=_why_stop(node),
         forced_in_s=None if node.stop_by is None else max(0.0, node.stop_by - now.now),
         children_to_stop=tuple(_sibling(child) for child in left[:SHOWN_MAX]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fsmv2.supervisor.core import events as ev
+from fsmv2.supervisor.core import infrastructureevents as infra
 from fsmv2.supervisor.core import reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.action import DeathCertificate
@@ -32,6 +33,7 @@ def sentence_of(event: ev.Event) -> Sentence:
         or _action_sentence(event)
         or _process_sentence(event)
         or _store_sentence(event)
+        or _infrastructure_sentence(event)
         or Sentence("fsmv2", f"{event.name()}  {pairs(plain(event))}")
     )
 
@@ -233,4 +235,36 @@ def _store_sentence(event: ev.Event) -> Sentence | None:
             return Sentence("store", f"{file} takes documents again after {seconds(downtime_s)}")
         case storeevents.StoreRefused(error=error):
             return Sentence("store", f"one document refused: {error}")
+    return None
+
+
+def _infrastructure_sentence(event: ev.Event) -> Sentence | None:
+    sentence = _breaker_words(event)
+    if sentence is None:
+        return None
+    reports = getattr(event, "mode", "") == "report"
+    return Sentence("machine", sentence + ("  (only reported)" if reports else ""))
+
+
+def _breaker_words(event: ev.Event) -> str | None:
+    match event:
+        case infra.InfrastructureOpened(cause=cause):
+            return f"in trouble, no new actions: {cause}"
+        case infra.InfrastructureStillOpen(state=state, cause=cause):
+            down = f"{seconds(event.elapsed_downtime_s)} by now, attempt {event.retry_attempt}"
+            return f"breaker {state.replace('_', ' ')}, {down}: {cause}"
+        case infra.InfrastructureHalfOpened(closes_in_s=closes_in_s):
+            return f"well again, a few actions may start; all in {seconds(closes_in_s)}"
+        case infra.InfrastructureReopened(cause=cause):
+            return f"in trouble again: {cause}"
+        case infra.InfrastructureRecovered(total_downtime_s=down_s):
+            return f"all actions may start again after {seconds(down_s)}"
+        case infra.InfrastructureForced(state="auto", client=client):
+            return f"breaker goes by what it reads again, by {client}"
+        case infra.InfrastructureForced(state=state, for_s=for_s, client=client):
+            return f"breaker held {state} for {seconds(for_s)} by {client}"
+        case infra.InfrastructureForceEnded(was=was, state=state):
+            return f"breaker held {was} no more, it is {state.replace('_', ' ')}"
+        case infra.MemoryRelieved(path=path, action_type=kind, attempt_id=attempt, cause=cause):
+            return f"{kind} #{attempt} of {path} cancelled to give memory back: {cause}"
     return None

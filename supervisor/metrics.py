@@ -17,6 +17,7 @@ import prometheus_client
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
+from fsmv2.supervisor.core import infrastructureevents as infra
 from fsmv2.supervisor.core import reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.fsm import Phase
@@ -66,6 +67,9 @@ def _contained(method: Callable[Arguments, None]) -> Callable[Arguments, None]:
             self.faults += 1
 
     return call
+
+
+NO_STATE = {"closed": 0, "open": 0, "half_open": 0}
 
 
 class Metrics:
@@ -128,6 +132,11 @@ class Metrics:
                 self._count("fsmv2_process_restarts_total", "store")
             case storeevents.StoreDegraded():
                 self._count("fsmv2_store_incidents_total")
+            case infra.InfrastructureOpened():
+                self._count("fsmv2_infrastructure_openings_total")
+            case infra.InfrastructureRecovered(total_downtime_s=down_s):
+                self._count("fsmv2_infrastructure_recovery_total")
+                self._families["fsmv2_infrastructure_recovery_duration_seconds"]().observe(down_s)
             case _:
                 self._observe_work(event)
                 self._observe_care(event)
@@ -185,6 +194,11 @@ class Metrics:
             folded[name] = folded.get(name, 0) + count
         self._set_all("fsmv2_children_count", folded)
         self._families["fsmv2_circuit_open"]().set(circuits_open)
+
+    @_contained
+    def infrastructure(self, state: str) -> None:
+        """Set which state the infrastructure breaker is in."""
+        self._set_all("fsmv2_infrastructure_state", NO_STATE | {state: 1})
 
     @_contained
     def pool(self, stats: Mapping[str, Any]) -> None:

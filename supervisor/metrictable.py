@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 TICK_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+RECOVERY_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0)
 ACTION_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -45,6 +46,35 @@ TABLE = (
         "Breakers that are open, the root's and the nodes'.",
         (),
         "breakers",
+    ),
+    Row(
+        "fsmv2_infrastructure_state",
+        "gauge",
+        "The infrastructure breaker: 1 for the state it is in, 0 for the others.",
+        ("state",),
+        "breakers",
+    ),
+    Row(
+        "fsmv2_infrastructure_openings_total",
+        "counter",
+        "Times the infrastructure breaker opened.",
+        (),
+        "incidents",
+    ),
+    Row(
+        "fsmv2_infrastructure_recovery_total",
+        "counter",
+        "Times the infrastructure breaker closed again.",
+        (),
+        "incidents",
+    ),
+    Row(
+        "fsmv2_infrastructure_recovery_duration_seconds",
+        "histogram",
+        "How long the infrastructure breaker was not closed.",
+        (),
+        "seconds",
+        RECOVERY_BUCKETS,
     ),
     Row(
         "fsmv2_state_transitions_total",

@@ -8,7 +8,8 @@ one that leaves takes no more.
 Knows: a node's queue, its limit, the reasons to refuse.
 Does not know: who asks, and why; what the action does to the worker.
 Invariants: each ticket gets exactly one result, and its callback is called once; at most one
-action of a node is at work at a time; nothing but the worker's stop holds one back.
+action of a node is at work at a time; only the worker's stop and the infrastructure breaker hold
+one back.
 """
 
 from __future__ import annotations
@@ -136,10 +137,15 @@ def start_next(node: Node, ctx: Context) -> None:
     if not queue.waiting:
         node.outside = None
         return
+    leases = ctx.leases
+    if ctx.infrastructure is not None or (leases is not None and not leases.admits(node, ctx.now)):
+        return
     ticket = queue.running = queue.waiting.popleft()
     kind = type(ticket.action)
     policy = ctx.policy(kind)
     attempt_id = ctx.pool.submit(ticket.action, key=node.path, timeout_s=policy.timeout_s)
+    if leases is not None:
+        leases.started(attempt_id, ctx.now)
     queue.in_flight = InFlight(attempt_id, kind, ctx.now, policy)
     ctx.own(node, queue.in_flight, take)
 
@@ -150,6 +156,8 @@ def take(node: Node, ctx: Context, result: ActionResult, begun: float) -> None:
     if queue is None or queue.running is None:
         return
     ticket, queue.running, queue.in_flight = queue.running, None, None
+    if ctx.leases is not None:
+        ctx.leases.ended(result.attempt_id, result, ctx.now)
     queue.end_by = NEVER
     if not node.gone:
         if node.observe_at != NEVER:

@@ -200,7 +200,7 @@ class Pool:
 
     def cancel(self, attempt_id: int, cause: str = "cancelled") -> bool:
         """Have an attempt end: taken from the queue, or told and (after its type's grace) killed.
-        ``cause`` "operator" or "stop": killed at once. False: it has its result already."""
+        any ``cause`` but "cancelled": killed at once. False: it has its result already."""
         attempt = self.ledger.get(attempt_id)
         if attempt is None:
             return False

@@ -20,6 +20,7 @@ import msgspec
 
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.infrastructure import Infrastructure
 from fsmv2.supervisor.lanes import QUARANTINE
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.node import Node
@@ -50,8 +51,10 @@ class Publisher:
         pool: Pool,
         telemetry: Telemetry,
         metrics: Metrics,
+        infrastructure: Infrastructure,
         publish: Publish | None,
     ) -> None:
+        self._infrastructure = infrastructure
         self._name = name
         self._engine = engine
         self._pool = pool
@@ -122,6 +125,7 @@ class Publisher:
         yield from self._publish_tree(tree_pieces(engine, self._pool, now, count))
         statistics = pool_statistics(self._pool)
         self._metrics.tree(phases, widths, circuits_open)
+        self._metrics.infrastructure(self._infrastructure.state(now))
         self._metrics.pool(statistics)
         if self._publish is not None:
             status = self._status(now, phases, statistics)
@@ -168,6 +172,7 @@ class Publisher:
             "workers": phases,
             "actions": {status: count(status, 0) for status in STATUSES},
             "restarts": self._telemetry.restarts,
+            "infrastructure": self._infrastructure.document(now),
             "pool": statistics,
             "recent": list(self._telemetry.recent),
         }

@@ -28,9 +28,10 @@ from fsmv2.supervisor.core.errors import FsmError, StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
-from fsmv2.supervisor.engineoptions import declared, engine_options, policies_of
+from fsmv2.supervisor.engineoptions import breaker_rules, declared, engine_options, policies_of
 from fsmv2.supervisor.explain import Explainer
 from fsmv2.supervisor.garbage import Garbage
+from fsmv2.supervisor.infrastructure import NO_PROC, Infrastructure
 from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
 from fsmv2.supervisor.outside import Ticket
@@ -136,6 +137,9 @@ class Supervisor:
         undo.callback(lambda: self._keeper.close(time.monotonic(), time.time()))
         self._pool = self._make_pool(run_folder)
         self._engine = self._make_engine()
+        self._infrastructure = Infrastructure(
+            breaker_rules(self.settings.breaker), self._engine, self._pool, self._telemetry
+        )
         try:
             self._pool.start()
             undo.callback(self._pool.close)
@@ -154,7 +158,9 @@ class Supervisor:
                     digest_of(self.settings.http.token),
                     file_of(self.settings.store),
                 )
-                commands = Commands(self._pool, self._reloader, self._telemetry)
+                commands = Commands(
+                    self._pool, self._reloader, self._infrastructure, self._telemetry
+                )
                 self._ops.on_command = commands.carry_out
                 explainer = Explainer(self._engine, self._pool, self.settings.runbooks)
                 self._ops.on_question = explainer.answer
@@ -169,6 +175,7 @@ class Supervisor:
             self._pool,
             self._telemetry,
             metrics,
+            self._infrastructure,
             self._ops.publish if self._ops is not None else None,
         )
         self._say_started()
@@ -254,6 +261,7 @@ class Supervisor:
             self._hear_signals()
             if self._forced:
                 return
+            self._infrastructure.tend(self._troubles(), None, now)
             moment = engine.next_moment()
             if moment is not None and moment <= now:
                 self._tick(now)
@@ -261,9 +269,10 @@ class Supervisor:
             self._telemetry.flush()
             self._wait(self._next_moment(end_at))
 
+    def _troubles(self) -> tuple[str, ...]:
+        return () if self._pool.nursery.failed.stuck_since is None else (NO_PROC,)
+
     def _tick(self, now: float) -> None:
-        stuck = self._pool.nursery.failed.stuck_since
-        self._engine.set_infrastructure(None if stuck is None else "no proc can be started")
         self._engine.tick(now, time.time())
         duration_s = time.monotonic() - now
         self._publisher.ticked(duration_s)
@@ -275,6 +284,7 @@ class Supervisor:
         ops_moment = self._ops.retry_at if self._ops is not None else None
         asked = (
             self._engine.next_moment(),
+            self._infrastructure.next_moment(time.monotonic()),
             self._pool.next_moment(),
             self._reloader.next_moment(),
             self._keeper.next_moment(),

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from fsmv2.supervisor.access import misfit
+from fsmv2.supervisor.core.limits import Limit, unknown_reading
 from fsmv2.supervisor.core.location import GapPolicy, Location
 from fsmv2.supervisor.core.restarts import RestartBudget, RestartType, Strategy
 from fsmv2.supervisor.core.runbooks import BASE_URL
@@ -155,6 +156,28 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
 
 
+class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When the machine is in too much trouble for new actions: ``limits`` by reading, over the
+    defaults, "off" for none. ``report`` holds nothing back, it only tells. ``disks`` are paths
+    whose space and inodes are read."""
+
+    mode: Literal["enforce", "report", "off"] = "enforce"
+    limits: dict[str, Limit | Literal["off"]] = msgspec.field(default_factory=dict)
+    disks: tuple[str, ...] = ()
+    interval_s: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
+    probe_s: Annotated[float, Meta(ge=1, le=3_600)] = 5.0
+    heartbeat_s: Annotated[float, Meta(ge=0, le=3_600)] = 1.0
+
+    def __post_init__(self) -> None:
+        for name in self.limits:
+            fault = unknown_reading(name, self.disks)
+            if fault:
+                raise ValueError(f"cannot limit {name!r}: {fault}")
+        for path in self.disks:
+            if not path.startswith("/"):
+                raise ValueError(f"cannot watch the disk {path!r}: want an absolute path")
+
+
 class ReloadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``watch``: read the config anew whenever its file has changed; else when asked only."""
 
@@ -182,6 +205,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http: HttpSettings = msgspec.field(default_factory=HttpSettings)
     store: StoreSettings = msgspec.field(default_factory=StoreSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
+    breaker: BreakerSettings = msgspec.field(default_factory=BreakerSettings)
     metrics: MetricsSettings = msgspec.field(default_factory=MetricsSettings)
     reload: ReloadSettings = msgspec.field(default_factory=ReloadSettings)
     runbooks: Annotated[str, Meta(pattern=r"^(https?:/)?/(\S*/)?$")] = BASE_URL

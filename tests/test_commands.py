@@ -19,6 +19,7 @@ from fsmv2.ipc import FrameBuffer, FrameError, decode, encode, pack_frame
 from fsmv2.ipc.messages import (
     Command,
     CommandAnswered,
+    ForceBreaker,
     FromOps,
     KillAction,
     OpsReady,
@@ -190,10 +191,11 @@ async def _post(
             start.update(message)
         body.extend(message.get("body", b""))
 
+    route, _, query = path.partition("?")
     shown = {"host": "localhost", **headers}
     scope = {
-        "type": "http", "method": method, "path": path, "raw_path": path.encode(),
-        "query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "",
+        "type": "http", "method": method, "path": route, "raw_path": route.encode(),
+        "query_string": query.encode(), "http_version": "1.1", "scheme": "http", "root_path": "",
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in shown.items()],
         "server": ("localhost", 80), "client": ("127.0.0.1", 5555),
     }  # fmt: skip
@@ -268,6 +270,44 @@ def test_a_release_is_sent_with_who_asked() -> None:
     status, body, _ = post(root.desk, RELEASE, {"authorization": f"bearer {TOKEN}"})
     assert root.sent == [ReleaseType(1, "127.0.0.1:5555", "Hang")]
     assert (status, body) == (200, {"outcome": "done", "action_type": "Hang"})
+
+
+@pytest.mark.parametrize(
+    ("path", "state", "for_s", "held_s"),
+    [
+        ("/api/v1/breaker/open", "open", 600.0, 600.0),
+        ("/api/v1/breaker/closed?for_s=30", "closed", 30.0, 30.0),
+        ("/api/v1/breaker/auto", "auto", 600.0, 0.0),
+    ],
+)
+def test_a_word_on_the_breaker_is_sent_with_who_asked_and_for_how_long(
+    path: str, state: str, for_s: float, held_s: float
+) -> None:
+    root = Answering()
+    status, body, _ = post(root.desk, path, AUTHORIZED)
+    assert root.sent == [ForceBreaker(1, "127.0.0.1:5555", state, for_s)]  # type: ignore[arg-type]
+    assert (status, body) == (200, {"outcome": "done", "state": state, "for_s": held_s})
+    refusing = Answering("refused")
+    refusing.detail = "cannot hold the breaker: the config says breaker.mode: off"
+    status, body, _ = post(refusing.desk, path, AUTHORIZED)
+    assert (status, body["error"]) == (409, refusing.detail)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/v1/breaker/ajar", 404),
+        ("/api/v1/breaker/open?for_s=0", 400),
+        ("/api/v1/breaker/open?for_s=nan", 400),
+        ("/api/v1/breaker/open?for_s=86401", 400),
+        ("/api/v1/breaker/open?for_s=soon", 400),
+    ],
+)
+def test_a_word_on_the_breaker_that_can_be_none_is_not_sent(path: str, status: int) -> None:
+    root = Answering()
+    found, body, _ = post(root.desk, path, AUTHORIZED)
+    assert (found, root.sent) == (status, [])
+    assert "want" in body["error"]
 
 
 @pytest.mark.parametrize(("path", "dry"), [(RELOAD, False), (PLAN, True)])
@@ -459,12 +499,23 @@ class FakeReloader:
         self.asked.append((cause, dry, answer))
 
 
+class FakeInfrastructure:
+    """Takes one word, and is switched off from then on."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def force(self, *asked: Any) -> bool:
+        self.asked.append(asked)
+        return len(self.asked) == 1
+
+
 @pytest.mark.parametrize(("dry", "verb"), [(False, "reload"), (True, "plan")])
 def test_a_reload_is_answered_when_it_is_done_and_told_then(dry: bool, verb: str) -> None:
     """Accepted with its plan, or refused with all its faults."""
     told, answers = list[Event](), list[CommandAnswered]()
     reloader = FakeReloader()
-    commands = Commands(FakePool(), reloader, told.append)  # type: ignore[arg-type]
+    commands = Commands(FakePool(), reloader, FakeInfrastructure(), told.append)  # type: ignore[arg-type]
     plan = PlanDocument({"added": 1}, (), (PlannedChange("site/a", "added", "lamp"),))
     for verdict in (Verdict(plan=plan), Verdict(faults=("one", "two"))):
         commands.carry_out(ReloadConfig(len(answers), "there", dry), answers.append)
@@ -487,7 +538,7 @@ def test_a_reload_is_answered_when_it_is_done_and_told_then(dry: bool, verb: str
 
 def test_an_answer_that_no_frame_can_carry_is_cut_to_its_counts() -> None:
     reloader, answers = FakeReloader(), list[CommandAnswered]()
-    commands = Commands(FakePool(), reloader, lambda _event: None)  # type: ignore[arg-type]
+    commands = Commands(FakePool(), reloader, FakeInfrastructure(), lambda _event: None)  # type: ignore[arg-type]
     many = tuple(PlannedChange(f"site/{n}", "added", "x" * 100) for n in range(10_000))
     commands.carry_out(ReloadConfig(1, "there", False), answers.append)
     reloader.asked[0][2](Verdict(plan=PlanDocument({"added": 10_000}, (), many)))
@@ -496,7 +547,22 @@ def test_an_answer_that_no_frame_can_carry_is_cut_to_its_counts() -> None:
 
 
 def commands_on(pool: FakePool, emit: Callable[[Event], None]) -> Commands:
-    return Commands(pool, FakeReloader(), emit)  # type: ignore[arg-type]
+    breaker = FakeInfrastructure()
+    return Commands(pool, FakeReloader(), breaker, emit, lambda: 5.0)  # type: ignore[arg-type]
+
+
+def test_the_root_holds_the_breaker_and_says_when_there_is_none() -> None:
+    told, answers, breaker = list[Event](), list[CommandAnswered](), FakeInfrastructure()
+    commands = Commands(FakePool(), FakeReloader(), breaker, told.append, lambda: 5.0)  # type: ignore[arg-type]
+    commands.carry_out(ForceBreaker(1, "there", "open", 60.0), answers.append)
+    commands.carry_out(ForceBreaker(2, "there", "auto", 60.0), answers.append)
+    assert breaker.asked == [("open", 60.0, "there", 5.0), (None, 60.0, "there", 5.0)]
+    assert [(answer.number, answer.outcome) for answer in answers] == [(1, "done"), (2, "refused")]
+    assert "breaker.mode: off" in answers[1].detail
+    assert [(e.command, e.target) for e in told if isinstance(e, OperatorCommanded)] == [
+        ("breaker", "open"),
+        ("breaker", "auto"),
+    ]
 
 
 class FakeChild:

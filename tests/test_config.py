@@ -85,6 +85,14 @@ FULL: dict[str, Any] = {
     "http": {"listen": "off", "token": "0123456789abcdef"},
     "store": {"kind": "sqlite", "path": "s.db", "keep_changes": 5, "keep_s": 60.0},
     "log": {"format": "json", "level": "debug"},
+    "breaker": {
+        "mode": "report",
+        "limits": {"cpu": {"open": 0.9, "close": 0.8, "for_s": 60.0}, "memory": "off"},
+        "disks": ["/data"],
+        "interval_s": 2.0,
+        "probe_s": 10.0,
+        "heartbeat_s": 0.0,
+    },
     "metrics": {"folder": "m"},
     "reload": {"watch": True},
     "runbooks": "https://wiki.example/fsmv2/",
@@ -129,6 +137,9 @@ pool:
 http: {listen: off, token: 0123456789abcdef}
 store: {kind: sqlite, path: s.db, keep_changes: 5, keep_s: 60}
 log: {format: json, level: debug}
+breaker:
+  {mode: report, disks: [/data], interval_s: 2, probe_s: 10, heartbeat_s: 0,
+   limits: {cpu: {open: 0.9, close: 0.8, for_s: 60}, memory: off}}
 metrics: {folder: m}
 reload: {watch: true}
 runbooks: https://wiki.example/fsmv2/
@@ -161,6 +172,12 @@ pool.quarantine = {after = 3, window_s = 60, base_s = 0.5, max_s = 30}
 http = {listen = "off", token = "0123456789abcdef"}
 store = {kind = "sqlite", path = "s.db", keep_changes = 5, keep_s = 60}
 log = {format = "json", level = "debug"}
+breaker.mode = "report"
+breaker.limits = {cpu = {open = 0.9, close = 0.8, for_s = 60}, memory = "off"}
+breaker.disks = ["/data"]
+breaker.interval_s = 2
+breaker.probe_s = 10
+breaker.heartbeat_s = 0
 metrics = {folder = "m"}
 reload = {watch = true}
 runbooks = "https://wiki.example/fsmv2/"

@@ -105,6 +105,7 @@ def test_every_metric_of_the_table_is_really_updated(
     metrics.observe(_proc_ended("recycled"))
     metrics.tick(0.002)
     metrics.tree({"running": 2}, {"site": 3}, 1)
+    metrics.infrastructure("half_open")
     metrics.pool(POOL)
     assert metrics.faults == 0
     samples = _samples(folder)

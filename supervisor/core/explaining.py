@@ -203,6 +203,17 @@ def _infrastructure_open(facts: Facts) -> Cause | None:
     )
 
 
+def _half_open(facts: Facts) -> Cause | None:
+    if not facts.waits_for_lease or facts.now.stopping:
+        return None
+    return Cause(
+        rule="infrastructure_half_open",
+        text="the machine was in trouble, and only a few actions at a time may begin by now",
+        next="its action begins when one of those ends, or when all may begin again",
+        waits_for=("infrastructure breaker",),
+    )
+
+
 def _never_derived(facts: Facts) -> Cause | None:
     if not facts.now.never_derived or facts.now.stopping:
         return None
@@ -373,6 +384,7 @@ RULES: tuple[Callable[[Facts], Cause | None], ...] = (
     _observation,
     _awaiting_observation,
     _action_failed,
+    _half_open,
     _outside_action,
     _children_refused,
     _own_decision,

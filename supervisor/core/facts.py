@@ -110,8 +110,9 @@ class Sibling(msgspec.Struct, frozen=True):
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that is so of one worker now. ``stop`` says why it is to be stopped, empty: it is not;
-    ``forced_in_s`` is when it is dropped by force. ``children_down`` are the first of the children
-    that do not run."""
+    ``forced_in_s`` is when it is dropped by force; ``waits_for_lease``: its action waits for
+    its turn while the infrastructure breaker is half open. ``children_down`` are the first of the
+    children that do not run."""
 
     path: str
     worker_type: str
@@ -127,6 +128,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault | None = None
     failing: tuple[Failing, ...] = ()
     seen: Seen | None = None
+    waits_for_lease: bool = False
     stop: str = ""
     forced_in_s: float | None = None
     children_to_stop: tuple[Sibling, ...] = ()

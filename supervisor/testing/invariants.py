@@ -192,7 +192,8 @@ class Invariants:
         owned: dict[int, str] = {}
         for node in nodes:
             want(bool(node.reason.strip()), "I9", f"{node.path} has no reason")
-            for what in (node.attempt, node.observation):
+            outside = node.outside.in_flight if node.outside is not None else None
+            for what in (node.attempt, node.observation, outside):
                 if what is not None:
                     twice = owned.get(what.attempt_id)
                     want(twice is None, "I3", f"{twice} and {node.path} share {what.attempt_id}")

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from fsmv2.supervisor.attempts import UNBEGUN_MAX
+from fsmv2.supervisor.certificate import CANCELLED_FOR
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionError, ActionResult, DeathCertificate, Status
 from fsmv2.supervisor.failedstarts import FailedStarts
@@ -326,12 +327,8 @@ def _ending(proc: SimProc) -> tuple[Status, str, str | None]:
     match proc.cause:
         case "deadline":
             return "timed_out", "timed_out", f"the root: {proc.detail}"
-        case "cancelled":
-            return "cancelled", "cancelled", "the root: it was cancelled"
-        case "operator":
-            return "cancelled", "cancelled", "the root: an operator killed it"
-        case "stop":
-            return "cancelled", "cancelled", "the root: the pool was stopped"
         case "channel":
             return "crashed", "lost_channel", "the root: its channel was lost"
+        case str(cause) if cause in CANCELLED_FOR:
+            return "cancelled", "cancelled", f"the root: {CANCELLED_FOR[cause]}"
     return "crashed", proc.verdict, "not this root; the kernel does not tell who"

@@ -20,7 +20,8 @@ from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
 from fsmv2.supervisor.engine import Engine
-from fsmv2.supervisor.engineoptions import engine_options, policies_of, reloaded
+from fsmv2.supervisor.engineoptions import breaker_rules, engine_options, policies_of, reloaded
+from fsmv2.supervisor.infrastructure import NO_PROC, Infrastructure
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.poolsettings import graces_of
 from fsmv2.supervisor.settings import PoolSettings, Settings
@@ -109,6 +110,8 @@ class Simulation:
             clock=lambda: self.clock.now,
             seed=seed,
         )
+        rules = breaker_rules(settings.breaker)
+        self.infrastructure = Infrastructure(rules, self.engine, self.pool, self._hear)
         self._options = options
         self._invariants = Invariants(self.engine, self.pool, self.clock)
         self._declared = options["children"]
@@ -159,7 +162,11 @@ class Simulation:
         self._tick()
 
     def _next_pool_moment(self) -> float | None:
-        moments = [self.pool.next_moment(), self.probe.next_moment()]
+        moments = [
+            self.pool.next_moment(),
+            self.probe.next_moment(),
+            self.infrastructure.next_moment(self.clock.now),
+        ]
         if self.faults is not CALM:
             moments += [self._next_look, self.clock.start + self._ordered[0][0]
                         if self._ordered else None]  # fmt: skip
@@ -184,11 +191,13 @@ class Simulation:
             self.pool.step()
         except BugError as error:
             raise Broken(self._story(str(error))) from error
-        self.engine.set_infrastructure(self._trouble())
+        self.infrastructure.tend(self._troubles(), self.probe.take(), self.clock.now)
 
-    def _trouble(self) -> str | None:
-        stuck = self.pool.failed.stuck_since
-        return self.probe.trouble or (None if stuck is None else "no proc can be started")
+    def _troubles(self) -> tuple[str, ...]:
+        found = [] if self.probe.trouble is None else [self.probe.trouble]
+        if self.pool.failed.stuck_since is not None:
+            found.append(NO_PROC)
+        return tuple(found)
 
     def _tick(self) -> None:
         self.trace.ticks += 1

@@ -93,6 +93,7 @@ def make_app(
             Route("/api/v1/actions", routes.actions),
             Route("/api/v1/actions/{attempt_id}/kill", commands.kill, methods=["POST"]),
             Route("/api/v1/action-types/{name}/release", commands.release, methods=["POST"]),
+            Route("/api/v1/breaker/{state}", commands.force, methods=["POST"]),
             Route("/api/v1/reload", commands.reload, methods=["POST"]),
             Route("/api/v1/plan", commands.plan, methods=["POST"]),
             Route("/api/v1/events", routes.events),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal, cast, get_args
 
 import msgspec
 from starlette.requests import Request
@@ -20,11 +21,13 @@ from fsmv2.ipc.messages import (
     Command,
     CommandAnswered,
     ExplainWorker,
+    ForceBreaker,
     KillAction,
     ReleaseType,
     ReloadConfig,
 )
 from fsmv2.supervisor.access import HOW_TO_SET, is_token
+from fsmv2.supervisor.core.breaker import FORCE_S, FORCE_S_MAX
 from fsmv2.supervisor.web.replies import error_reply, json_reply
 
 WAITING_MAX = 16
@@ -35,6 +38,9 @@ NAME_CHARS_MAX = 200
 _ATTEMPT_ID_MAX = 2**63 - 1
 # The body is not read; a connection with an unread body cannot be used again.
 _CLOSE = {"connection": "close"}
+
+Forcing = Literal["open", "closed", "auto"]
+FORCED: tuple[str, ...] = get_args(Forcing)
 
 Send = Callable[[Command | ExplainWorker], bool]
 
@@ -147,6 +153,32 @@ class CommandRoutes:
             return _reply(409, f"{why}, see {_SEE}", answer)
         return json_reply({"outcome": "done", "action_type": name}, 200, _CLOSE)
 
+    async def force(self, request: Request) -> Response:
+        """Hold the infrastructure breaker open or closed for ``for_s`` seconds (of the query), or
+        let it go by what is read again (``auto``): 200; 404 and 400 for what it cannot be."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        state, client = request.path_params["state"], _client(request)
+        if state not in FORCED:
+            want = f"want one of {', '.join(FORCED)}"
+            return _reply(404, f"cannot hold the breaker {state[:40]!r}: {want}")
+        text = request.query_params.get("for_s", str(FORCE_S))
+        for_s = _seconds(text)
+        if for_s is None:
+            want = f"want more than 0 and at most {FORCE_S_MAX:g} seconds"
+            return _reply(400, f"cannot hold the breaker for_s {text[:40]!r}: {want}")
+        try:
+            answer = await self._desk.ask(
+                lambda number: ForceBreaker(number, client, cast(Forcing, state), for_s)
+            )
+        except Refused as refused:
+            return _reply(refused.status_code, str(refused))
+        if answer.outcome != "done":
+            return _reply(409, answer.detail, answer)
+        held_s = 0.0 if state == "auto" else for_s
+        return json_reply({"outcome": "done", "state": state, "for_s": held_s}, 200, _CLOSE)
+
     async def reload(self, request: Request) -> Response:
         """Have the config read anew and taken over: 200 with what it did; 409 with its faults."""
         return await self._reload(request, dry=False)
@@ -180,6 +212,14 @@ class CommandRoutes:
         got = "another one" if token else "none"
         text = f"cannot take the command: want the header Authorization: Bearer TOKEN, got {got}"
         return error_reply(401, text, {**_CLOSE, "www-authenticate": 'Bearer realm="fsmv2"'})
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= FORCE_S_MAX else None
 
 
 _SEE = "GET /api/v1/actions"

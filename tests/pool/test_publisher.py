@@ -14,6 +14,7 @@ from fsmv2.supervisor.core.rootworker import Stopped
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
 from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.infrastructure import Infrastructure, Rules
 from fsmv2.supervisor.publisher import SLICE_PAUSE_S, Publisher
 from fsmv2.supervisor.web.state import PublishedState
 
@@ -34,6 +35,9 @@ class _Metrics:
         self.trees.append((phases, widths, circuits))
 
     def pool(self, statistics: object) -> None:
+        pass
+
+    def infrastructure(self, state: str) -> None:
         pass
 
 
@@ -59,7 +63,8 @@ class _Bench:
         self.engine.tick(1.0, 1.0)
         telemetry: Any = SimpleNamespace(statuses={}, restarts=0, recent=())
         metrics: Any = self.metrics
-        self.publisher = Publisher("r", self.engine, pool, telemetry, metrics, self._take)
+        breaker = Infrastructure(Rules(), self.engine, pool, lambda event: None)
+        self.publisher = Publisher("r", self.engine, pool, telemetry, metrics, breaker, self._take)
         self.now = 10.0
 
     def _take(self, topic: str, body: bytes) -> bool:

@@ -1,0 +1,307 @@
+"""The infrastructure breaker over a tree: what it holds back, lets through and tells."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from fsmv2.supervisor import (
+    Act,
+    Action,
+    ActionContext,
+    ChildSpec,
+    Go,
+    Phase,
+    Settings,
+    Snapshot,
+    State,
+    Stay,
+    Worker,
+)
+from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core import infrastructureevents as told
+from fsmv2.supervisor.core.limits import Limit
+from fsmv2.supervisor.settings import BreakerSettings, PoolSettings, WorkerSettings
+from fsmv2.supervisor.testing import Simulation
+
+HALF_A_SECOND = datetime.timedelta(seconds=0.5)
+E = TypeVar("E", bound=events.Event)
+
+
+class Press(Action, frozen=True):
+    timeout_s = 30.0
+    host: str
+
+    def execute(self, ctx: ActionContext) -> None: ...
+
+
+class Shut(Action, frozen=True):
+    host: str
+
+    def execute(self, ctx: ActionContext) -> None: ...
+
+
+class Look(Action, frozen=True):
+    host: str
+
+    def execute(self, ctx: ActionContext) -> bool: ...  # type: ignore[empty-body]
+
+
+class Down(State):
+    phase = Phase.STOPPED
+
+    def next(self, snap: Snapshot) -> Go:
+        return Go(Working, reason="asked to run")
+
+
+class Working(State):
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Act:
+        return Act(Press(snap.identity.name), reason="there is more to press")
+
+
+class Shutting(State):
+    phase = Phase.STOPPING
+
+    def next(self, snap: Snapshot) -> Act | Go:
+        result = snap.result(Shut)
+        if result is not None and result.status == "succeeded":
+            return Go(Down, reason="shut")
+        return Act(Shut(snap.identity.name), reason="shutting")
+
+
+class Presser(Worker):
+    """Presses without end; a stop of it is an action too."""
+
+    type_name, initial, stopping = "presser", Down, Shutting
+
+    def observe(self, desired: Any) -> Look:
+        return Look("x")
+
+
+class Tired(State):
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Stay:
+        return Stay(reason="has nothing to do")
+
+
+def simulate(pressers: int = 3, procs: int = 8, **breaker: Any) -> Simulation:
+    config = Settings(
+        name="root",
+        workers=tuple(WorkerSettings(f"p{n}", "presser") for n in range(pressers)),
+        pool=PoolSettings(procs=procs),
+        breaker=BreakerSettings(**breaker),
+    )
+    return Simulation(
+        [Presser], config=config, answers={Press: HALF_A_SECOND, Shut: None, Look: True}
+    )
+
+
+def heard(sim: Simulation, kind: type[E]) -> list[E]:
+    return [event for event in sim.events if isinstance(event, kind)]
+
+
+def pressing(sim: Simulation) -> int:
+    return sum(node.attempt is not None for node in sim.engine.nodes())
+
+
+def started(sim: Simulation) -> int:
+    return len(heard(sim, events.ActionStarted))
+
+
+def test_no_new_action_starts_while_a_limit_is_exceeded_and_what_runs_goes_on() -> None:
+    """Workers are observed all along, and say what they wait for."""
+    sim = simulate()
+    sim.run(5.0)
+    sim.probe.set("memory", 0.97)
+    sim.until(lambda: heard(sim, told.InfrastructureOpened), 8.0)
+    assert heard(sim, told.InfrastructureOpened)[0].cause == "memory at 97%, limit 95%"
+    # One was cancelled to give memory back; the others ended by themselves.
+    sim.run(1.0)
+    before, looked = started(sim), sim.node("root/p1").observed_at
+    sim.run(10.0)
+    assert started(sim) == before
+    statuses = {event.status for event in heard(sim, events.ActionEnded)}
+    assert statuses == {"succeeded", "cancelled"}
+    assert sim.node("root/p1").observed_at != looked
+    assert sim.node("root/p1").reason == "infrastructure: memory at 97%, limit 95%"
+    assert sim.node("root/p1").phase is Phase.RUNNING
+
+
+def test_short_of_memory_the_newest_action_that_may_be_tried_again_is_cancelled_first() -> None:
+    """One in a probe period, and no other for another cause."""
+    sim = simulate()
+    sim.run(5.0)
+    sim.probe.set("pids", 0.99)
+    sim.until(lambda: heard(sim, told.InfrastructureOpened), 8.0)
+    assert heard(sim, told.MemoryRelieved) == []
+    sim = simulate()
+    sim.run(5.0)
+    sim.probe.set("memory", 0.99)
+    sim.until(lambda: heard(sim, told.InfrastructureOpened), 8.0)
+    relieved = heard(sim, told.MemoryRelieved)
+    newest = max(event.attempt_id for event in heard(sim, events.ActionStarted))
+    assert [event.attempt_id for event in relieved] == [newest]
+
+
+def test_half_open_lets_one_then_two_then_four_actions_run_at_a_time() -> None:
+    sim = simulate(pressers=8)
+    sim.run(5.0)
+    sim.probe.trip("no disk")
+    sim.run(3.0)
+    sim.probe.clear()
+    sim.until(lambda: heard(sim, told.InfrastructureHalfOpened), 3.0)
+    most: list[int] = []
+    while sim.infrastructure.state(sim.clock.now) == "half_open":
+        sim.step()
+        most.append(pressing(sim))
+    ramp = sorted(set(most[:-1]))
+    assert ramp[:3] == [0, 1, 2] or ramp[:2] == [1, 2]
+    assert 4 in most
+    first_of = {count: most.index(count) for count in (1, 2, 4)}
+    assert first_of[1] < first_of[2] < first_of[4]
+    sim.run(2.0)
+    assert pressing(sim) == 8
+
+
+def test_a_stop_is_carried_out_while_it_is_open() -> None:
+    """Its actions start; so the tree is down in bounds."""
+    sim = simulate()
+    sim.run(5.0)
+    sim.probe.trip("no disk")
+    sim.run(3.0)
+    sim.stop()
+    sim.until(lambda: sim.stopped, 10.0)
+    assert [event.forced for event in heard(sim, events.WorkerRemoved)] == [False] * 4
+
+
+def test_in_report_mode_it_tells_and_holds_nothing_back() -> None:
+    sim = simulate(mode="report")
+    sim.run(5.0)
+    sim.probe.set("memory", 0.99)
+    sim.run(10.0)
+    (opened,) = heard(sim, told.InfrastructureOpened)
+    assert opened.mode == "report"
+    before = started(sim)
+    sim.run(5.0)
+    assert started(sim) > before
+    assert heard(sim, told.MemoryRelieved) == []
+
+
+def test_switched_off_it_does_nothing() -> None:
+    sim = simulate(mode="off")
+    sim.probe.set("memory", 0.99)
+    sim.run(20.0)
+    assert heard(sim, told.InfrastructureOpened) == []
+    assert not sim.infrastructure.force("open", 60.0, "me", sim.clock.now)
+
+
+def test_while_it_is_open_there_is_a_heartbeat_and_at_its_end_the_true_downtime() -> None:
+    """UX-001."""
+    sim = simulate()
+    sim.run(5.0)
+    sim.probe.trip("no disk", for_s=10.0)
+    sim.until(lambda: heard(sim, told.InfrastructureRecovered), 20.0)
+    (recovered,) = heard(sim, told.InfrastructureRecovered)
+    assert recovered.total_downtime_s == pytest.approx(15.0, abs=0.2)
+    beats = heard(sim, told.InfrastructureStillOpen)
+    assert len(beats) == 14
+    assert beats[3].elapsed_downtime_s == pytest.approx(4.0, abs=0.2)
+    assert (beats[3].retry_attempt, beats[3].recovery_status) == (0, "attempting_recovery")
+    assert beats[-1].state == "half_open"
+
+
+def test_a_heartbeat_of_no_interval_comes_with_each_tick() -> None:
+    sim = simulate(heartbeat_s=0.0)
+    sim.probe.trip("no disk")
+    sim.run(3.05)
+    assert len(heard(sim, told.InfrastructureStillOpen)) == 30
+
+
+def test_a_reading_that_goes_missing_neither_opens_nor_closes_it() -> None:
+    sim = simulate()
+    sim.probe.set("memory", 0.99)
+    sim.run(10.0)
+    sim.probe.fail("memory", "cannot read memory.current")
+    sim.run(20.0)
+    assert sim.infrastructure.state(sim.clock.now) == "open"
+    (limit,) = sim.infrastructure.document(sim.clock.now)["limits"]
+    assert limit["value"] is None
+    assert limit["missing"] == "cannot read memory.current"
+    sim.run(30.0)  # nobody has seen the excess for half a minute
+    assert sim.infrastructure.state(sim.clock.now) == "closed"
+
+
+def test_an_operator_holds_it_open_or_closed_for_a_time() -> None:
+    sim = simulate()
+    sim.run(5.0)
+    sim.infrastructure.force("open", 10.0, "me", sim.clock.now)
+    sim.run(2.0)
+    before = started(sim)
+    assert sim.node("root/p0").reason == "infrastructure: held open by an operator"
+    sim.run(7.0)
+    assert started(sim) == before
+    sim.run(3.0)
+    assert started(sim) > before
+    assert [event.was for event in heard(sim, told.InfrastructureForceEnded)] == ["open"]
+    sim.probe.trip("no disk")
+    sim.infrastructure.force("closed", 10.0, "me", sim.clock.now)
+    before = started(sim)
+    sim.run(8.0)
+    assert started(sim) > before
+    sim.run(3.0)
+    assert sim.engine.context.infrastructure == "no disk"
+    sim.infrastructure.force("closed", 10.0, "me", sim.clock.now)
+    sim.infrastructure.force(None, 10.0, "me", sim.clock.now)
+    assert sim.engine.context.infrastructure == "no disk"
+
+
+def test_the_limits_are_those_of_the_config() -> None:
+    """And "off" takes a default away."""
+    sim = simulate(limits={"memory": "off", "cpu": Limit(open=0.5, close=0.4, for_s=0.0)})
+    sim.probe.set("memory", 1.0)
+    sim.run(10.0)
+    assert heard(sim, told.InfrastructureOpened) == []
+    sim.probe.set("cpu", 0.6)
+    sim.run(1.5)
+    assert heard(sim, told.InfrastructureOpened)[0].cause == "cpu at 60%, limit 50%"
+
+
+def test_an_action_from_outside_waits_until_it_is_closed() -> None:
+    sim = simulate(pressers=1)
+    sim.run(5.0)
+    sim.probe.trip("no disk")
+    sim.run(2.0)
+    ticket = sim.engine.submit_outside("root/p0", Shut("p0"))
+    sim.run(5.0)
+    assert ticket.result is None
+    sim.probe.clear()
+    sim.until(lambda: ticket.result is not None, 15.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_full_and_incremental_ticks_give_the_same_actions_under_leases(seed: int) -> None:
+    traces = []
+    for full in (False, True):
+        children = [ChildSpec(f"p{n}", "presser") for n in range(6)]
+        sim = Simulation(
+            [Presser], children, answers={Press: HALF_A_SECOND, Shut: None, Look: True}, seed=seed,
+            full=full, procs=8,
+        )  # fmt: skip
+        sim.run(3.0 + seed / 7)
+        sim.probe.trip("no disk", for_s=3.0)
+        sim.run(15.0)
+        traces.append([(e.path, e.action_type) for e in heard(sim, events.ActionStarted)])
+    assert traces[0] == traces[1]
+
+
+def test_a_limit_of_an_unknown_reading_is_refused_with_those_there_are() -> None:
+    with pytest.raises(msgspec.ValidationError, match="cannot limit 'memroy'"):
+        msgspec.convert({"limits": {"memroy": "off"}}, BreakerSettings)
+    with pytest.raises(msgspec.ValidationError, match="want an absolute path"):
+        msgspec.convert({"disks": ["data"]}, BreakerSettings)
