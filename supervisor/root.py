@@ -167,6 +167,7 @@ class Supervisor:
             self._telemetry,
             metrics,
             self._ops.publish if self._ops is not None else None,
+            lambda: self._keeper.trouble,
         )
         self._say_started()
 
