@@ -40,8 +40,10 @@ class VariableBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, di
     global_: dict[str, Any] = msgspec.field(default_factory=dict, name="global")
 
     def __post_init__(self) -> None:
-        check_variables(self.user, "user variable", RESERVED)
-        check_variables(self.global_, "global variable", ())
+        faults = name_faults(self.user, "user variable", RESERVED)
+        faults += name_faults(self.global_, "global variable", ())
+        if faults:
+            raise SpecError("; ".join(faults))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VariableBundle):
@@ -157,16 +159,15 @@ def _is_scalar(kind: type) -> bool:
     )
 
 
-def check_variables(names: Mapping[str, Any], what: str, reserved: tuple[str, ...]) -> None:
-    """Raise `SpecError` for a name a template could not use, or one that is taken."""
+def name_faults(names: Mapping[str, Any], what: str, reserved: tuple[str, ...]) -> list[str]:
+    """Each name that a template could not use, or that is taken, in words."""
+    faults = []
     for name in names:
         if name in reserved:
-            raise SpecError(
-                f"cannot use {what} {name!r}: the name is reserved, want any but "
-                f"{', '.join(reserved)}"
-            )
-        if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
-            raise SpecError(
-                f"cannot use {what} {name!r}: want letters, digits and '_', not beginning "
-                "with a digit"
-            )
+            want = f"the name is reserved, want any but {', '.join(reserved)}"
+        elif not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
+            want = "want letters, digits and '_', not beginning with a digit"
+        else:
+            continue
+        faults.append(f"cannot use {what} {name!r}: {want}")
+    return faults
