@@ -64,7 +64,7 @@ def _collect(value: Any, found: set[str], depth: int) -> None:
         return
     try:
         text, parts = _open(value)
-    except Exception:  # a value's own code; what it does not tell, nobody can quote
+    except BaseException:  # a value's own code; what it does not tell, nobody can quote
         return
     if isinstance(text, str):
         found.update(_forms_of(text))
@@ -114,5 +114,5 @@ def text_of(error: BaseException, secrets: tuple[str, ...]) -> str:
     """What ``error`` says, every secret replaced. Never raises."""
     try:
         return redact(str(error), secrets)
-    except Exception:  # its ``__str__`` is somebody else's code
+    except BaseException:  # its ``__str__`` is somebody else's code
         return "<the exception's text could not be made>"

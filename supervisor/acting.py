@@ -20,7 +20,7 @@ from fsmv2.supervisor.context import (
 from fsmv2.supervisor.core import events, fsm
 from fsmv2.supervisor.core.action import Action, ActionResult, action_name, check_action_type
 from fsmv2.supervisor.core.errors import BugError
-from fsmv2.supervisor.core.fsm import State
+from fsmv2.supervisor.core.fsm import Phase, State
 from fsmv2.supervisor.leaving import bound_stop, leave_by_itself, try_to_go
 from fsmv2.supervisor.node import NEVER, InFlight, Node
 from fsmv2.supervisor.retrying import back_off, begin_series, given_up_after
@@ -63,7 +63,7 @@ def _decide(node: Node, ctx: Context) -> None:
     snapshot = snapshot_of(node, ctx)
     began = ctx.clock()
     try:
-        decision = fsm.decide(node.worker, snapshot)
+        decision = fsm.decide(node.worker, snapshot, node.hide)
         if isinstance(decision, fsm.Act):
             check_action_type(type(decision.action))
         elif isinstance(decision, fsm.Go):
@@ -75,13 +75,20 @@ def _decide(node: Node, ctx: Context) -> None:
         contain(node, ctx, "next_action", error)
         return
     is_late = took_s > ctx.slow_s
-    if node.fault_count and not is_late and node.fault_step not in RETRIED_ELSEWHERE:
+    if node.fault_count and not is_late and _shows_recovery(node, snapshot):
         recover(node, ctx)
     if snapshot.depends_on_time:
         ctx.wake(node, ctx.now + ctx.interval_s)
     _follow(node, ctx, decision)
     if is_late:  # after what was decided: its reason is the one that is shown
         in_time(node, ctx, "next_action", took_s)
+
+
+def _shows_recovery(node: Node, snapshot: fsm.Snapshot) -> bool:
+    """Whether a decision shows that the code that failed works again: on the way into a stop, and
+    at its end, the framework decides and calls none of it."""
+    asked = not snapshot.desired.stop_asked or snapshot.state.phase is Phase.STOPPING
+    return asked and node.fault_step not in RETRIED_ELSEWHERE
 
 
 def _still_failing(node: Node, ctx: Context) -> bool:

@@ -157,6 +157,8 @@ def status_text(document: dict[str, Any]) -> str:
             for name, record in pool["quarantined"].items()
         ),
     ]
+    if document.get("store_trouble"):
+        facts.append(("store", f"saves nothing: {document['store_trouble']}"))
     width = max(len(name) for name, _fact in facts)
     return "\n".join(f"{name:<{width}}  {printable(fact)}" for name, fact in facts)
 

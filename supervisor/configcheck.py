@@ -47,7 +47,7 @@ from fsmv2.supervisor.core.template import (
     undeclared_variables,
 )
 from fsmv2.supervisor.core.templatemarkers import has_template
-from fsmv2.supervisor.core.variables import RESERVED, VariableBundle, check_variables
+from fsmv2.supervisor.core.variables import RESERVED, VariableBundle, name_faults
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.policies import check_observation, interval_fault, resolve_actions
 from fsmv2.supervisor.settings import Settings, child_spec
@@ -169,10 +169,8 @@ class _Check:
         self, names: dict[str, Any], place: str, what: str, reserved: tuple[str, ...]
     ) -> None:
         for name in names:
-            try:
-                check_variables({name: None}, what, reserved)
-            except SpecError as error:
-                self.add(at_key(place, name), str(error))
+            for fault in name_faults({name: None}, what, reserved):
+                self.add(at_key(place, name), fault)
 
     def http(self) -> None:
         """``listen`` is HOST:PORT or off."""

@@ -3,19 +3,22 @@
 Knows: the wait, one report per incident, the end of an incident.
 Does not know: which step failed and why.
 Invariants: a fault costs its own node only: it keeps its last good desired state and its
-children; nothing worker code raises goes further than here.
+children; nothing worker code raises goes further than here; no secret of the node's config and
+variables is in what is told of it.
 """
 
 from __future__ import annotations
 
 import traceback
 
+from fsmv2.ipc.redact import redact
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import events, workevents
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import SpecError, WorkerFault
 from fsmv2.supervisor.core.words import ERROR_CHARS_MAX, presentable
 from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.nodesecrets import all_secrets
 
 SLOW = "slow"
 
@@ -23,12 +26,14 @@ SLOW = "slow"
 def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
     """Worker code raised: this node waits, with its last good desired state and children."""
     wait_s = _back_off(node, ctx)
-    text = told(error)
+    secrets = all_secrets(node)
+    text = told(error, secrets)
     node.reason = f"{step} failed, next look in {wait_s:.1f} s: {text}"[:500]
     if (node.fault_step, node.fault_text) == (step, text):
         return  # reported already; the state of this incident is in the node's reason
     node.fault_step, node.fault_text = step, text
-    trace = "".join(traceback.format_tb(error.__traceback__)[-6:]) + text
+    frames = "".join(traceback.format_tb(error.__traceback__)[-6:])
+    trace = redact(frames, secrets) + text
     ctx.emit(
         events.WorkerFaulted(
             path=node.path,
@@ -70,10 +75,11 @@ def _back_off(node: Node, ctx: Context) -> float:
     return wait_s
 
 
-def told(error: BaseException) -> str:
-    """Type and text of an error; its ``__str__`` is worker code too."""
+def told(error: BaseException, secrets: tuple[str, ...] = ()) -> str:
+    """Type and text of an error, without ``secrets``; its ``__str__`` is worker code too."""
     try:
-        return presentable(f"{type(error).__name__}: {error}", ERROR_CHARS_MAX)
+        text = redact(f"{type(error).__name__}: {error}", secrets)
+        return presentable(text, ERROR_CHARS_MAX)
     except BaseException:  # as wide as where the error itself was caught
         return f"{type(error).__name__}: <its text could not be made>"
 

@@ -78,7 +78,7 @@ class Intake:
         """Take an action that has its number, and a type that can be sent."""
         try:
             payload = encode(action)
-        except Exception as error:  # a field's own code may raise whatever it likes
+        except (Exception, SystemExit) as error:  # a field's own code may raise what it likes
             text = text_of(error, secrets_in(action))
             self._refuse(attempt_id, kind.name, type(error).__name__, text)
         else:

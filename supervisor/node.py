@@ -8,7 +8,7 @@ Invariants: I1, one writer per field:
 |---|---|
 | spec, variables, location, leaving, ending, successor | the parent's step 3 (root: the engine) |
 | mapped_state, held_by, stop_from_parent | the parent's step 4 |
-| desired, derive_needed | step 2 |
+| desired, hide, derive_needed | step 2 |
 | children, position, declared, refused_children, done, generations, later | step 3 |
 | restarted, together, settled | step 3; mapped: step 4; `children_changed` resets |
 | ends | the children's step 6; emptied by step 3 |
@@ -44,6 +44,8 @@ from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fsmv2.supervisor.outside import Outside
 
 NEVER = float("inf")
@@ -135,7 +137,8 @@ class Node:
         "changed_in_view", "children", "declared", "derive_needed", "desired", "dirty",
         "dirty_below", "done", "ending", "ends", "entered_at", "failures", "fault_at",
         "fault_count", "fault_since", "fault_step", "fault_text", "fault_until", "forced",
-        "generation", "generations", "gone", "held_by", "history", "identity", "later", "location",
+        "generation", "generations", "gone", "held_by", "hide", "history", "identity", "later",
+        "location",
         "mapped", "mapped_state", "observation", "observe_at", "observe_due", "observe_failures",
         "observe_since", "observe_wake_at", "observed_at", "outside", "parent", "path", "position",
         "probe_restart_at", "probe_restarts", "refused_children", "restarted", "result_ends",
@@ -171,6 +174,7 @@ class Node:
         self.children_changed()
         # step 2
         self.desired: DesiredState | None = None
+        self.hide: Callable[[str], str] | None = None
         self.derive_needed = True
         # step 3
         self.declared: tuple[ChildSpec, ...] | None = None

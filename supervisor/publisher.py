@@ -53,6 +53,7 @@ class Publisher:
         metrics: Metrics,
         infrastructure: Infrastructure,
         publish: Publish | None,
+        store_trouble: Callable[[], str] = str,
     ) -> None:
         self._infrastructure = infrastructure
         self._name = name
@@ -61,6 +62,7 @@ class Publisher:
         self._telemetry = telemetry
         self._metrics = metrics
         self._publish = publish
+        self._store_trouble = store_trouble
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._at = self._sliced_at = float("-inf")
         self._ticks = -1
@@ -155,6 +157,10 @@ class Publisher:
         self, now: float, phases: dict[str, int], statistics: dict[str, Any]
     ) -> dict[str, Any]:
         ready, reason = self._readiness(statistics)
+        store_trouble = self._store_trouble()
+        if ready and store_trouble:
+            # Nothing depends on it before the next start, so the tree is ready all the same.
+            reason = f"{reason}; the store saves nothing: {store_trouble}"
         durations = sorted(self._durations)
         count = self._telemetry.statuses.get
         return {
@@ -174,6 +180,7 @@ class Publisher:
             "restarts": self._telemetry.restarts,
             "infrastructure": self._infrastructure.document(now),
             "pool": statistics,
+            "store_trouble": store_trouble,
             "recent": list(self._telemetry.recent),
         }
 

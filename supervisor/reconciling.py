@@ -106,10 +106,11 @@ def _accept(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> bool:
         if declared and node.path.count("/") + 1 >= DEPTH_MAX:
             raise SpecError(f"{node.path}: got children at depth {DEPTH_MAX}, want less")
         _check_no_circle(node, declared)
-    except SpecError as error:
-        if node.refused_children != str(error):
-            node.refused_children = str(error)
-            ctx.emit(events.ChildrenRefused(path=node.path, error=str(error)))
+    except BaseException as error:  # what a declaration is made of is worker code too
+        text = str(error) if isinstance(error, SpecError) else told(error)
+        if node.refused_children != text:
+            node.refused_children = text
+            ctx.emit(events.ChildrenRefused(path=node.path, error=text))
         return False
     node.refused_children = None
     return True

@@ -19,6 +19,7 @@ from fsmv2.supervisor.core.spec import (
 )
 from fsmv2.supervisor.leaving import children_to_wait_for, still_needed
 from fsmv2.supervisor.node import NEVER, Node
+from fsmv2.supervisor.nodesecrets import hider
 from fsmv2.supervisor.retrying import begin_series
 from fsmv2.supervisor.store.resuming import go_on_with_results
 
@@ -121,6 +122,7 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     first = node.desired is None
     node.derive_needed = False
     node.desired = desired
+    node.hide = hider(desired)
     go_on_with_results(node, ctx)
     if in_time(node, ctx, DERIVE, took_s) and node.fault_step == DERIVE:
         recover(node, ctx)

@@ -18,7 +18,7 @@ Invariants: I9, a decision is exactly one of its five forms and carries a reason
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
@@ -278,8 +278,9 @@ class Snapshot(_SnapshotFields):
         return bool(self._time_read)
 
 
-def decide(worker: Worker, snap: Snapshot) -> Decision:
-    """Return the one decision for ``snap``; raises `WorkerFault` for nonsense.
+def decide(worker: Worker, snap: Snapshot, hide: Callable[[str], str] | None = None) -> Decision:
+    """Return the one decision for ``snap``; raises `WorkerFault` for nonsense. ``hide`` takes the
+    worker's secrets out of the reason.
 
     What the worker's own code raises passes through: the caller contains it.
     """
@@ -293,7 +294,8 @@ def decide(worker: Worker, snap: Snapshot) -> Decision:
     _check_decision(worker, snap, decision)
     # A subclass compares by code of its own, and msgspec does not write it.
     plain = str.__str__(decision.reason)
-    reason = presentable(plain, REASON_CHARS_MAX)
+    # Before it is cut: of half a secret nobody could tell that it is one.
+    reason = presentable(plain if hide is None else hide(plain), REASON_CHARS_MAX)
     if type(decision.reason) is not str or reason != plain:
         decision = msgspec.structs.replace(decision, reason=reason)
     if snap.desired.stop_asked and isinstance(decision, Go):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.core.words import plain_text
 
 GapPolicy = Literal["skip", "unknown_between", "unknown_all"]
 LEVELS = ("enterprise", "site", "area", "line", "cell")
@@ -37,6 +38,8 @@ class Location(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
                 raise SpecError(
                     f"cannot use location {level} {value!r}: want no '.' and no white space"
                 )
+            if type(value) is not str:  # a subclass may compare by code of its own
+                msgspec.structs.force_setattr(self, level, plain_text(value))
 
     def levels(self) -> tuple[str, str, str, str, str]:
         """The five values from the top."""

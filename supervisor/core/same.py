@@ -2,7 +2,8 @@
 
 Knows: mappings, lists, Structs and what is inside them.
 Does not know: what the values are for.
-Invariants: ``1``, ``1.0`` and ``true`` are three values: a change from one to another is a change.
+Invariants: ``1``, ``1.0`` and ``true`` are three values: a change from one to another is a change;
+of values that cannot be compared nobody knows that they are the same. Never raises.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
 def same(one: Any, other: Any) -> bool:
     """Whether ``one`` and ``other`` are equal, in type too, all the way down."""
-    return one is other or (one == other and _same_types(one, other))
+    if one is other:
+        return True
+    try:
+        return bool(one == other) and _same_types(one, other)
+    except BaseException:  # a value's own code may raise anything at all
+        return False
 
 
 def _same_types(one: Any, other: Any) -> bool:

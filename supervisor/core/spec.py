@@ -25,7 +25,7 @@ from fsmv2.supervisor.core.restarts import (
     Strategy,
 )
 from fsmv2.supervisor.core.variables import VariableBundle, check_values
-from fsmv2.supervisor.core.words import WORD_CHARS_MAX, is_word
+from fsmv2.supervisor.core.words import WORD_CHARS_MAX, is_word, plain_text
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
             got = repr(self.state)[:WORD_CHARS_MAX]
             raise SpecError(f"cannot use DesiredState: state is {got}, want a word")
         if type(self.state) is not str:  # a subclass may compare by code of its own
-            msgspec.structs.force_setattr(self, "state", str.__str__(self.state))
+            msgspec.structs.force_setattr(self, "state", plain_text(self.state))
         children: object = self.children
         if isinstance(children, list):  # what a worker's author is most likely to hand over
             msgspec.structs.force_setattr(self, "children", tuple(children))
@@ -161,6 +161,7 @@ def check_children(specs: Sequence[ChildSpec], known_types: Collection[str], pat
         raise SpecError("; ".join(faults))
 
 
+_PLAIN = {tuple, list, dict, str, int, float}
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "worker_type": (str,),
@@ -191,9 +192,28 @@ def _wrong_types(spec: object) -> list[str]:
     texts = (*spec.depends_on, *spec.state_mapping, *spec.state_mapping.values())
     if not all(isinstance(text, str) for text in texts):
         return ["depends_on and state_mapping hold something else than text"]
+    texts += (spec.name, spec.worker_type, spec.restart)
+    others = (spec.depends_on, spec.state_mapping, spec.user_spec.config, spec.shutdown_timeout_s)
+    if not ({*map(type, texts)} == {str} and {*map(type, others)} <= _PLAIN):
+        _make_plain(spec)
     if not all(is_word(word) for word in spec.state_mapping.values()):
         return ["state_mapping holds a state that is no word"]
     return []
+
+
+def _make_plain(spec: ChildSpec) -> None:
+    """Take the code away that subclasses of built-in types bring: comparing, hashing and listing a
+    spec would run it inside a tick."""
+    set_field = msgspec.structs.force_setattr
+    for field in ("name", "worker_type", "restart"):
+        set_field(spec, field, plain_text(getattr(spec, field)))
+    mapping, config = dict(spec.state_mapping), spec.user_spec.config
+    plain = {plain_text(word): plain_text(mapped) for word, mapped in mapping.items()}
+    set_field(spec, "state_mapping", plain)
+    set_field(spec, "depends_on", tuple(plain_text(name) for name in spec.depends_on))
+    set_field(spec, "shutdown_timeout_s", float(spec.shutdown_timeout_s))
+    config = dict(config) if isinstance(config, dict) else plain_text(config)
+    set_field(spec, "user_spec", msgspec.structs.replace(spec.user_spec, config=config))
 
 
 def _own_faults(spec: ChildSpec, known_types: Collection[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ import copy
 import datetime
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ RESERVED = ("global", "internal", "location_path")
 VALUES_MAX = 10_000
 DEPTH_MAX = 32
 _SCALARS = (str, int, float, bool, bytes, type(None), datetime.date, datetime.time, Secret)
+_COMPARED = (*_SCALARS, datetime.datetime)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -38,8 +40,10 @@ class VariableBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, di
     global_: dict[str, Any] = msgspec.field(default_factory=dict, name="global")
 
     def __post_init__(self) -> None:
-        check_variables(self.user, "user variable", RESERVED)
-        check_variables(self.global_, "global variable", ())
+        faults = name_faults(self.user, "user variable", RESERVED)
+        faults += name_faults(self.global_, "global variable", ())
+        if faults:
+            raise SpecError("; ".join(faults))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VariableBundle):
@@ -112,6 +116,8 @@ def check_values(bundle: VariableBundle) -> None:
         if type(names) is not dict:
             raise SpecError(f"cannot use {what} variables: got {type(names).__name__}, want dict")
         for name, value in names.items():
+            if type(name) is not str:
+                raise SpecError(f"cannot use a {what} variable's name: got {type(name).__name__}")
             left -= _count(value, f"{what} variable {name!r}", left, 0)
 
 
@@ -120,13 +126,15 @@ def _count(value: Any, place: str, most: int, depth: int) -> int:
         raise SpecError(
             f"cannot use {place}: got over {VALUES_MAX} values, or nested deeper than {DEPTH_MAX}"
         )
-    if isinstance(value, _SCALARS):
+    kind: Any = type(value)
+    if _is_scalar(kind):
         return 1
     inside: Iterable[Any]
     if type(value) is dict:
-        odd = next((key for key in value if not isinstance(key, _SCALARS)), None)
+        kinds: set[Any] = {*map(type, value)}
+        odd = next((kind for kind in kinds if not _is_scalar(kind)), None)
         if odd is not None:
-            raise SpecError(f"cannot use {place}: got a key of type {type(odd).__name__}")
+            raise SpecError(f"cannot use {place}: got a key of type {odd.__name__}")
         inside = value.values()
     elif type(value) in (list, tuple):
         inside = value
@@ -141,16 +149,25 @@ def _count(value: Any, place: str, most: int, depth: int) -> int:
     return count
 
 
-def check_variables(names: Mapping[str, Any], what: str, reserved: tuple[str, ...]) -> None:
-    """Raise `SpecError` for a name a template could not use, or one that is taken."""
+@lru_cache(maxsize=256)
+def _is_scalar(kind: type) -> bool:
+    """Whether values of ``kind`` are plain, and are compared without code of their own: so are an
+    enumeration's texts and numbers."""
+    return any(
+        issubclass(kind, plain) and kind.__eq__ is plain.__eq__ and kind.__hash__ is plain.__hash__
+        for plain in _COMPARED
+    )
+
+
+def name_faults(names: Mapping[str, Any], what: str, reserved: tuple[str, ...]) -> list[str]:
+    """Each name that a template could not use, or that is taken, in words."""
+    faults = []
     for name in names:
         if name in reserved:
-            raise SpecError(
-                f"cannot use {what} {name!r}: the name is reserved, want any but "
-                f"{', '.join(reserved)}"
-            )
-        if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
-            raise SpecError(
-                f"cannot use {what} {name!r}: want letters, digits and '_', not beginning "
-                "with a digit"
-            )
+            want = f"the name is reserved, want any but {', '.join(reserved)}"
+        elif not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
+            want = "want letters, digits and '_', not beginning with a digit"
+        else:
+            continue
+        faults.append(f"cannot use {what} {name!r}: {want}")
+    return faults

@@ -8,6 +8,8 @@ Invariants: what comes out can be encoded, and is no longer than asked.
 
 from __future__ import annotations
 
+from typing import Any
+
 REASON_CHARS_MAX = 1000
 ERROR_CHARS_MAX = 8 * 1024
 WORD_CHARS_MAX = 200
@@ -19,6 +21,11 @@ def presentable(text: str, characters_max: int) -> str:
         cut = text[: characters_max + 1]
         text = cut.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
+
+
+def plain_text(text: Any) -> Any:
+    """A text without the code that a subclass of str brings; anything else as it is."""
+    return str.__str__(text) if isinstance(text, str) else text
 
 
 def is_word(text: str) -> bool:

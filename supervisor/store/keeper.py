@@ -38,6 +38,10 @@ class Sink(Protocol):
         """Of the process that keeps them; 0: this one."""
 
     @property
+    def trouble(self) -> str:
+        """Why nothing is kept for now; empty: it is."""
+
+    @property
     def recalled(self) -> dict[str, Recalled]:
         """What was kept before, by path."""
 
@@ -58,6 +62,7 @@ class MemorySink:
     """Keeps documents here."""
 
     pid = 0
+    trouble = ""
 
     def __init__(
         self,
@@ -113,6 +118,11 @@ class Keeper:
     def pid(self) -> int:
         """Of the writer; 0: there is none."""
         return self._sink.pid
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is kept for now; empty: it is."""
+        return self._sink.trouble
 
     @property
     def recalled(self) -> dict[str, Recalled]:

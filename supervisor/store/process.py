@@ -70,6 +70,7 @@ class WriterProcess:
         self._ready = False
         self._shut = ""
         self._trouble_since: float | None = None
+        self._trouble = ""
         self._recalls = True
         self._too_large: set[tuple[str, str]] = set()
         self.recalled: dict[str, Recalled] = {}
@@ -82,6 +83,13 @@ class WriterProcess:
     def pid(self) -> int:
         """Its pid; 0 while there is none."""
         return self._child.pid if self._child is not None else 0
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is saved for now; empty: it is. One death of a writer is none yet."""
+        if self._trouble_since is None and self._failures < 2:
+            return ""
+        return f"{self._trouble}; {len(self._outbox)} unsaved"
 
     # --- life -------------------------------------------------------------------------------
 
@@ -159,9 +167,9 @@ class WriterProcess:
         if self._recalls:
             return  # at the root's start nobody tries again
         wait_s = (self._retry_at or now) - now
-        self._emit(
-            storeevents.StoreEnded(pid=child.pid, verdict=death_verdict(code), retry_in_s=wait_s)
-        )
+        verdict = death_verdict(code)
+        self._emit(storeevents.StoreEnded(pid=child.pid, verdict=verdict, retry_in_s=wait_s))
+        self._trouble = f"its writer ended with {verdict}"
         if self._shut:
             self._tell_trouble(self._shut, now)
             self._shut = ""
@@ -231,7 +239,8 @@ class WriterProcess:
             if self._retry_at is not None:
                 try:
                     self._start()
-                except OSError:
+                except OSError as error:
+                    self._trouble = f"cannot start its writer: {error}"
                     self._fail(now)
             return
         self._retry_at = None
@@ -312,6 +321,7 @@ class WriterProcess:
             self.on_fresh()
 
     def _tell_trouble(self, error: str, now: float) -> None:
+        self._trouble = error
         if self._trouble_since is None:
             self._trouble_since = now
             self._emit(

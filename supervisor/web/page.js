@@ -79,7 +79,8 @@ function showStatus(status) {
   const ready = byId("ready");
   say(ready, status.stopping ? "stopping" : status.ready ? "ready" : "not ready");
   ready.dataset.phase = status.stopping ? "stopping" : status.ready ? "running" : "degraded";
-  say(byId("reason"), status.ready && !status.stopping ? "" : status.reason || "");
+  const isFine = status.ready && !status.stopping && !status.store_trouble;
+  say(byId("reason"), isFine ? "" : status.reason || "");
   say(byId("uptime"), span(status.uptime_s));
   say(byId("ticks"), number.format(status.ticks || 0));
   say(byId("p50"), millis(status.tick_p50_ms));

@@ -3,15 +3,24 @@ costs its own node; scenario 36."""
 
 from __future__ import annotations
 
+import datetime
+import enum
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from harness import Bench, Look, On, Quiet, child, worker_type
 
-from fsmv2.supervisor.core.events import StateChanged, WorkerAdded, WorkerFaulted, WorkerRecovered
+from fsmv2.supervisor.core.events import (
+    ChildrenRefused,
+    StateChanged,
+    WorkerAdded,
+    WorkerFaulted,
+    WorkerRecovered,
+)
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Snapshot, State, Stay
-from fsmv2.supervisor.core.spec import DesiredState, UserSpec
+from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
+from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.workevents import WorkerSlow
 
 
@@ -215,3 +224,98 @@ def test_a_constructor_of_two_seconds_delays_none_of_its_siblings_ticks() -> Non
     assert len(bench.heard(WorkerAdded, "new")) == 1
     [slow] = bench.heard(WorkerSlow)
     assert (slow.path, slow.step, slow.took_s) == ("root/new", "constructor", 2.0)
+
+
+# --- what a declaration is made of ----------------------------------------------------------
+
+
+class Mapping(dict[str, Any]):
+    def items(self) -> Any:
+        raise ValueError("listed")
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Value:
+    """Something that a config may hold, which cannot be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit("compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def hostile_child() -> ChildSpec:
+    return ChildSpec(
+        Word("b"),
+        Word("quiet"),
+        UserSpec(Mapping({"n": Value()})),
+        state_mapping=Mapping({Keyed("running"): Word("running")}),
+        depends_on=(Word("a"),),
+        restart=Word("permanent"),  # type: ignore[arg-type]
+    )
+
+
+class Keyed(Word):
+    """One that has a hash, or no mapping could hold it."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["incremental", "full"])
+def test_a_declaration_that_cannot_be_compared_costs_its_own_node_only(full: bool) -> None:
+    """Whatever its texts, its mappings and its config's values are made of; and it is taken."""
+
+    def derive(self: Any, spec: UserSpec) -> DesiredState:
+        return DesiredState("running", children=(child("a"), hostile_child()))
+
+    kind = worker_type("wild", derive_desired_state=derive)
+    bench = Bench(child("w", "wild"), child("z"), workers=[kind], full=full)
+    bench.settle()
+    for number in range(3):
+        bench.redeclare(child("w", "wild", config={"n": number}), child("z"))
+        bench.settle(60)
+    up = {"w": "running", "w/a": "running", "w/b": "running", "z": "running"}
+    assert bench.tree() == up
+    assert len(bench.heard(WorkerAdded, "w/b")) == 1
+
+
+VARIABLES = {
+    "value": {"n": Word("x")},
+    "in a list": {"n": [Word("x")]},
+    "key": {"n": {Keyed("x"): 1}},
+}
+
+
+@pytest.mark.parametrize("user", VARIABLES.values(), ids=VARIABLES)
+def test_a_variable_that_compares_by_code_of_its_own_is_refused(user: dict[str, Any]) -> None:
+    def derive(self: Any, spec: UserSpec) -> DesiredState:
+        return DesiredState("running", children=(child("b", variables=VariableBundle(user=user)),))
+
+    kind = worker_type("wild", derive_desired_state=derive)
+    bench = Bench(child("w", "wild"), child("z"), workers=[kind])
+    bench.settle()
+    assert bench.tree() == {"w": "running", "z": "running"}
+    assert len(bench.heard(ChildrenRefused)) == 1
+
+
+class Level(enum.StrEnum):
+    HIGH = "high"
+
+
+NEW_YEAR = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+class Rate(enum.IntEnum):
+    FAST = 3
+
+
+def test_an_enumerations_members_are_variables_like_others() -> None:
+    user = {"level": Level.HIGH, "rate": Rate.FAST, "at": NEW_YEAR}
+    bench = Bench(child("a", variables=VariableBundle(user=user), config={"n": "{{ level }}"}))
+    bench.settle()
+    assert bench.tree() == {"a": "running"}

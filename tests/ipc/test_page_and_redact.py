@@ -132,9 +132,15 @@ class Mute(Exception):
         raise RuntimeError("no")
 
 
+class Exits(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+
 def test_the_text_of_an_error_is_told_without_secrets() -> None:
     assert text_of(ValueError("bad hunter22"), ("hunter22",)) == f"bad {HIDDEN}"
-    assert text_of(Mute(), ()) == "<the exception's text could not be made>"
+    for silent in (Mute(), Exits()):
+        assert text_of(silent, ()) == "<the exception's text could not be made>"
 
 
 WORDS = st.text("ab \n", max_size=30)

@@ -227,6 +227,11 @@ class Unwritable:
         raise KeyError("the field's own code raises")
 
 
+class Exits:
+    def __wire_encode__(self) -> bytes:
+        raise SystemExit("the field's own code ends the interpreter")
+
+
 class Holds(Nothing, frozen=True):
     field: Any = None
 
@@ -242,6 +247,7 @@ class Holds(Nothing, frozen=True):
         (Nothing(), "", math.nan, "got timeout_s nan"),
         (Nothing(), "", 10**400, "got timeout_s 1000"),
         (Holds(Unwritable()), "", None, "the field's own code raises"),
+        (Holds(Exits()), "", None, "the field's own code ends the interpreter"),
     ],
 )
 def test_what_no_proc_could_take_is_refused_and_nobody_else_has_a_loss_of_it(

@@ -165,11 +165,16 @@ def test_full_disk_is_told_once_and_heals(tmp_path: Path) -> None:
         until(lambda: root.records("store_degraded"), "the trouble is told")
         before = (tmp_path / "beat").stat().st_size
         until(lambda: (tmp_path / "beat").stat().st_size > before + 100, "the tree goes on")
+        until(lambda: "the store saves nothing: " in root.get("/readyz")["reason"], "it is shown")
+        assert root.get("/readyz")["ready"]
+        shown = fsmv2("status", "--http", root.address).stdout
+        assert "store       saves nothing: " in shown
         time.sleep(2.0)
         assert len(root.records("store_degraded")) == 1
         assert not root.records("store_recovered")
         resource.prlimit(writer, resource.RLIMIT_FSIZE, limits)
         until(lambda: root.records("store_recovered"), "the store takes documents again")
+        until(lambda: "the store" not in root.get("/readyz")["reason"], "and is no trouble")
         assert not root.records("store_ended")
         assert root.end() == 0
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, pack_frame
 from fsmv2.ipc.messages import Write
+from fsmv2.supervisor import processes
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.storeevents import StoreRefused
 from fsmv2.supervisor.store.memory import MemoryStore
@@ -139,6 +141,28 @@ def test_a_document_that_no_frame_can_carry_is_refused_and_told_once() -> None:
     writer.take(observed("site/a", 5, pad=FRAME_BYTES_MAX))
     assert len(told) == 2
     assert "1 waiting" in repr(writer)
+
+
+def test_a_writer_that_cannot_be_started_again_is_the_stores_trouble(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once may pass by itself, before anybody looks."""
+
+    def fails(*_args: object) -> None:
+        raise OSError("no process left")
+
+    monkeypatch.setattr(processes, "start", fails)
+    poller: Any = None
+    now = [0.0]
+    writer = WriterProcess(("store.db", 10, 60.0), lambda event: None, poller, lambda: now[0])
+    writer.take(observed("site/a", 1))
+    writer._retry_at = 0.0  # one has died
+    shown = []
+    for _ in range(2):
+        writer.tend(now[0])
+        shown.append(writer.trouble)
+        now[0] += 60.0
+    assert shown == ["", "cannot start its writer: no process left; 1 unsaved"]
 
 
 def test_the_largest_document_that_is_taken_fits_into_a_frame() -> None:
