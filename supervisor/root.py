@@ -39,6 +39,7 @@ from fsmv2.supervisor.plugins import Plugins, load_plugins
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolsettings import pool_options
+from fsmv2.supervisor.probe.rootprobe import own_disks, root_probe
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.reload import ConfigFile, Reloader
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
@@ -140,9 +141,12 @@ class Supervisor:
         self._infrastructure = Infrastructure(
             breaker_rules(self.settings.breaker), self._engine, self._pool, self._telemetry
         )
+        disks = own_disks(run_folder, self._metrics_folder, file_of(self.settings.store))
+        self._probe = root_probe(self._pool, self._telemetry, disks, self._engine.deliver)
         try:
             self._pool.start()
             undo.callback(self._pool.close)
+            undo.callback(self._probe.close)
             undo.callback(self._reloader.close)
             leftovers = Leftovers()
             leftovers.begin(self._pool)
@@ -173,6 +177,7 @@ class Supervisor:
             self.settings.name,
             self._engine,
             self._pool,
+            self._probe,
             self._telemetry,
             metrics,
             self._infrastructure,
@@ -288,6 +293,7 @@ class Supervisor:
             self._pool.next_moment(),
             self._reloader.next_moment(),
             self._keeper.next_moment(),
+            self._probe.next_moment(),
             *(end_at, ops_moment),
         )
         return min(
@@ -304,6 +310,7 @@ class Supervisor:
         if pool_moment is not None and pool_moment <= now:
             self._pool.step()
         self._reloader.tend(now)
+        self._probe.tend(now)
         if self._ops is not None:
             self._ops.tend(now, self._random.random())
         self._keeper.tend(now, time.time())
@@ -376,7 +383,8 @@ class Supervisor:
     def _deliver(self, attempt_id: int, result: ActionResult) -> None:
         # A value over a frame's size is still in its file. Read here, in the root: the cap of
         # a tree is low, see `PoolSettings`.
-        self._engine.deliver(attempt_id, spill.load(result))
+        if not self._probe.take(attempt_id, result):
+            self._engine.deliver(attempt_id, spill.load(result))
 
     def _hear_pool(self, event: Event) -> None:
         match event:
