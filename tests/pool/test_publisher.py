@@ -40,6 +40,9 @@ class _Metrics:
     def infrastructure(self, state: str) -> None:
         pass
 
+    def readings(self, readings: object) -> None:
+        pass
+
 
 class _Bench:
     """A publisher over a wide tree; ``sent`` is what it published, ``takes`` what is taken."""
@@ -50,6 +53,7 @@ class _Bench:
         self.takes = 1 << 30
         self.metrics = _Metrics()
         pool: Any = SimpleNamespace(in_flight=lambda attempt_id: None)
+        probe: Any = SimpleNamespace(readings=lambda now: {}, procs=lambda now: [])
         specs = tuple(ChildSpec(f"c{n}", "leaf") for n in range(children))
         self.engine = Engine(
             name="r",
@@ -64,7 +68,9 @@ class _Bench:
         telemetry: Any = SimpleNamespace(statuses={}, restarts=0, recent=())
         metrics: Any = self.metrics
         breaker = Infrastructure(Rules(), self.engine, pool, lambda event: None)
-        self.publisher = Publisher("r", self.engine, pool, telemetry, metrics, breaker, self._take)
+        self.publisher = Publisher(
+            "r", self.engine, pool, probe, telemetry, metrics, breaker, self._take
+        )
         self.now = 10.0
 
     def _take(self, topic: str, body: bytes) -> bool:
