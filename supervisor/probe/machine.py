@@ -14,6 +14,7 @@ old is missing, and says since when.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from fsmv2.supervisor.core import readingevents
@@ -117,7 +118,8 @@ class MachineProbe:
     ``pid`` is the process whose limits count; ``procs`` gives the pids of those that are told of
     one by one; ``pool_facts`` the pool's own counts; ``pass_on`` takes results that came while a
     look was submitted and are not ours; ``emit`` is told when readings are lost and back. ``disks``
-    are the paths whose file systems are looked at. ``proc`` is where procfs is mounted.
+    are the paths whose file systems are looked at, each by ``read_disk(path)``. ``proc`` is where
+    procfs is mounted.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class MachineProbe:
         procs: Callable[[], Mapping[str, int]] = dict,
         pool_facts: Callable[[float], PoolFacts] = lambda now: PoolFacts(),
         disks: Sequence[str] = (),
+        read_disk: Callable[[str], Action] = ReadDisk,
         interval_s: float = INTERVAL_S,
         proc: str = "/proc",
         pass_on: Callable[[int, ActionResult], None] = lambda attempt_id, result: None,
@@ -137,6 +140,7 @@ class MachineProbe:
         self._pid = pid
         self._procs = procs
         self._pool_facts = pool_facts
+        self._read_disk = read_disk
         self._interval_s = interval_s
         self._proc = proc
         self._pass_on = pass_on
@@ -166,7 +170,7 @@ class MachineProbe:
             or _Look(
                 f":disk:{path}",
                 tuple(f"{kind}:{path}" for kind in DISK_KINDS),
-                lambda path=path: ReadDisk(path),  # type: ignore[misc]
+                partial(self._read_disk, path),
                 WAIT_S_MAX,
             )
             for path in dict.fromkeys(disks)
