@@ -47,7 +47,8 @@ class Host:
         return claimed(HOST, f"{self._proc}/meminfo, {self._proc}/vmstat", read)
 
     def _ask(self, ask: Callable[[], Any], name: str) -> Any:
-        psutil.PROCFS_PATH = self._proc
+        # Its one way to be told of another place is for the whole process.
+        before, psutil.PROCFS_PATH = psutil.PROCFS_PATH, self._proc
         try:
             with warnings.catch_warnings():
                 # It warns of a field that it replaces by 0, and we do not use.
@@ -56,6 +57,8 @@ class Host:
         except Exception as error:  # it meets what nobody has thought of
             why = f"{type(error).__name__}: {error}"
             raise Unreadable(f"cannot use {self._proc}/{name}: {why}") from None
+        finally:
+            psutil.PROCFS_PATH = before
 
     def cpu(self) -> Claim:
         """CPU seconds since the boot, and how many CPUs, of those that we may use."""

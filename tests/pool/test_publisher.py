@@ -93,7 +93,7 @@ def test_a_large_tree_is_published_in_slices_and_parts(monkeypatch: pytest.Monke
     assert bench.publish() > CHILDREN
 
     topics = [topic for topic, _ in bench.sent]
-    assert topics == ["tree<", *["tree+"] * (len(topics) - 3), "tree>", "status"]
+    assert topics == ["tree<", *["tree+"] * (len(topics) - 4), "tree>", "readings", "status"]
     assert all(len(body) < FRAME_BYTES_MAX for _, body in bench.sent)
     state = PublishedState()
     for topic, body in bench.sent:
@@ -112,14 +112,14 @@ def test_a_tree_that_is_not_taken_whole_is_not_sent_on(monkeypatch: pytest.Monke
     bench = _Bench(monkeypatch, CHILDREN)
     bench.takes = 2
     bench.publish()
-    assert [topic for topic, _ in bench.sent] == ["tree<", "tree+", "tree+", "status"]
+    assert [topic for topic, _ in bench.sent] == ["tree<", "tree+", "tree+", "readings", "status"]
 
 
 def test_a_small_tree_is_published_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = _Bench(monkeypatch, 3)
     monkeypatch.setattr(publishing, "SLICE_S", 60.0)
     assert bench.publish() == 1
-    assert [topic for topic, _ in bench.sent] == ["tree", "status"]
+    assert [topic for topic, _ in bench.sent] == ["tree", "readings", "status"]
 
 
 def test_a_huge_status_costs_the_tree_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
