@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
+from fsmv2.supervisor.context import PoolPort
 from fsmv2.supervisor.core import readingevents
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.events import Event
@@ -40,16 +40,6 @@ INTERVALS_MAX = 3.0
 WAIT_S_MAX = 60.0
 # The machine's own files do not hang; whatever it was, it is over soon.
 MACHINE_WAIT_S_MAX = 5.0
-
-
-class PoolPort(Protocol):
-    """What is needed of a pool, the real one or a simulated one."""
-
-    def submit(self, action: Action, *, key: str, lane: str | None, timeout_s: float | None) -> int:
-        """As `Pool.submit`."""
-
-    def cancel(self, attempt_id: int, cause: str = ...) -> bool:
-        """As `Pool.cancel`."""
 
 
 class _Look:
