@@ -2,8 +2,8 @@
 
 Each look is an action in a proc, with a deadline. One that hangs (`statvfs` of a dead mount) is
 killed there and tried again with a growing wait, while all the others go on. Of paths one look is
-out at a time, and none while the machine itself is looked at: a dead mount holds up a lane of one
-proc for one deadline, not for one deadline a path.
+out at a time, and each begins soon after a look at the machine has ended: a lane of one proc is
+held up by dead mounts for one deadline between two looks at the machine, however many there are.
 
 Knows: the pool's port, when a look is due, how old an answer may be.
 Does not know: what a reading is good for; files.
@@ -35,8 +35,12 @@ from fsmv2.supervisor.probe.actions import DEADLINE_S, ReadDisk, ReadMachine
 
 LANE = "observations"
 INTERVAL_S = 1.0
-# An answer of so many intervals ago says nothing of now.
+# An answer of so many intervals ago says nothing of now; nor does one of so many seconds ago, which
+# is what a dead mount may cost.
 INTERVALS_MAX = 3.0
+OLD_S_MIN = DEADLINE_S + 1.0
+# The part of an interval, after a look at the machine, in which one at a path may begin.
+DISK_SHARE = 0.5
 WAIT_S_MAX = 60.0
 # The machine's own files do not hang; whatever it was, it is over soon.
 MACHINE_WAIT_S_MAX = 5.0
@@ -56,6 +60,7 @@ class _Look:
         self.due = 0.0
         self.attempt_id: int | None = None
         self.asked_at = 0.0
+        self.ended_at = float("-inf")
         # Since when an answer is waited for; None: none was asked for yet.
         self.since: float | None = None
         self.failures = 0
@@ -69,7 +74,7 @@ class _Look:
 
     def take(self, result: ActionResult, now: float, interval_s: float) -> None:
         """Its attempt has ended."""
-        self.attempt_id = None
+        self.attempt_id, self.ended_at = None, now
         if result.succeeded and isinstance(result.value, Facts):
             self.before, self.facts = self.facts, result.value
             self.readings = readings_of(self.names, self.facts, self.before)
@@ -84,7 +89,7 @@ class _Look:
         if result.status == "timed_out":
             return self.hung
         told = str(result.error) if result.error is not None else result.verdict
-        return f"the probe has not answered: {told}"
+        return f"not read: {told}"
 
     def lost(self, now: float, old_s: float) -> str:
         """Why there is nothing to say at ``now``; empty: there is."""
@@ -132,6 +137,8 @@ class MachineProbe:
         self._pool_facts = pool_facts
         self._read_disk = read_disk
         self._interval_s = interval_s
+        self._old_s = max(OLD_S_MIN, INTERVALS_MAX * interval_s)
+        self._now = float("-inf")
         self._proc = proc
         self._pass_on = pass_on
         self._emit = emit
@@ -170,6 +177,7 @@ class MachineProbe:
 
     def tend(self, now: float) -> None:
         """Take what has come, submit what is due. Never waits."""
+        self._now = now
         ended, self._ended = self._ended, []
         for look, result in ended:
             look.take(result, now, self._interval_s)
@@ -186,11 +194,12 @@ class MachineProbe:
             self._submit(disk, now)
 
     def _next_disk(self) -> _Look | None:
-        if not self._disks or self._machine.attempt_id is not None:
+        """The path to be looked at next, if that may be before the next look at the machine."""
+        if not self._disks or self._out or self._machine.attempt_id is not None:
             return None
-        if any(look.attempt_id is not None for look in self._out.values()):
-            return None
-        return min(self._disks, key=lambda look: look.due)
+        disk = min(self._disks, key=lambda look: look.due)
+        until = self._machine.ended_at + DISK_SHARE * self._interval_s
+        return disk if max(disk.due, self._now) <= until else None
 
     def _read_machine(self) -> Action:
         return ReadMachine(pid=self._pid, procs=dict(self._procs()), proc=self._proc)
@@ -244,9 +253,8 @@ class MachineProbe:
     def readings(self, now: float) -> dict[str, Reading]:
         """All readings by name. What is too old, or could not be read, says so."""
         found: dict[str, Reading] = {}
-        old_s = INTERVALS_MAX * self._interval_s
         for look in (self._machine, *self._disks):
-            why = look.lost(now, old_s)
+            why = look.lost(now, self._old_s)
             if not why:
                 found.update(look.readings)
                 continue
@@ -261,7 +269,7 @@ class MachineProbe:
     def procs(self, now: float) -> list[ProcReading]:
         """What each process uses; empty where that is not known."""
         look = self._machine
-        if look.facts is None or look.lost(now, INTERVALS_MAX * self._interval_s):
+        if look.facts is None or look.lost(now, self._old_s):
             return []
         return proc_readings(look.facts, look.before)
 
