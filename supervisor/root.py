@@ -39,7 +39,7 @@ from fsmv2.supervisor.plugins import Plugins, load_plugins
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolsettings import pool_options
-from fsmv2.supervisor.probe.rootprobe import own_disks, root_probe
+from fsmv2.supervisor.probe.rootprobe import root_probe
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.reload import ConfigFile, Reloader
 from fsmv2.supervisor.runfolders import Leftovers, RunFolder
@@ -141,8 +141,9 @@ class Supervisor:
         self._infrastructure = Infrastructure(
             breaker_rules(self.settings.breaker), self._engine, self._pool, self._telemetry
         )
-        disks = own_disks(run_folder, self._metrics_folder, file_of(self.settings.store))
-        self._probe = root_probe(self._pool, self._telemetry, disks, self._engine.deliver)
+        self._probe = root_probe(
+            self.settings, self._pool, self._telemetry, self._metrics_folder, self._engine.deliver
+        )
         try:
             self._pool.start()
             undo.callback(self._pool.close)
@@ -293,8 +294,7 @@ class Supervisor:
             self._pool.next_moment(),
             self._reloader.next_moment(),
             self._keeper.next_moment(),
-            self._probe.next_moment(),
-            *(end_at, ops_moment),
+            *(end_at, ops_moment, self._probe.next_moment()),
         )
         return min(
             time.monotonic() + WAIT_S_MAX,

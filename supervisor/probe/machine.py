@@ -139,6 +139,7 @@ class MachineProbe:
         self._interval_s = interval_s
         self._old_s = max(OLD_S_MIN, INTERVALS_MAX * interval_s)
         self._now = float("-inf")
+        self._has_news = False
         self._proc = proc
         self._pass_on = pass_on
         self._emit = emit
@@ -181,11 +182,13 @@ class MachineProbe:
         ended, self._ended = self._ended, []
         for look, result in ended:
             look.take(result, now, self._interval_s)
+            self._has_news = True
         if self._closed:
             return
         if now >= self._pool_due:
             self._pool_due = now + self._interval_s
             self._history.add(self._pool_facts(now), now)
+            self._has_news = True
             self._tell(now)
         if self._machine.attempt_id is None and now >= self._machine.due:
             self._submit(self._machine, now)
@@ -265,6 +268,14 @@ class MachineProbe:
                 found[name] = missing(name, why, at, scope=where[0], source=where[1])
         found.update(self._history.readings())
         return found
+
+    def news(self, now: float) -> dict[str, Reading] | None:
+        """All readings if there may be new ones since the last call, and once an interval at
+        least; else None."""
+        if not self._has_news:
+            return None
+        self._has_news = False
+        return self.readings(now)
 
     def procs(self, now: float) -> list[ProcReading]:
         """What each process uses; empty where that is not known."""

@@ -264,6 +264,16 @@ def test_paths_may_be_exchanged_and_those_that_stay_are_not_forgotten() -> None:
     assert bench.missing() == {}
 
 
+def test_news_come_once_and_at_least_once_an_interval() -> None:
+    bench = Bench("/data")
+    bench.run(5.0)
+    assert bench.probe.news(bench.clock.now) == bench.probe.readings(bench.clock.now)
+    assert bench.probe.news(bench.clock.now) is None
+    bench.machine_hangs = True
+    bench.run(1.0)
+    assert bench.probe.news(bench.clock.now) is not None, "the pool's own go on"
+
+
 def test_after_its_end_nothing_is_looked_at() -> None:
     bench = Bench("/dead")
     bench.dead.add("/dead")
