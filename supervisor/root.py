@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -42,7 +43,8 @@ from fsmv2.supervisor.poolsettings import pool_options
 from fsmv2.supervisor.probe.rootprobe import root_probe
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.reload import ConfigFile, Reloader
-from fsmv2.supervisor.runfolders import Leftovers, RunFolder
+from fsmv2.supervisor.rootfolders import make_metrics_folder, make_run_folder
+from fsmv2.supervisor.runfolders import Leftovers
 from fsmv2.supervisor.settings import Settings
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.store.keeper import file_of, open_keeper
@@ -120,8 +122,8 @@ class Supervisor:
             server = bind(self.settings.http.listen)
             undo.callback(server.close)
             self.address = address_of(server)
-        run_folder = self._make_run_folder(undo)
-        self._metrics_folder = self._make_metrics_folder(run_folder)
+        run_folder = make_run_folder(self.settings.name, undo)
+        self._metrics_folder = make_metrics_folder(self.settings.metrics.folder, run_folder)
         # Not earlier: no metric may exist before its folder was tried out.
         metricfile.install("root", self._metrics_folder)
         metrics = Metrics(logs.dropped_lines)
@@ -154,24 +156,7 @@ class Supervisor:
             undo.callback(leftovers.close)
             self._poller.watch(self._pool.fileno(), lambda _mask: self._pool.step())
             if server is not None:
-                self._ops = OpsProcess(
-                    server,
-                    self._metrics_folder,
-                    self.settings.name,
-                    self._telemetry,
-                    self._poller,
-                    digest_of(self.settings.http.token),
-                    file_of(self.settings.store),
-                )
-                commands = Commands(
-                    self._pool, self._reloader, self._infrastructure, self._telemetry
-                )
-                self._ops.on_command = commands.carry_out
-                explainer = Explainer(self._engine, self._pool, self.settings.runbooks)
-                self._ops.on_question = explainer.answer
-                undo.callback(self._ops.close)
-                self._ops.start(time.monotonic)
-                self._telemetry.publish = self._ops.publish
+                self._start_ops(server, undo)
         except OSError as error:
             raise StartError(f"cannot start processes: {error}") from None
         self._publisher = Publisher(
@@ -186,26 +171,23 @@ class Supervisor:
         )
         self._say_started()
 
-    def _make_run_folder(self, undo: contextlib.ExitStack) -> str:
-        try:
-            folder = RunFolder(f"fsmv2-{self.settings.name}-")
-            folder.make()
-        except OSError as error:
-            raise StartError(f"cannot make a run folder: {error}") from None
-        undo.callback(folder.remove)
-        return folder.path
-
-    def _make_metrics_folder(self, run_folder: str) -> str:
-        folder = (
-            self.settings.metrics.folder
-            or os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-            or os.path.join(run_folder, "metrics")
+    def _start_ops(self, server: socket.socket, undo: contextlib.ExitStack) -> None:
+        self._ops = OpsProcess(
+            server,
+            self._metrics_folder,
+            self.settings.name,
+            self._telemetry,
+            self._poller,
+            digest_of(self.settings.http.token),
+            file_of(self.settings.store),
         )
-        try:
-            metricfile.prepare_folder(folder)
-        except OSError as error:
-            raise StartError(str(error)) from None
-        return folder
+        commands = Commands(self._pool, self._reloader, self._infrastructure, self._telemetry)
+        self._ops.on_command = commands.carry_out
+        explainer = Explainer(self._engine, self._pool, self.settings.runbooks)
+        self._ops.on_question = explainer.answer
+        undo.callback(self._ops.close)
+        self._ops.start(time.monotonic)
+        self._telemetry.publish = self._ops.publish
 
     def _make_pool(self, run_folder: str) -> Pool:
         settings = self.settings.pool
