@@ -23,6 +23,7 @@ from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.poolreadings import PoolFacts, PoolHistory
 from fsmv2.supervisor.core.readings import (
     DISK_KINDS,
+    HOST,
     MACHINE_NAMES,
     Facts,
     ProcReading,
@@ -50,9 +51,16 @@ class _Look:
     """One thing that is looked at by itself, and what became of it."""
 
     def __init__(
-        self, key: str, names: tuple[str, ...], make: Callable[[], Action], wait_s_max: float
+        self,
+        key: str,
+        names: tuple[str, ...],
+        make: Callable[[], Action],
+        wait_s_max: float,
+        where: tuple[str, str],
     ) -> None:
         self.key = key
+        # Scope and source until it has answered.
+        self.where = where
         self.names = names
         self.make = make
         self.wait_s_max = wait_s_max
@@ -64,6 +72,7 @@ class _Look:
         # Since when an answer is waited for; None: none was asked for yet.
         self.since: float | None = None
         self.failures = 0
+        self.is_dead = False
         self.why = ""
         self.facts: Facts | None = None
         self.before: Facts | None = None
@@ -78,11 +87,13 @@ class _Look:
         if result.succeeded and isinstance(result.value, Facts):
             self.before, self.facts = self.facts, result.value
             self.readings = readings_of(self.names, self.facts, self.before)
-            self.since, self.failures, self.why = now, 0, ""
+            self.since, self.failures, self.why, self.is_dead = now, 0, "", False
             self.due = max(now, self.asked_at + interval_s)
             return
         self.failures += 1
         self.why = self._told(result)
+        # What else befalls a look says nothing of the file system.
+        self.is_dead = self.key != MACHINE_KEY and result.status == "timed_out"
         self.due = now + min(self.wait_s_max, interval_s * 2.0 ** min(self.failures - 1, 16))
 
     def _told(self, result: ActionResult) -> str:
@@ -93,7 +104,7 @@ class _Look:
 
     def lost(self, now: float, old_s: float) -> str:
         """Why there is nothing to say at ``now``; empty: there is."""
-        if self.failures and self.key != MACHINE_KEY:
+        if self.is_dead:
             return self.why
         age_s = now - (self.since if self.since is not None else now)
         if age_s > old_s:
@@ -143,7 +154,9 @@ class MachineProbe:
         self._proc = proc
         self._pass_on = pass_on
         self._emit = emit
-        self._machine = _Look(MACHINE_KEY, MACHINE_NAMES, self._read_machine, MACHINE_WAIT_S_MAX)
+        self._machine = _Look(
+            MACHINE_KEY, MACHINE_NAMES, self._read_machine, MACHINE_WAIT_S_MAX, (HOST, proc)
+        )
         self._machine.hung = f"its files were not read within {DEADLINE_S:g} s"
         self._disks: list[_Look] = []
         self._out: dict[int, _Look] = {}
@@ -170,6 +183,7 @@ class MachineProbe:
                 tuple(f"{kind}:{path}" for kind in DISK_KINDS),
                 partial(self._read_disk, path),
                 WAIT_S_MAX,
+                ("mount", f"statvfs({path})"),
             )
             for path in dict.fromkeys(disks)
         ]
@@ -200,7 +214,8 @@ class MachineProbe:
         """The path to be looked at next, if that may be before the next look at the machine."""
         if not self._disks or self._out or self._machine.attempt_id is not None:
             return None
-        disk = min(self._disks, key=lambda look: look.due)
+        # Those that answer first: one that is tried again may hold them up.
+        disk = min(self._disks, key=lambda look: (max(look.due, self._now), look.is_dead, look.due))
         until = self._machine.ended_at + DISK_SHARE * self._interval_s
         return disk if max(disk.due, self._now) <= until else None
 
@@ -257,17 +272,22 @@ class MachineProbe:
         """All readings by name. What is too old, or could not be read, says so."""
         found: dict[str, Reading] = {}
         for look in (self._machine, *self._disks):
-            why = look.lost(now, self._old_s)
+            why = look.lost(now, self._old_s_of(look))
             if not why:
                 found.update(look.readings)
                 continue
             for name in look.names:
                 last = look.readings.get(name)
-                where = (last.scope, last.source) if last is not None else ("host", look.key)
+                scope, source = (last.scope, last.source) if last is not None else look.where
                 at = last.at if last is not None else now
-                found[name] = missing(name, why, at, scope=where[0], source=where[1])
+                found[name] = missing(name, why, at, scope=scope, source=source)
         found.update(self._history.readings())
         return found
+
+    def _old_s_of(self, look: _Look) -> float:
+        """From when on an answer says nothing of now. Each other path may hold a path up once."""
+        others = 0 if look is self._machine else len(self._disks) - 1
+        return self._old_s + others * (DEADLINE_S + self._interval_s)
 
     def news(self, now: float) -> dict[str, Reading] | None:
         """All readings if there may be new ones since the last call, and once an interval at

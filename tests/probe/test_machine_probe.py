@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsmv2.supervisor.core.action import Action, ActionResult
@@ -172,7 +172,7 @@ def test_a_mount_that_is_back_is_read_again_every_second() -> None:
 def test_many_dead_mounts_hold_up_the_machine_no_longer_than_one() -> None:
     """Their looks come one after the other, the machine's in between."""
     paths = [f"/dead{number}" for number in range(8)]
-    bench = Bench(*paths)
+    bench = Bench(*paths, "/live")
     bench.run(5.0)
     bench.dead.update(paths)
     bench.oldest_s = 0.0
@@ -182,6 +182,9 @@ def test_many_dead_mounts_hold_up_the_machine_no_longer_than_one() -> None:
     assert set(bench.missing()) == {
         f"{kind}:{path}" for kind in ("disk", "inodes") for path in paths
     }
+    lost = [event.readings for event in bench.events if isinstance(event, ReadingsLost)]
+    assert not [readings for readings in lost if "live" in readings]
+    assert len(bench.looks_at("/live")) > 150
 
 
 def test_when_no_answer_comes_for_three_intervals_all_readings_are_missing() -> None:
@@ -212,6 +215,7 @@ def test_a_pool_that_answers_nothing_is_told_with_its_age() -> None:
 
     assert readings["memory"].missing.startswith("the probe has not answered for 3.")
     assert readings["disk:/data"].missing.startswith("the probe has not answered for 3.")
+    assert bench.probe.readings(bench.clock.now)["disk:/data"].missing == ""
     assert readings["memory"].source == "memory", "where it was read from last"
     assert readings["pool.queue_age_s"].value == 1.5
 
@@ -291,6 +295,18 @@ def test_after_its_end_nothing_is_looked_at() -> None:
     assert bench.others == []
 
 
+def test_a_proc_that_dies_under_a_look_says_nothing_of_the_mount() -> None:
+    """Its last answer counts until it is too old."""
+    bench = Bench("/data")
+    bench.run(5.5)
+    bench.pool.answer(ReadDisk, crashes="killed_from_outside")
+    bench.run(1.5)
+    assert bench.missing() == {}
+    bench.run(20.0)
+    assert "killed_from_outside" in bench.missing()["disk:/data"]
+
+
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_whatever_befalls_the_procs_it_sees_again_when_that_is_over(seed: int) -> None:
     faults = FaultPlan(dies_during=0.3, hangs=0.2)
