@@ -171,9 +171,9 @@ PROC_FDS = ("run_read", "result_write", "page", "woken_write", "output_write")
 
 
 class Published(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="published"):
-    """A finished JSON document. ``topic`` is "tree" or "status" (the newest replaces the one
-    before) or "event" (one each, in order). A tree over a frame's size comes in parts: "tree<",
-    any number of "tree+", "tree>". Topics the reader does not know are skipped."""
+    """A finished JSON document. ``topic`` is "tree", "status" or "readings" (the newest replaces
+    the one before) or "event" (one each, in order). A tree over a frame's size comes in parts:
+    "tree<", any number of "tree+", "tree>". Topics the reader does not know are skipped."""
 
     topic: str
     body: bytes

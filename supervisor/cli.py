@@ -348,11 +348,15 @@ def _command(
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(as_json: bool) -> None:
-    """Try out what this machine lets a pool do; say what is done where it does not."""
+    """Try out what this machine lets a pool do, and read how it is; say what is missing."""
     from fsmv2.supervisor.capabilities import as_text, capabilities
+    from fsmv2.supervisor.probe import report
 
-    found = capabilities()
-    click.echo(msgspec.json.encode(found) if as_json else as_text(found))
+    found, readings = capabilities(), report.look_twice()
+    if as_json:
+        click.echo(msgspec.json.encode({"capabilities": found, "readings": readings}))
+    else:
+        click.echo(f"{as_text(found)}\n\nreadings\n{report.as_text(readings)}")
 
 
 def _fetch(fetch: Callable[..., Any], listen: str | None, path: str) -> Any:

@@ -190,7 +190,7 @@ class Endings:
     def _died(self, attempt: Attempt, result: ActionResult) -> None:
         pool, kind = self._pool, attempt.kind
         rules = pool.options.quarantine
-        if rules is None:
+        if rules is None or kind.reference in pool.options.never_apart:
             return
         before = kind.record
         kind.record = quarantine.died(

@@ -26,6 +26,8 @@ class FailedStarts:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._in_a_row = self._by_themselves = 0
+        # Since the pool began.
+        self.total = 0
         self._has_started = False
         # Whether procs cannot be started, not one ever was, and nobody else kills them: then it is
         # a mistake in the program or the machine, not something that passes, and whoever waits
@@ -49,6 +51,7 @@ class FailedStarts:
         """A start has failed, ``by_others``: somebody killed it, or its order was lost. Returns
         the seconds to wait before the next."""
         self._in_a_row += 1
+        self.total += 1
         self._by_themselves += not by_others
         self.note_stuck(self._in_a_row, reason, now)
         return delay_s(self._in_a_row, self._pool.random.random(), base_s=WAIT_S, max_s=WAIT_S_MAX)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core import infrastructureevents as infra
-from fsmv2.supervisor.core import reloadevents, restartevents, storeevents
+from fsmv2.supervisor.core import readingevents, reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import pairs, plain
@@ -34,6 +34,7 @@ def sentence_of(event: ev.Event) -> Sentence:
         or _process_sentence(event)
         or _store_sentence(event)
         or _infrastructure_sentence(event)
+        or _reading_sentence(event)
         or Sentence("fsmv2", f"{event.name()}  {pairs(plain(event))}")
     )
 
@@ -267,4 +268,13 @@ def _breaker_words(event: ev.Event) -> str | None:
             return f"breaker held {was} no more, it is {state.replace('_', ' ')}"
         case infra.MemoryRelieved(path=path, action_type=kind, attempt_id=attempt, cause=cause):
             return f"{kind} #{attempt} of {path} cancelled to give memory back: {cause}"
+    return None
+
+
+def _reading_sentence(event: ev.Event) -> Sentence | None:
+    match event:
+        case readingevents.ReadingsLost(readings=readings, reason=reason):
+            return Sentence("readings", f"{readings} missing: {reason}")
+        case readingevents.ReadingsBack(readings=readings):
+            return Sentence("readings", f"{readings} back")
     return None

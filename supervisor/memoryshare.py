@@ -20,11 +20,11 @@ REST_PER_COUNT = 20.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def resident_bytes(pid: int) -> int | None:
+def resident_bytes(pid: int, proc: str = "/proc") -> int | None:
     """The resident memory of ``pid``, what it shares included, or None when it cannot be read.
-    Source: proc(5), statm."""
+    ``proc`` is where procfs is mounted. Source: proc(5), statm."""
     try:
-        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+        with open(f"{proc}/{pid}/statm", "rb", buffering=0) as file:
             return int(file.read(256).split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return None

@@ -10,7 +10,8 @@ call; the number of series is bounded: past a limit, names become "other".
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec
 
 import prometheus_client
@@ -18,15 +19,22 @@ import prometheus_client
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core import infrastructureevents as infra
-from fsmv2.supervisor.core import reloadevents, restartevents, storeevents
+from fsmv2.supervisor.core import readingevents, reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.procfsm import ProcState
+from fsmv2.supervisor.core.readings import Reading
 from fsmv2.supervisor.metrictable import TABLE, Row
 
 PATHS_MAX = 200
 SERIES_MAX = 1_000
 OTHER = "other"
+_BY_UNIT = {
+    "share": "fsmv2_reading_ratio",
+    "1": "fsmv2_reading_load_per_cpu",
+    "s": "fsmv2_reading_seconds",
+    "1/min": "fsmv2_reading_per_minute",
+}
 # The verdict of a proc that the pool replaced in health: no crash.
 RECYCLED = "recycled"
 
@@ -137,6 +145,8 @@ class Metrics:
             case infra.InfrastructureRecovered(total_downtime_s=down_s):
                 self._count("fsmv2_infrastructure_recovery_total")
                 self._families["fsmv2_infrastructure_recovery_duration_seconds"]().observe(down_s)
+            case readingevents.ReadingsLost():
+                self._count("fsmv2_readings_lost_total")
             case _:
                 self._observe_work(event)
                 self._observe_care(event)
@@ -225,6 +235,26 @@ class Metrics:
         self._families["fsmv2_preloads_excluded"]().set(len(stats.get("excluded", ())))
         self._set_all("fsmv2_proc_start_method", {str(stats.get("start_method", OTHER)): 1})
         self._count_new("fsmv2_late_results_total", stats.get("late_results_dropped", 0))
+
+    @_contained
+    def readings(self, readings: Iterable[Reading]) -> None:
+        """Set what the machine and the pool say; what is not said any more is NaN."""
+        values: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _BY_UNIT.values()}
+        missing = 0
+        for reading in readings:
+            missing += reading.value is None
+            metric = _BY_UNIT.get(reading.unit)
+            if metric is not None and reading.value is not None:
+                values[metric][reading.name, reading.scope] = reading.value
+        for name, found in values.items():
+            family = self._families[name]
+            for labels, child in family:
+                # A series cannot be removed from a metric file, and 0 would say that all is well.
+                if labels not in found:
+                    child.set(math.nan)
+            for labels, value in found.items():
+                family(*labels).set(value)
+        self._families["fsmv2_readings_missing"]().set(missing)
 
     def _count(self, name: str, *labels: str) -> None:
         self._families[name](*labels).inc()

@@ -285,6 +285,43 @@ TABLE = (
         (),
         "incidents",
     ),
+    Row(
+        "fsmv2_reading_ratio",
+        "gauge",
+        "Readings of the machine that are shares, 0 to 1; NaN while one is missing.",
+        ("name", "scope"),
+        "share",
+    ),
+    Row(
+        "fsmv2_reading_load_per_cpu",
+        "gauge",
+        "Processes that ran or waited in the last minute, for each CPU; NaN while missing.",
+        ("name", "scope"),
+        "processes",
+    ),
+    Row(
+        "fsmv2_reading_seconds",
+        "gauge",
+        "Readings of the pool that are times: how long the oldest action waits, how long no proc "
+        "could be started.",
+        ("name", "scope"),
+        "seconds",
+    ),
+    Row(
+        "fsmv2_reading_per_minute",
+        "gauge",
+        "Readings of the pool that are counts of the last minute.",
+        ("name", "scope"),
+        "events",
+    ),
+    Row("fsmv2_readings_missing", "gauge", "Readings that have no value now.", (), "readings"),
+    Row(
+        "fsmv2_readings_lost_total",
+        "counter",
+        "Incidents in which readings of the machine were lost.",
+        (),
+        "incidents",
+    ),
     Row("fsmv2_log_lines_dropped_total", "counter", "Log lines nobody took.", (), "lines"),
     Row(
         "fsmv2_metric_values_dropped_total",

@@ -31,7 +31,9 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     pipe, as many as take some 15 ms (1: none waits there). ``starts_per_s`` procs are started a
     second in the long run. A result of more than ``result_bytes_max`` encoded bytes is a failure.
     ``preload`` are modules the template imports before it forks, ``search`` folders it finds them
-    in. ``graces`` replaces `Action.grace_s` of action types, by ``module:name``.
+    in. ``graces`` replaces `Action.grace_s` of action types, by ``module:name``. ``never_apart``
+    are types, by ``module:name``, that no row of deaths puts into quarantine: who asks for them
+    waits by himself, for each key.
     """
 
     spares: int = 1
@@ -45,6 +47,7 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     preload: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     graces: dict[str, float] = {}
+    never_apart: frozenset[str] = frozenset()
 
 
 def check_lane_names(lanes: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from fsmv2.supervisor.core.action import Action, ActionPolicy, action_reference
 from fsmv2.supervisor.core.quarantine import QuarantineRules
 from fsmv2.supervisor.core.recycling import Recycling
 from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.probe import actions
 from fsmv2.supervisor.settings import PoolSettings
 
 
@@ -39,9 +40,12 @@ def pool_options(
             else None
         ),
         start_method=settings.start_method,
-        preload=modules,
+        # Each proc that reads would import it by itself, psutil included.
+        preload=(*modules, actions.READER),
         search=search,
         graces=graces_of(policies),
+        # One dead mount must not keep the others from being read.
+        never_apart=frozenset({action_reference(actions.ReadDisk)}),
     )
 
 

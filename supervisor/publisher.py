@@ -1,4 +1,4 @@
-"""What the root publishes, and how often: the tree, the status, the gauges.
+"""What the root publishes, and how often: the tree, the status, the readings, the gauges.
 
 Knows: the documents' pace; tick durations; when the supervisor is ready.
 Does not know: how documents reach their readers.
@@ -26,8 +26,9 @@ from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolstatistics import pool_statistics
+from fsmv2.supervisor.probe.machine import MachineProbe
 from fsmv2.supervisor.telemetry import Telemetry
-from fsmv2.supervisor.view import circuit_is_open, tree_pieces
+from fsmv2.supervisor.view import circuit_is_open, readings_document, tree_pieces
 
 PUBLISH_S = 1.0
 PUBLISH_CHANGED_S = 0.25
@@ -49,6 +50,7 @@ class Publisher:
         name: str,
         engine: Engine,
         pool: Pool,
+        probe: MachineProbe,
         telemetry: Telemetry,
         metrics: Metrics,
         infrastructure: Infrastructure,
@@ -59,6 +61,7 @@ class Publisher:
         self._name = name
         self._engine = engine
         self._pool = pool
+        self._probe = probe
         self._telemetry = telemetry
         self._metrics = metrics
         self._publish = publish
@@ -129,7 +132,12 @@ class Publisher:
         self._metrics.tree(phases, widths, circuits_open)
         self._metrics.infrastructure(self._infrastructure.state(now))
         self._metrics.pool(statistics)
+        yield
+        readings = self._probe.readings(now)
+        self._metrics.readings(readings.values())
         if self._publish is not None:
+            document = readings_document(readings, self._probe.procs(now), now)
+            self._publish("readings", msgspec.json.encode(document))
             status = self._status(now, phases, statistics)
             self._publish("status", msgspec.json.encode(status))
 

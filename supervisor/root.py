@@ -40,9 +40,11 @@ from fsmv2.supervisor.plugins import Plugins, load_plugins
 from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolsettings import pool_options
+from fsmv2.supervisor.probe.rootprobe import root_probe
 from fsmv2.supervisor.publisher import Publisher
 from fsmv2.supervisor.reload import ConfigFile, Reloader
-from fsmv2.supervisor.runfolders import Leftovers, made_metrics_folder, made_run_folder
+from fsmv2.supervisor.rootfolders import make_metrics_folder, make_run_folder
+from fsmv2.supervisor.runfolders import Leftovers
 from fsmv2.supervisor.settings import Settings
 from fsmv2.supervisor.signals import Signals
 from fsmv2.supervisor.store.keeper import file_of, open_keeper
@@ -120,8 +122,8 @@ class Supervisor:
             server = bind(self.settings.http.listen)
             undo.callback(server.close)
             self.address = address_of(server)
-        run_folder = made_run_folder(self.settings.name, undo)
-        self._metrics_folder = made_metrics_folder(self.settings.metrics.folder, run_folder)
+        run_folder = make_run_folder(self.settings.name, undo)
+        self._metrics_folder = make_metrics_folder(self.settings.metrics.folder, run_folder)
         # Not earlier: no metric may exist before its folder was tried out.
         metricfile.install("root", self._metrics_folder)
         metrics = Metrics(logs.dropped_lines)
@@ -141,22 +143,27 @@ class Supervisor:
         self._infrastructure = Infrastructure(
             breaker_rules(self.settings.breaker), self._engine, self._pool, self._telemetry
         )
+        self._probe = root_probe(
+            self.settings, self._pool, self._telemetry, self._metrics_folder, self._engine.deliver
+        )
         try:
             self._pool.start()
             undo.callback(self._pool.close)
+            undo.callback(self._probe.close)
             undo.callback(self._reloader.close)
             leftovers = Leftovers()
             leftovers.begin(self._pool)
             undo.callback(leftovers.close)
             self._poller.watch(self._pool.fileno(), lambda _mask: self._pool.step())
             if server is not None:
-                self._ops = self._start_ops(server, undo)
+                self._start_ops(server, undo)
         except OSError as error:
             raise StartError(f"cannot start processes: {error}") from None
         self._publisher = Publisher(
             self.settings.name,
             self._engine,
             self._pool,
+            self._probe,
             self._telemetry,
             metrics,
             self._infrastructure,
@@ -165,8 +172,8 @@ class Supervisor:
         )
         self._say_started()
 
-    def _start_ops(self, server: socket.socket, undo: contextlib.ExitStack) -> OpsProcess:
-        ops = OpsProcess(
+    def _start_ops(self, server: socket.socket, undo: contextlib.ExitStack) -> None:
+        self._ops = OpsProcess(
             server,
             self._metrics_folder,
             self.settings.name,
@@ -176,13 +183,12 @@ class Supervisor:
             file_of(self.settings.store),
         )
         commands = Commands(self._pool, self._reloader, self._infrastructure, self._telemetry)
-        ops.on_command = commands.carry_out
+        self._ops.on_command = commands.carry_out
         explainer = Explainer(self._engine, self._pool, self.settings.runbooks)
-        ops.on_question = explainer.answer
-        undo.callback(ops.close)
-        ops.start(time.monotonic)
-        self._telemetry.publish = ops.publish
-        return ops
+        self._ops.on_question = explainer.answer
+        undo.callback(self._ops.close)
+        self._ops.start(time.monotonic)
+        self._telemetry.publish = self._ops.publish
 
     def _make_pool(self, run_folder: str) -> Pool:
         settings = self.settings.pool
@@ -244,7 +250,7 @@ class Supervisor:
             self._hear_signals()
             if self._forced:
                 return
-            self._infrastructure.tend(self._troubles(), None, now)
+            self._infrastructure.tend(self._troubles(), self._probe.news(now), now)
             moment = engine.next_moment()
             if moment is not None and moment <= now:
                 self._tick(now)
@@ -271,7 +277,7 @@ class Supervisor:
             self._pool.next_moment(),
             self._reloader.next_moment(),
             self._keeper.next_moment(),
-            *(end_at, ops_moment),
+            *(end_at, ops_moment, self._probe.next_moment()),
         )
         return min(
             time.monotonic() + WAIT_S_MAX,
@@ -287,6 +293,7 @@ class Supervisor:
         if pool_moment is not None and pool_moment <= now:
             self._pool.step()
         self._reloader.tend(now)
+        self._probe.tend(now)
         if self._ops is not None:
             self._ops.tend(now, self._random.random())
         self._keeper.tend(now, time.time())
@@ -359,7 +366,8 @@ class Supervisor:
     def _deliver(self, attempt_id: int, result: ActionResult) -> None:
         # A value over a frame's size is still in its file. Read here, in the root: the cap of
         # a tree is low, see `PoolSettings`.
-        self._engine.deliver(attempt_id, spill.load(result))
+        if not self._probe.take(attempt_id, result):
+            self._engine.deliver(attempt_id, spill.load(result))
 
     def _hear_pool(self, event: Event) -> None:
         match event:

@@ -29,8 +29,6 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fsmv2.ipc import metricfile
-from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.removal import Removal
 
 if TYPE_CHECKING:
@@ -242,26 +240,3 @@ def _let_go_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_in_child)
-
-
-def made_run_folder(name: str, undo: contextlib.ExitStack) -> str:
-    """The folder of the root called ``name``, removed by ``undo``. Raises `StartError`."""
-    try:
-        folder = RunFolder(f"{PREFIX}{name}-")
-        folder.make()
-    except OSError as error:
-        raise StartError(f"cannot make a run folder: {error}") from None
-    undo.callback(folder.remove)
-    return folder.path
-
-
-def made_metrics_folder(wanted: str | None, run_folder: str) -> str:
-    """The folder of the metric files: ``wanted``, that of the environment, or one of the run's own.
-    Raises `StartError`."""
-    environments = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    folder = wanted or environments or os.path.join(run_folder, "metrics")
-    try:
-        metricfile.prepare_folder(folder)
-    except OSError as error:
-        raise StartError(str(error)) from None
-    return folder

@@ -1,19 +1,20 @@
-"""The tree and the status as plain documents, for the API, the page and the command line.
+"""The tree, the status and the readings as plain documents.
 
 Knows: nodes, statistics, the fields DESIGN.md §7 promises.
-Does not know: who reads them, HTTP.
+Does not know: who reads them (API, page, command line), HTTP.
 Invariants: no secret (values hide themselves), no value of an action; JSON-ready builtins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from fsmv2.ipc.codec import to_builtins
 from fsmv2.supervisor.context import PoolPort
+from fsmv2.supervisor.core.readings import ProcReading, Reading
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import InFlight, Node
@@ -144,4 +145,28 @@ def shown_attempt(
         else 0.0,
         "timeout_s": in_flight.timeout_s,
         "progress": attempt.progress if attempt is not None else None,
+    }
+
+
+def readings_document(
+    readings: Mapping[str, Reading], procs: Sequence[ProcReading], now: float
+) -> dict[str, Any]:
+    """The readings of the machine and of the pool, then what each process uses; moments become
+    seconds before ``now``."""
+    return {
+        "readings": [
+            {
+                "name": each.name,
+                "value": each.value,
+                "unit": each.unit,
+                "scope": each.scope,
+                "source": each.source,
+                "age_s": round(max(0.0, now - each.at), 3),
+                "missing": each.missing,
+                "used": each.used,
+                "limit": each.limit,
+            }
+            for each in readings.values()
+        ],
+        "procs": [msgspec.to_builtins(each) for each in procs],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
+from fsmv2.supervisor.core.readings import Reading, Unit
 from fsmv2.supervisor.metrics import OTHER, PATHS_MAX, SERIES_MAX, Metrics
 from fsmv2.supervisor.metrictable import TABLE, table_markdown
 
@@ -93,6 +95,35 @@ def _proc_ended(verdict: str) -> ev.ProcEnded:
     return ev.ProcEnded(slot="p1", pid=1, verdict=verdict, expected=True)
 
 
+def _reading(name: str, value: float | None, unit: Unit = "share") -> Reading:
+    why = "" if value is not None else "gone"
+    return Reading(
+        name=name, value=value, unit=unit, scope="host", source="/proc", at=1.0, missing=why
+    )
+
+
+def _one_reading_of_each_unit() -> list[Reading]:
+    units: tuple[Unit, ...] = ("share", "1", "s", "1/min")
+    return [_reading("swap", None), *(_reading(unit, 0.5, unit) for unit in units)]
+
+
+def test_a_reading_that_is_missing_is_no_number_any_more(folder: str) -> None:
+    """Zero would say that all is well."""
+    metrics = Metrics()
+    metrics.readings([_reading("cpu", 0.5), _reading("memory", 0.7)])
+    assert _samples(folder)["fsmv2_reading_ratio"] == {
+        ("cpu", "host"): 0.5,
+        ("memory", "host"): 0.7,
+    }
+    metrics.readings([_reading("cpu", 0.6), _reading("memory", None)])
+    samples = _samples(folder)
+
+    assert samples["fsmv2_reading_ratio"][("cpu", "host")] == 0.6
+    assert math.isnan(samples["fsmv2_reading_ratio"][("memory", "host")])
+    assert samples["fsmv2_readings_missing"][()] == 1
+    assert metrics.faults == 0
+
+
 def test_every_metric_of_the_table_is_really_updated(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +138,7 @@ def test_every_metric_of_the_table_is_really_updated(
     metrics.tree({"running": 2}, {"site": 3}, 1)
     metrics.infrastructure("half_open")
     metrics.pool(POOL)
+    metrics.readings(_one_reading_of_each_unit())
     assert metrics.faults == 0
     samples = _samples(folder)
     for row in TABLE:

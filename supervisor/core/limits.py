@@ -16,6 +16,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from fsmv2.supervisor.core.poolreadings import POOL_NAMES
+from fsmv2.supervisor.core.readings import DISK_KINDS, MACHINE_NAMES
+
 FORGET_S = 30.0
 
 
@@ -36,23 +39,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-# What is read of the machine and of the pool; "disk" and "inodes" once for each path.
-OF_DISKS = ("disk", "inodes")
-READINGS = (
-    "cpu",
-    "memory",
-    "swap",
-    "load",
-    "pids",
-    "open_files",
-    "pressure.cpu",
-    "pressure.memory",
-    "pressure.io",
-    "pool.start_failures",
-    "pool.deaths",
-    "pool.queue_age_s",
-    *OF_DISKS,
-)
+READINGS = (*MACHINE_NAMES, *POOL_NAMES, *DISK_KINDS)
 CLOSE_TO_FULL = Limit(open=0.95, close=0.90)
 # Of these the machine has only so much, and who takes the rest takes it from everybody. CPU, load
 # and swap have no default: a machine that is busy does its work.
@@ -63,7 +50,7 @@ DEFAULT_LIMITS: Mapping[str, Limit] = {
     "disk": Limit(open=0.98, close=0.95),
     "inodes": Limit(open=0.98, close=0.95),
     # 4 of 10 s in which nobody could run for want of memory: the machine is thrashing.
-    "pressure.memory": Limit(open=0.40, close=0.20, for_s=10.0),
+    "pressure.memory.full": Limit(open=0.40, close=0.20, for_s=10.0),
 }
 
 
@@ -131,8 +118,8 @@ def shown(track: Track) -> str:
 def unknown_reading(name: str, disks: tuple[str, ...]) -> str:
     """Why ``name`` is no reading, with those there are; empty when it is one."""
     kind, _, path = name.partition(":")
-    if name in READINGS or (kind in OF_DISKS and path in disks):
+    if name in READINGS or (kind in DISK_KINDS and path in disks):
         return ""
-    if kind in OF_DISKS:
+    if kind in DISK_KINDS:
         return f"got a path that is not among the disks, want one of {', '.join(disks) or 'none'}"
     return f"got an unknown reading, want one of {', '.join(READINGS)}"

@@ -96,6 +96,7 @@ def make_app(
             Route("/api/v1/breaker/{state}", commands.force, methods=["POST"]),
             Route("/api/v1/reload", commands.reload, methods=["POST"]),
             Route("/api/v1/plan", commands.plan, methods=["POST"]),
+            Route("/api/v1/readings", routes.readings),
             Route("/api/v1/events", routes.events),
             Route("/api/v1/changes", ChangesRoute(store_file).changes),
         ],
@@ -195,6 +196,9 @@ class _Routes:
 
     async def status(self, _: Request) -> Response:
         return _document(self._state.status)
+
+    async def readings(self, _: Request) -> Response:
+        return _document(self._state.readings)
 
     async def worker(self, request: Request) -> Response:
         path = request.path_params["path"].strip("/")

@@ -72,11 +72,12 @@ class Listener:
 
 
 class PublishedState:
-    """The newest tree and status, and the last `RING_EVENTS_MAX` events."""
+    """The newest tree, status and readings, and the last `RING_EVENTS_MAX` events."""
 
     def __init__(self) -> None:
         self.tree: bytes | None = None
         self.status: bytes | None = None
+        self.readings: bytes | None = None
         self.last_frame_at: float | None = None
         self._parts: list[bytes] = []
         self._parsed: dict[str, tuple[bytes, Any]] = {}
@@ -93,6 +94,8 @@ class PublishedState:
             self._take_tree(topic, body)
         elif topic == "status":
             self.status = body
+        elif topic == "readings":
+            self.readings = body
         elif topic == "event":
             self._take_event(body)
 

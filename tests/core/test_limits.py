@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from fsmv2.supervisor.core.limits import (
     DEFAULT_LIMITS,
     FORGET_S,
+    READINGS,
     Limit,
     Track,
     follow,
@@ -18,6 +20,8 @@ from fsmv2.supervisor.core.limits import (
     shown,
     unknown_reading,
 )
+from fsmv2.supervisor.core.poolreadings import POOL_NAMES, PoolFacts, PoolHistory
+from fsmv2.supervisor.core.readings import MACHINE_NAMES
 
 LIMIT = Limit(open=0.9, close=0.8, for_s=3.0)
 FRESH = Track("memory", LIMIT)
@@ -102,3 +106,24 @@ def test_what_is_wrong_is_told_with_its_figures() -> None:
         "pool.deaths at 41, limit 30"
     )
     assert shown(FRESH) == "memory has no reading"
+
+
+def test_a_limit_can_be_set_for_whatever_is_read_and_for_nothing_else() -> None:
+    pool = PoolHistory()
+    pool.add(PoolFacts(), 0.0)
+    assert tuple(pool.readings()) == POOL_NAMES
+    assert set(READINGS) == {*MACHINE_NAMES, *POOL_NAMES, "disk", "inodes"}
+    assert DEFAULT_LIMITS.keys() <= set(READINGS)
+
+
+def test_the_readme_has_each_reading_and_the_default_limits() -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    table = text.partition("### When the machine is in trouble")[2].partition("\n## ")[0]
+    for name in READINGS:
+        assert f"`{name}`" in table, name
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    for name, limit in DEFAULT_LIMITS.items():
+        (row,) = [row for row in rows if f"`{name}`" in row]
+        assert row.endswith(
+            f"| {limit.open:.0%} | {limit.close:.0%} | {limit.for_s:g} s |".replace("%", " %")
+        ), row

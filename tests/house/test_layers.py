@@ -50,7 +50,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     # The value class must be there before any metric, in the root and in the template, and
     # the two may share nothing but ipc.
     "prometheus_client": ("supervisor/metrics.py", "supervisor/web/*", "ipc/metricfile.py"),
-    "psutil": ("supervisor/web/*",),
+    "psutil": ("supervisor/probe/host.py", "supervisor/web/*"),
     "starlette": ("supervisor/web/*",),
     "structlog": ("supervisor/logs.py",),
     "urllib3": ("communicator/transport/http.py",),

@@ -40,6 +40,9 @@ class _Metrics:
     def infrastructure(self, state: str) -> None:
         pass
 
+    def readings(self, readings: object) -> None:
+        pass
+
 
 class _Bench:
     """A publisher over a wide tree; ``sent`` is what it published, ``takes`` what is taken."""
@@ -50,6 +53,7 @@ class _Bench:
         self.takes = 1 << 30
         self.metrics = _Metrics()
         pool: Any = SimpleNamespace(in_flight=lambda attempt_id: None)
+        probe: Any = SimpleNamespace(readings=lambda now: {}, procs=lambda now: [])
         specs = tuple(ChildSpec(f"c{n}", "leaf") for n in range(children))
         self.engine = Engine(
             name="r",
@@ -64,7 +68,9 @@ class _Bench:
         telemetry: Any = SimpleNamespace(statuses={}, restarts=0, recent=())
         metrics: Any = self.metrics
         breaker = Infrastructure(Rules(), self.engine, pool, lambda event: None)
-        self.publisher = Publisher("r", self.engine, pool, telemetry, metrics, breaker, self._take)
+        self.publisher = Publisher(
+            "r", self.engine, pool, probe, telemetry, metrics, breaker, self._take
+        )
         self.now = 10.0
 
     def _take(self, topic: str, body: bytes) -> bool:
@@ -87,7 +93,7 @@ def test_a_large_tree_is_published_in_slices_and_parts(monkeypatch: pytest.Monke
     assert bench.publish() > CHILDREN
 
     topics = [topic for topic, _ in bench.sent]
-    assert topics == ["tree<", *["tree+"] * (len(topics) - 3), "tree>", "status"]
+    assert topics == ["tree<", *["tree+"] * (len(topics) - 4), "tree>", "readings", "status"]
     assert all(len(body) < FRAME_BYTES_MAX for _, body in bench.sent)
     state = PublishedState()
     for topic, body in bench.sent:
@@ -106,14 +112,14 @@ def test_a_tree_that_is_not_taken_whole_is_not_sent_on(monkeypatch: pytest.Monke
     bench = _Bench(monkeypatch, CHILDREN)
     bench.takes = 2
     bench.publish()
-    assert [topic for topic, _ in bench.sent] == ["tree<", "tree+", "tree+", "status"]
+    assert [topic for topic, _ in bench.sent] == ["tree<", "tree+", "tree+", "readings", "status"]
 
 
 def test_a_small_tree_is_published_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = _Bench(monkeypatch, 3)
     monkeypatch.setattr(publishing, "SLICE_S", 60.0)
     assert bench.publish() == 1
-    assert [topic for topic, _ in bench.sent] == ["tree", "status"]
+    assert [topic for topic, _ in bench.sent] == ["tree", "readings", "status"]
 
 
 def test_a_huge_status_costs_the_tree_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:

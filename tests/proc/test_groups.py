@@ -304,7 +304,7 @@ def test_a_kill_by_hand_finds_the_living_behind_more_dead_than_it_may_look_at(
 
 
 def test_doctor_names_each_facility_and_leaves_nothing_behind() -> None:
-    found = json.loads(fsmv2("doctor", "--json").stdout)
+    found = json.loads(fsmv2("doctor", "--json").stdout)["capabilities"]
     names = [one["name"] for one in found]
 
     assert len(names) == len(set(names)) >= 10

@@ -1,0 +1,1 @@
+"""Readings of the machine: where they are read, by whom, how often."""
