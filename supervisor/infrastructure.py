@@ -162,6 +162,8 @@ class Infrastructure:
 
     def _words(self, causes: Iterable[str]) -> str:
         """What is wrong, with its figures."""
+        if self._breaker.state == "half_open":
+            return f"after {', '.join(causes)}"  # the figures are good again
         tracks = self._tracks
         return "; ".join(shown(tracks[name]) if name in tracks else name for name in causes)
 
@@ -295,7 +297,7 @@ class Infrastructure:
         return {
             "state": self.state(now),
             "mode": self._rules.mode,
-            "causes": [self._words((name,)) for name in breaker.causes],
+            "causes": [self._words(breaker.causes)] if breaker.causes else [],
             "since_s": round(max(0.0, now - breaker.since), 3),
             "down_s": round(core.downtime_s(breaker, now), 3),
             "retry_attempts": breaker.tries,

@@ -220,8 +220,8 @@ def test_the_result_reaches_whoever_asked_though_the_worker_is_gone() -> None:
     assert attempt.id not in [event.attempt_id for event in bench.heard(ResultDropped)]
 
 
-def test_nothing_but_a_stop_holds_one_back() -> None:
-    """Neither a fault, nor an old observation, nor the infrastructure breaker."""
+def test_only_a_stop_and_the_machine_hold_one_back() -> None:
+    """Neither a fault nor an old observation does; the infrastructure breaker does."""
 
     def next_action(self: Any, snap: Snapshot) -> Decision:
         raise ValueError("no idea")
@@ -231,6 +231,10 @@ def test_nothing_but_a_stop_holds_one_back() -> None:
     bench.engine.set_infrastructure("disk full")
     bench.run(1)
     bench.engine.submit_outside("root/p", Poke())
+    bench.run(60)
+    assert not bench.attempts(Poke)
+    bench.engine.set_infrastructure(None)
+    bench.run(1)
     assert bench.open_attempt(Poke)
 
 

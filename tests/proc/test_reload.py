@@ -163,6 +163,8 @@ def test_an_operator_plans_and_reloads_over_http_and_by_command(tmp_path: Path) 
         status, answer = post(root, "/api/v1/reload")
         assert status == 200
         assert answer["plan"]["counts"]["removed"] == 1
+        # What was answered is told after the turn it belongs to.
+        until(lambda: len(root.records("operator_commanded")) >= 7, "each command is told")
         commands = [(r["command"], r["outcome"]) for r in root.records("operator_commanded")]
         assert commands == [
             ("plan", "done"),
