@@ -121,7 +121,7 @@ def test_a_stop_before_a_dependent_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_decision_without_a_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mute(worker: Any, snap: Snapshot) -> Stay:
+    def mute(worker: Any, snap: Snapshot, hide: Any) -> Stay:
         return Stay(" ")
 
     monkeypatch.setattr(acting.fsm, "decide", mute)
