@@ -64,7 +64,8 @@ def test_a_name_that_means_several_releases_none_and_lists_them(pool: Pool) -> N
 
     answers: list[CommandAnswered] = []
     reloader: Any = None  # it is not asked
-    Commands(pool, reloader, lambda event: None).carry_out(
+    unused: Any = None
+    Commands(pool, reloader, unused, lambda event: None).carry_out(
         ReleaseType(1, "there", "Flip"), answers.append
     )
     [answer] = answers
