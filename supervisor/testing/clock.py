@@ -1,8 +1,8 @@
 """A clock that stands still until it is told to move.
 
-Knows: monotonic and wall seconds, which move together.
+Knows: monotonic and wall seconds, which move together unless the wall clock is set.
 Does not know: who reads it.
-Invariants: it never goes back.
+Invariants: monotonic seconds never go back.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass."""
         self.set(self.now + seconds)
+
+    def step_wall(self, seconds: float) -> None:
+        """The wall clock is set forward or back, as by an operator or by NTP."""
+        self._ahead += seconds
 
     def set(self, moment: float) -> None:
         """Stand at ``moment``; raises ValueError for one that has passed."""

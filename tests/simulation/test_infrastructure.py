@@ -18,7 +18,6 @@ from fsmv2.supervisor import (
     Settings,
     Snapshot,
     State,
-    Stay,
     Worker,
 )
 from fsmv2.supervisor.core import events
@@ -81,13 +80,6 @@ class Presser(Worker):
 
     def observe(self, desired: Any) -> Look:
         return Look("x")
-
-
-class Tired(State):
-    phase = Phase.RUNNING
-
-    def next(self, snap: Snapshot) -> Stay:
-        return Stay(reason="has nothing to do")
 
 
 def simulate(pressers: int = 3, procs: int = 8, **breaker: Any) -> Simulation:
@@ -297,6 +289,22 @@ def test_full_and_incremental_ticks_give_the_same_actions_under_leases(seed: int
         sim.probe.trip("no disk", for_s=3.0)
         sim.run(15.0)
         traces.append([(e.path, e.action_type) for e in heard(sim, events.ActionStarted)])
+    assert traces[0] == traces[1]
+
+
+def test_a_wall_clock_that_is_set_forward_and_back_changes_nothing() -> None:
+    """Neither when the breaker opens and closes, nor who acts when."""
+    traces = []
+    for steps in (False, True):
+        sim = simulate()
+        for second in range(40):
+            if steps:
+                sim.clock.step_wall((86_400.0, -172_800.0, 3.7)[second % 3])
+            if second in (5, 15):
+                sim.probe.set("memory", 0.99 if second == 5 else 0.1)
+            sim.run(1.0)
+        assert heard(sim, told.InfrastructureRecovered)
+        traces.append(sim.trace.lines)
     assert traces[0] == traces[1]
 
 
