@@ -322,6 +322,20 @@ def _action_failed(facts: Facts) -> Cause | None:
     )
 
 
+def _circuit_open(facts: Facts) -> Cause | None:
+    open_for = facts.now.circuit_open
+    if open_for is None or facts.now.stopping:
+        return None
+    who = facts.failed_child
+    return Cause(
+        rule="circuit_open",
+        text=f"its circuit is open: {open_for}; it derives and begins nothing new",
+        next="it goes on when that child runs" + (f"; see fsmv2 explain {who}" if who else ""),
+        next_in_s=facts.retry_in_s,
+        waits_for=(who or "its failed child",),
+    )
+
+
 def _is_given_up(failing: Failing) -> bool:
     return failing.attempts is not None and failing.failures >= failing.attempts
 
@@ -383,6 +397,7 @@ RULES: tuple[Callable[[Facts], Cause | None], ...] = (
     _held_by,
     _observation,
     _awaiting_observation,
+    _circuit_open,
     _action_failed,
     _half_open,
     _outside_action,
