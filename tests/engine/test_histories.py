@@ -137,7 +137,9 @@ def histories(draw: st.DrawFn, with_needs: bool = False) -> list[tuple[str, Any]
 
 def replay(history: list[tuple[str, Any]], *, full: bool) -> Bench:
     """Tick on one grid of moments, whatever the engine asks for."""
-    bench = Bench(child("a", "pump"), child("b"), workers=[MOODY, LINE], full=full)
+    bench = Bench(
+        child("a", "pump"), child("b"), workers=[MOODY, LINE], full=full, restart_failed=True
+    )
     plant = Plant(bench)
     healthy = dict(bench.pool.answers)
     for what, detail in [*history, ("wait", 16)]:
