@@ -28,8 +28,8 @@ from fsmv2.supervisor.core.childbreaker import (
     Track,
     look,
     pruned,
-    recovery_status,
 )
+from fsmv2.supervisor.core.infrastructureevents import recovery_status
 from fsmv2.supervisor.core.words import REASON_CHARS_MAX, presentable
 from fsmv2.supervisor.leaving import ask_to_leave
 from fsmv2.supervisor.node import Node

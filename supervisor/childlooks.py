@@ -135,12 +135,19 @@ def ask_sanity(node: Node, care: Care, ctx: Context, names: dict[str, None]) -> 
         if answer is None:
             blamed.pop(check.name, None)
         else:
-            blamed[check.name] = (check.blames, answer)
+            blamed[check.name] = (check.blames, _hidden(node, check, answer))
         names[check.blames] = None
         if not in_time(node, ctx, STEP, took_s):
             return
     if again:
         recover(node, ctx)
+
+
+def _hidden(node: Node, check: sanity.SanityCheck, answer: str) -> str:
+    """What a check says, without the secrets of those it has looked at."""
+    for one in (node, *(node.children[name] for name in check.participants)):
+        answer = answer if one.hide is None else one.hide(answer)
+    return answer
 
 
 def _participant(node: Node, name: str) -> sanity.ChildSight | None:

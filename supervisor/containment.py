@@ -48,14 +48,14 @@ def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
             error=text,
             failures=node.fault_count,
             retry_in_s=wait_s,
-            traceback="" if isinstance(error, SpecError | WorkerFault) else _trace(error, text, secrets),
+            traceback=""
+            if isinstance(error, SpecError | WorkerFault)
+            else _trace(error, text, secrets),
         )
     )
 
 
-def _open_panic(
-    node: Node, ctx: Context, step: str, kind: str, text: str, trace: str
-) -> None:
+def _open_panic(node: Node, ctx: Context, step: str, kind: str, text: str, trace: str) -> None:
     node.panic_since = ctx.now
     ctx.emit(
         breakerevents.PanicBreakerOpened(

@@ -187,10 +187,3 @@ def _when_due(track: Track, now: float, policy: Policy) -> tuple[Track, tuple[Or
         escalated=escalated,
     )
     return after, orders
-
-
-def recovery_status(attempts: int, attempts_max: int = DEFAULT.attempts) -> str:
-    """How it stands with the recovery after so many attempts, in the words of UX-001."""
-    if attempts < 3:
-        return "attempting_recovery"
-    return "persistent_failure" if attempts < attempts_max else "escalation_imminent"

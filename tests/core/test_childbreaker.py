@@ -13,9 +13,9 @@ from fsmv2.supervisor.core.childbreaker import (
     Sight,
     Track,
     look,
-    recovery_status,
 )
 from fsmv2.supervisor.core.errors import WorkerFault
+from fsmv2.supervisor.core.infrastructureevents import recovery_status
 
 
 class Child:

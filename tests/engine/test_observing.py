@@ -416,7 +416,7 @@ def test_quiet_workers_have_no_part_in_this() -> None:
 def test_both_ticks_restart_and_give_up_at_the_same_moments(trouble: str) -> None:
     """The full tick and the incremental one tell the same, through a whole incident."""
     history = [("wait", 40), (trouble, Look), ("wait", 500), ("heal", None), ("wait", 300)]
-    incremental, full = replay(history, full=False), replay(history, full=True)
+    incremental, full = (replay(history, full=full, restart_failed=False) for full in (False, True))
     assert len(incremental.heard(ObservationLost)) == 1
     assert told(incremental) == told(full)
     assert [one.at for one in incremental.pool.attempts] == [one.at for one in full.pool.attempts]
