@@ -39,12 +39,13 @@ class Circuits:
         return ""
 
     def forget(self, path: str) -> None:
-        """Another spec, or another parent: what failed, failed on the old one."""
-        self._attempts = {
-            each: kept
-            for each, kept in self._attempts.items()
-            if each != path and not each.startswith(f"{path}/")
-        }
+        """It has another spec, or is declared anew: what failed, failed on the old one."""
+        self._attempts.pop(path, None)
+
+    def forget_below(self, path: str) -> None:
+        """A new incarnation, which has not restarted anybody yet."""
+        for each in [each for each in self._attempts if each.startswith(f"{path}/")]:
+            del self._attempts[each]
 
     def look(self, nodes: Iterable[Node], now: float, lag_ticks: int, lag_s: float) -> str:
         """A circuit closes once its child is healthy."""

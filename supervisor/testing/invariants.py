@@ -103,9 +103,7 @@ class Invariants:
     def _came_back(self, path: str) -> None:
         """I7: a child that has asked for its restart got it; no window holds too many of them."""
         self._has_spec(path)
-        for one in self._specs:
-            if one.startswith(f"{path}/"):
-                self._circuits.forget(one)
+        self._circuits.forget_below(path)
         node, asked = self._find(path), path in self._own_ends
         self._own_ends.discard(path)
         parent = node.parent if node is not None else None
