@@ -11,6 +11,7 @@ from fsmv2.supervisor.core.action import Action, ActionContext, ActionResult, Li
 from fsmv2.supervisor.core.fsm import Act, Go, Phase, Remove, Restart, Snapshot, State, Stay
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.restarts import RestartBudget
+from fsmv2.supervisor.core.sanity import SanityCheck
 from fsmv2.supervisor.core.secret import Secret
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
@@ -40,6 +41,7 @@ __all__ = [
     "Restart",
     "RestartBudget",
     "Retry",
+    "SanityCheck",
     "Secret",
     "Settings",
     "Snapshot",

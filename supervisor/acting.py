@@ -8,7 +8,8 @@ Invariants: I2, at most one action of a node is in flight; I9; the gate is asked
 
 from __future__ import annotations
 
-from fsmv2.supervisor import observing, outside
+from fsmv2.supervisor import care, observing, outside
+from fsmv2.supervisor.childlooks import STEP as SANITY
 from fsmv2.supervisor.containment import contain, end_backoff, in_time, recover
 from fsmv2.supervisor.context import (
     RESYNC_S,
@@ -24,12 +25,12 @@ from fsmv2.supervisor.core.fsm import Phase, State
 from fsmv2.supervisor.leaving import bound_stop, leave_by_itself, try_to_go
 from fsmv2.supervisor.node import NEVER, InFlight, Node
 from fsmv2.supervisor.retrying import back_off, begin_series, given_up_after
-from fsmv2.supervisor.steps import check_health, conditions, state_of
+from fsmv2.supervisor.steps import allowed, conditions, state_of
 
 HISTORY_MAX = 10
 
 # Whether this code works again is not shown by a decision.
-RETRIED_ELSEWHERE = frozenset({"derive_desired_state", "observe"})
+RETRIED_ELSEWHERE = frozenset({"derive_desired_state", "observe", SANITY})
 
 
 def act(node: Node, ctx: Context) -> None:
@@ -48,11 +49,11 @@ def act(node: Node, ctx: Context) -> None:
 
 
 def _decide(node: Node, ctx: Context) -> None:
-    allowed = check_health(node, ctx)
-    if not allowed.decide:
+    may = allowed(node, ctx)
+    if not may.decide:
         # Why an action was started, or what has failed, says more than that the node waits.
-        if allowed.why and node.attempt is None and node.fault_until is None:
-            node.reason = allowed.why
+        if may.why and node.attempt is None and node.fault_until is None:
+            node.reason = may.why
         if node.fault_until is not None:
             ctx.wake(node, node.fault_until)
             if ctx.now >= node.fault_until:
@@ -79,7 +80,10 @@ def _decide(node: Node, ctx: Context) -> None:
         recover(node, ctx)
     if snapshot.depends_on_time:
         ctx.wake(node, ctx.now + ctx.interval_s)
-    _follow(node, ctx, decision)
+    if isinstance(decision, fsm.Act) and not may.act:
+        _say(node, f"{decision.reason}; {may.why}")
+    else:
+        _follow(node, ctx, decision)
     if is_late:  # after what was decided: its reason is the one that is shown
         in_time(node, ctx, "next_action", took_s)
 
@@ -183,6 +187,7 @@ def enter(node: Node, ctx: Context, state: type[State], reason: str) -> None:
     node.mark_dirty()
     if node.parent is not None:
         node.parent.mark_dirty()
+        care.may_change(node.parent)
 
 
 def _offer(node: Node, ctx: Context, action: Action, reason: str) -> None:

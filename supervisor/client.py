@@ -115,7 +115,8 @@ def tree_text(root: dict[str, Any]) -> str:
             (
                 f"{indent}{branch}{node['name']}",
                 node["worker_type"],
-                node["state"] + ("" if node["circuit"] == "closed" else " (circuit open)"),
+                node["state"]
+                + ("" if node["circuit"] == "closed" else f" (circuit {node['circuit']})"),
                 duration(node["since_s"]),
                 f"{node['reason']}{doing}",
             )

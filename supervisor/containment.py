@@ -13,7 +13,7 @@ import traceback
 
 from fsmv2.ipc.redact import redact
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
-from fsmv2.supervisor.core import events, workevents
+from fsmv2.supervisor.core import breakerevents, events, panic, workevents
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import SpecError, WorkerFault
 from fsmv2.supervisor.core.words import ERROR_CHARS_MAX, presentable
@@ -21,19 +21,26 @@ from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.nodesecrets import all_secrets
 
 SLOW = "slow"
+DERIVE = "derive_desired_state"
 
 
 def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
     """Worker code raised: this node waits, with its last good desired state and children."""
+    is_config = step == DERIVE and isinstance(error, SpecError | WorkerFault)
+    if not is_config:
+        node.raises = panic.raised(node.raises, ctx.now)
+    node.config_fault = is_config
     wait_s = _back_off(node, ctx)
     secrets = all_secrets(node)
     text = told(error, secrets)
+    if node.panic_since is None and panic.is_open(node.raises):
+        _open_panic(node, ctx, step, panic.kind_of(error), text, _trace(error, text, secrets))
+    elif _is_watched(node):
+        _tell_parent(node)
     node.reason = f"{step} failed, next look in {wait_s:.1f} s: {text}"[:500]
     if (node.fault_step, node.fault_text) == (step, text):
         return  # reported already; the state of this incident is in the node's reason
     node.fault_step, node.fault_text = step, text
-    frames = "".join(traceback.format_tb(error.__traceback__)[-6:])
-    trace = redact(frames, secrets) + text
     ctx.emit(
         events.WorkerFaulted(
             path=node.path,
@@ -41,9 +48,57 @@ def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
             error=text,
             failures=node.fault_count,
             retry_in_s=wait_s,
-            traceback="" if isinstance(error, SpecError | WorkerFault) else trace,
+            traceback=""
+            if isinstance(error, SpecError | WorkerFault)
+            else _trace(error, text, secrets),
         )
     )
+
+
+def _open_panic(node: Node, ctx: Context, step: str, kind: str, text: str, trace: str) -> None:
+    node.panic_since = ctx.now
+    ctx.emit(
+        breakerevents.PanicBreakerOpened(
+            path=node.path,
+            step=step,
+            panic_type=kind,
+            error=text,
+            raises=len(node.raises),
+            window_s=panic.WINDOW_S,
+            traceback=trace,
+        )
+    )
+    ctx.wake(node, panic.heals_at(node.raises))
+    _tell_parent(node)
+
+
+def _trace(error: BaseException, text: str, secrets: tuple[str, ...]) -> str:
+    frames = "".join(traceback.format_tb(error.__traceback__)[-6:])
+    return redact(frames, secrets) + text
+
+
+def tend_panic(node: Node, ctx: Context) -> None:
+    """Let the panic breaker's window drain; a part of step 1."""
+    node.raises = panic.counting(node.raises, ctx.now)
+    if node.panic_since is None:
+        return
+    if panic.is_open(node.raises):
+        ctx.wake(node, panic.heals_at(node.raises))
+        return
+    ctx.emit(breakerevents.PanicBreakerClosed(path=node.path, open_s=ctx.now - node.panic_since))
+    node.panic_since = None
+    _tell_parent(node)
+
+
+def _is_watched(node: Node) -> bool:
+    care = node.parent.care if node.parent is not None else None
+    return care is not None and care.is_open
+
+
+def _tell_parent(node: Node) -> None:
+    if node.parent is not None:
+        node.parent.suspects[node.spec.name] = None
+        node.parent.mark_dirty()
 
 
 def in_time(node: Node, ctx: Context, step: str, took_s: float) -> bool:
@@ -68,7 +123,8 @@ def _back_off(node: Node, ctx: Context) -> float:
     node.fault_count += 1
     if node.fault_count == 1:
         node.fault_since = ctx.now
-    wait_s = delay_s(node.fault_count, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
+    failures = max(node.fault_count, len(node.raises) if panic.is_open(node.raises) else 0)
+    wait_s = delay_s(failures, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
     node.fault_at = ctx.now
     node.fault_until = ctx.now + wait_s
     ctx.wake(node, node.fault_until)
@@ -100,4 +156,5 @@ def recover(node: Node, ctx: Context) -> None:
         )
     )
     node.fault_count = 0
+    node.config_fault = False
     node.fault_step = node.fault_text = ""

@@ -31,6 +31,7 @@ RESYNC_SPREAD = 0.25
 FAULT_BACKOFF_S_MAX = 30.0
 SLOW_WORKER_S = 0.5
 OUTSIDE_MAX = 100
+HEARTBEAT_S = 1.0
 
 
 class PoolPort(Protocol):
@@ -81,9 +82,9 @@ class Context:
     """One tick's surroundings. ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
 
     __slots__ = (
-        "clock", "emit", "factory", "full", "gaps", "infrastructure", "interval_s", "leases",
-        "looked", "now", "observation", "outside_max", "own", "policies", "pool", "random",
-        "recalled", "slow_s", "wake", "wake_to_observe", "wall",
+        "clock", "emit", "factory", "full", "gaps", "heartbeat_s", "infrastructure", "interval_s",
+        "leases", "looked", "now", "observation", "outside_max", "own", "policies", "pool",
+        "random", "recalled", "restart_failed", "slow_s", "wake", "wake_to_observe", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +104,8 @@ class Context:
         clock: Callable[[], float],
         slow_s: float,
         outside_max: int,
+        restart_failed: bool,
+        heartbeat_s: float,
     ) -> None:
         self.pool = pool
         self.factory = factory
@@ -122,6 +125,9 @@ class Context:
         # The infrastructure breaker: what it is open for, and, not closed, whom it lets start.
         self.infrastructure: str | None = None
         self.leases: LeasePort | None = None
+        # The children's breakers: whether they restart, and how often they say that they are open.
+        self.restart_failed = restart_failed
+        self.heartbeat_s = heartbeat_s
         # The nodes this tick has looked at, where somebody wants to know; what workers go on with.
         self.looked: list[Node] | None = None
         self.recalled: dict[str, Recalled] = {}

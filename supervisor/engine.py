@@ -17,7 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from fsmv2.supervisor import outside
-from fsmv2.supervisor.context import OUTSIDE_MAX, SLOW_WORKER_S, Context, PoolPort, StorePort
+from fsmv2.supervisor.context import (
+    HEARTBEAT_S,
+    OUTSIDE_MAX,
+    SLOW_WORKER_S,
+    Context,
+    PoolPort,
+    StorePort,
+)
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import Action, ActionPolicy, ActionResult
 from fsmv2.supervisor.core.errors import SpecError
@@ -66,12 +73,15 @@ class Engine:
         gaps: GapPolicy = "skip",
         strategy: Strategy = "one_for_one",
         restart_budget: RestartBudget | None = None,
+        strict_circuit: bool = False,
         interval_s: float = 0.1,
         observation: ObservationRules = DEFAULT_RULES,
         policies: Mapping[type[Action], ActionPolicy] | None = None,
         clock: Callable[[], float] = no_clock,
         slow_s: float = SLOW_WORKER_S,
         outside_max: int = OUTSIDE_MAX,
+        restart_failed: bool = True,
+        heartbeat_s: float = HEARTBEAT_S,
         seed: int | None = None,
         store: StorePort | None = None,
         recalled: dict[str, Recalled] | None = None,
@@ -101,6 +111,8 @@ class Engine:
             clock=clock,
             slow_s=slow_s,
             outside_max=outside_max,
+            restart_failed=restart_failed,
+            heartbeat_s=heartbeat_s,
         )
         self.context.now, self.context.wall = now, wall
         if recalled is not None:
@@ -113,7 +125,7 @@ class Engine:
             user_spec=UserSpec(variables=variables or VariableBundle()),
             location=location or Location(),
         )
-        worker = RootWorker(children, strategy, restart_budget)
+        worker = RootWorker(children, strategy, restart_budget, strict_circuit)
         self.root = Node(spec, worker, None, generation, state_of(worker.initial), now)
         give_variables(self.root, self.context)
 
@@ -222,6 +234,7 @@ class Engine:
         interval_s: float | None = None,
         strategy: Strategy = "one_for_one",
         restart_budget: RestartBudget | None = None,
+        strict_circuit: bool = False,
     ) -> None:
         """Declare other children, variables, … from the next tick on; that one tick adds, updates
         and has leave whatever differs. ``factory`` and ``interval_s`` stay if they are not given.
@@ -247,7 +260,7 @@ class Engine:
             for node in list(self.nodes())[1:]:
                 inherit(node, context)
         give_variables(root, context)
-        root.worker = RootWorker(children, strategy, restart_budget)
+        root.worker = RootWorker(children, strategy, restart_budget, strict_circuit)
         root.derive_needed = True
         root.mark_dirty()
 

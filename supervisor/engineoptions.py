@@ -31,6 +31,7 @@ class Declared(TypedDict):
     gaps: GapPolicy
     strategy: Strategy
     restart_budget: RestartBudget
+    strict_circuit: bool
     interval_s: float
 
 
@@ -53,6 +54,7 @@ def declared(settings: Settings) -> Declared:
         gaps=settings.location_gaps,
         strategy=settings.strategy,
         restart_budget=settings.restart_budget,
+        strict_circuit=settings.strict_circuit,
         interval_s=settings.tick_interval_s,
     )
 
@@ -66,6 +68,7 @@ def reloaded(options: Declared, children: tuple[ChildSpec, ...]) -> Declared:
         gaps=options["gaps"],
         strategy=options["strategy"],
         restart_budget=options["restart_budget"],
+        strict_circuit=options["strict_circuit"],
         interval_s=options["interval_s"],
     )
 

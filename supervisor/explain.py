@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from fsmv2.ipc.messages import CommandAnswered, ExplainWorker
+from fsmv2.supervisor.care import next_retry_in_s
 from fsmv2.supervisor.containment import SLOW
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core import runbooks
@@ -129,6 +130,7 @@ def _no_such_worker(path: str, nearest: Node, known: Iterable[str], want: str) -
 def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
     left = children_to_wait_for(node) if node.stop_asked else []
     down = _down(node)
+    failed = node.care.failed()[:1] if node.care is not None else []
     return Facts(
         path=node.path,
         worker_type=node.spec.worker_type,
@@ -155,6 +157,8 @@ def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
         outside=""
         if node.outside is None or node.outside.running is None
         else node.outside.running.action_type,
+        failed_child=f"{node.path}/{failed[0]}" if failed else "",
+        retry_in_s=next_retry_in_s(node, failed[0], now.now) if failed else None,
         next_look_s=None if node.wake_at is None else max(0.0, node.wake_at - now.now),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fsmv2.supervisor.core import breakerevents as brk
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core import infrastructureevents as infra
 from fsmv2.supervisor.core import readingevents, reloadevents, restartevents, storeevents
@@ -30,6 +31,7 @@ def sentence_of(event: ev.Event) -> Sentence:
     return (
         _node_sentence(event)
         or _work_sentence(event)
+        or _breaker_sentence(event)
         or _action_sentence(event)
         or _process_sentence(event)
         or _store_sentence(event)
@@ -129,6 +131,42 @@ def _work_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(
                 path, f"{step} held the tick up for {seconds(took_s)}, {limit}, {again}"
             )
+    return None
+
+
+def _breaker_sentence(event: ev.Event) -> Sentence | None:
+    match event:
+        case brk.CircuitOpened(path=path, child_name=name, cause=cause, detail=detail):
+            soon = event.next_retry_in_s
+            again = event.unless if soon is None else f"restart in {seconds(soon)}"
+            return Sentence(path, f"circuit open: {name} has failed ({cause}: {detail})  {again}")
+        case brk.CircuitStillOpen(path=path, child_name=name, elapsed_downtime_s=down_s):
+            tries = f"{event.retry_attempt} of {event.max_attempts} attempts"
+            text = f"circuit still open: {name} has failed for {seconds(down_s)}"
+            return Sentence(path, f"{text}  {tries}, {event.recovery_status}")
+        case brk.ChildRestarted(path=path, child_name=name, attempt=attempt, max_attempts=most):
+            why = f"{event.cause}: {event.detail}"
+            return Sentence(path, f"restarts {name}, attempt {attempt} of {most}  {why}")
+        case brk.EscalationNear(path=path, child_name=name, attempts_remaining=left):
+            down = f"down for {seconds(event.total_downtime_s)}"
+            return Sentence(path, f"{name} has {left} attempt left before escalation, {down}")
+        case brk.EscalationRequired(path=path, child_name=name, runbook_url=url):
+            down = f"{event.max_attempts} attempts in {seconds(event.total_downtime_s)}"
+            steps = "; ".join(event.manual_steps)
+            text = f"ESCALATION REQUIRED: {name} does not recover, {down}"
+            return Sentence(path, f"{text}  runbook {url}  {steps}")
+        case brk.ChildRecovered(path=path, child_name=name, outcome=outcome, attempts=attempts):
+            down = f"after {seconds(event.total_downtime_s)}, {attempts} attempts"
+            return Sentence(path, f"{name} has not failed any more: {outcome}  {down}")
+        case brk.CircuitClosed(path=path, open_s=open_s):
+            return Sentence(path, f"circuit closed after {seconds(open_s)}")
+        case brk.PanicBreakerOpened(path=path, step=step, error=error, raises=raises):
+            often = f"raised {raises} times in {seconds(event.window_s)}"
+            return Sentence(
+                path, f"panic breaker open: {step} {often} ({event.panic_type}): {error}"
+            )
+        case brk.PanicBreakerClosed(path=path, open_s=open_s):
+            return Sentence(path, f"panic breaker closed after {seconds(open_s)}")
     return None
 
 

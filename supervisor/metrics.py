@@ -17,9 +17,15 @@ from typing import Any, ParamSpec
 import prometheus_client
 
 from fsmv2.ipc import metricfile
+from fsmv2.supervisor.core import (
+    breakerevents,
+    readingevents,
+    reloadevents,
+    restartevents,
+    storeevents,
+)
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core import infrastructureevents as infra
-from fsmv2.supervisor.core import readingevents, reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.procfsm import ProcState
@@ -149,6 +155,7 @@ class Metrics:
                 self._count("fsmv2_readings_lost_total")
             case _:
                 self._observe_work(event)
+                self._observe_breakers(event)
                 self._observe_care(event)
 
     def _observe_work(self, event: ev.Event) -> None:
@@ -162,6 +169,16 @@ class Metrics:
                 self._count("fsmv2_slow_worker_calls_total", step)
             case work.OutsideActionEnded(action_type=kind, status=status):
                 self._count("fsmv2_outside_actions_total", kind, status)
+
+    def _observe_breakers(self, event: ev.Event) -> None:
+        """Failed children, and code that raises again and again."""
+        match event:
+            case breakerevents.ChildRestarted(cause=cause):
+                self._count("fsmv2_child_restarts_total", cause)
+            case breakerevents.EscalationRequired():
+                self._count("fsmv2_escalations_total")
+            case breakerevents.PanicBreakerOpened(panic_type=kind):
+                self._count("fsmv2_panics_total", kind)
 
     def _observe_care(self, event: ev.Event) -> None:
         """How the pool helps itself, and how it is helped."""

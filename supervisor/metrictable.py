@@ -77,6 +77,27 @@ TABLE = (
         RECOVERY_BUCKETS,
     ),
     Row(
+        "fsmv2_child_restarts_total",
+        "counter",
+        "Failed children that were restarted, by what they had failed of.",
+        ("cause",),
+        "restarts",
+    ),
+    Row(
+        "fsmv2_escalations_total",
+        "counter",
+        "Times the restarts of a failed child were used up and a person was called.",
+        (),
+        "incidents",
+    ),
+    Row(
+        "fsmv2_panics_total",
+        "counter",
+        "Times a worker's code raised so often that its panic breaker opened.",
+        ("panic_type",),
+        "incidents",
+    ),
+    Row(
         "fsmv2_state_transitions_total",
         "counter",
         "States entered, by the worker's path.",

@@ -12,7 +12,8 @@ Invariants: I1, one writer per field:
 | children, position, declared, refused_children, done, generations, later | step 3 |
 | restarted, together, settled | step 3; mapped: step 4; `children_changed` resets |
 | ends | the children's step 6; emptied by step 3 |
-| fault_* | `contain`, when worker code raises |
+| fault_*, config_fault, raises, panic_since | `containment`, when worker code raises |
+| care, suspects | `childcare`; respecified: the parent's step 3, ended by step 2 |
 | state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
 | status, results, failures, history, retry_at, acted_at | the inbox |
 | observ*, thresholds, stale_reported, probe_*, is_lost | `observing`: steps 2, 6, the inbox |
@@ -46,6 +47,7 @@ from fsmv2.supervisor.core.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fsmv2.supervisor.care import Care
     from fsmv2.supervisor.outside import Outside
 
 NEVER = float("inf")
@@ -133,18 +135,18 @@ class Node:
     """See the module. Moments are monotonic seconds."""
 
     __slots__ = (
-        "_is_lost", "_leaving", "_reason", "_state", "_view", "acted_at", "attempt",
-        "changed_in_view", "children", "declared", "derive_needed", "desired", "dirty",
-        "dirty_below", "done", "ending", "ends", "entered_at", "failures", "fault_at",
+        "_is_lost", "_leaving", "_reason", "_state", "_view", "acted_at", "attempt", "care",
+        "changed_in_view", "children", "config_fault", "declared", "derive_needed", "desired",
+        "dirty", "dirty_below", "done", "ending", "ends", "entered_at", "failures", "fault_at",
         "fault_count", "fault_since", "fault_step", "fault_text", "fault_until", "forced",
         "generation", "generations", "gone", "held_by", "hide", "history", "identity", "later",
         "location",
         "mapped", "mapped_state", "observation", "observe_at", "observe_due", "observe_failures",
-        "observe_since", "observe_wake_at", "observed_at", "outside", "parent", "path", "position",
-        "probe_restart_at", "probe_restarts", "refused_children", "restarted", "result_ends",
-        "results", "retry_at", "settled", "share", "spec", "stale_reported", "status",
-        "stop_action_by", "stop_by", "stop_from_parent", "successor", "thresholds", "together",
-        "variables", "wake_at", "worker",
+        "observe_since", "observe_wake_at", "observed_at", "outside", "panic_since", "parent",
+        "path", "position", "probe_restart_at", "probe_restarts", "raises", "refused_children",
+        "respecified", "restarted", "result_ends", "results", "retry_at", "settled", "share",
+        "spec", "stale_reported", "status", "stop_action_by", "stop_by", "stop_from_parent",
+        "successor", "suspects", "thresholds", "together", "variables", "wake_at", "worker",
     )  # fmt: skip
 
     mapped: tuple[bool, str] | None
@@ -195,11 +197,7 @@ class Node:
         self.mapped_state: str | None = None
         self.held_by: tuple[str, ...] = ()
         self.forced = self.gone = False
-        # faults of worker code
-        self.fault_count = 0
-        self.fault_since = self.fault_at = 0.0
-        self.fault_until: float | None = None
-        self.fault_step = self.fault_text = ""
+        self._set_faultless()
         # step 6
         self._state = state
         self.entered_at = now
@@ -221,6 +219,20 @@ class Node:
         self.wake_at: float | None = None
         self.observe_wake_at: float | None = None
         self.observe_due = False
+
+    def _set_faultless(self) -> None:
+        # faults of worker code
+        self.fault_count = 0
+        self.fault_since = self.fault_at = 0.0
+        self.fault_until: float | None = None
+        self.fault_step = self.fault_text = ""
+        self.config_fault = False
+        self.raises: tuple[float, ...] = ()  # of the panic breaker's window
+        self.panic_since: float | None = None
+        # its children's breakers
+        self.care: Care | None = None
+        self.suspects: dict[str, None] = {}  # children that step 1 has to look at
+        self.respecified = False
 
     def _set_unobserved(self, now: float) -> None:
         self.status: Any = None
@@ -283,8 +295,10 @@ class Node:
             self._show_parent()
 
     def _show_parent(self) -> None:
-        if self.parent is not None and not self.gone:
-            self.parent.changed_in_view[self] = None
+        parent = self.parent
+        if parent is not None and not self.gone:
+            parent.changed_in_view[self] = None
+            parent.suspects[self.spec.name] = None
 
     @property
     def state_name(self) -> str:

@@ -13,6 +13,7 @@ from its beginning; one report per step of an incident, one at its end.
 
 from __future__ import annotations
 
+from fsmv2.supervisor import care
 from fsmv2.supervisor.containment import SLOW, contain, in_time, recover
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core import events, workevents
@@ -128,6 +129,7 @@ def _tell_parent(node: Node) -> None:
     node.mark_dirty()
     if node.parent is not None:
         node.parent.mark_dirty()
+        care.may_change(node.parent)
 
 
 def is_slow(node: Node) -> bool:
@@ -223,6 +225,7 @@ def _take_value(node: Node, ctx: Context, result: ActionResult, begun: float) ->
         )
     if changed:
         node.mark_dirty()
+        care.status_changed(node)
 
 
 def _end_incident(node: Node, ctx: Context) -> None:

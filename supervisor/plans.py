@@ -31,6 +31,7 @@ from fsmv2.supervisor.settings import Settings
 TAKEN_OVER = frozenset({"workers", "plugins", "location", "location_gaps", "global"}) | {
     "strategy",
     "restart_budget",
+    "strict_circuit",
     "tick_interval_s",
     "log.level",
     "reload.watch",

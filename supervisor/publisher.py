@@ -28,7 +28,7 @@ from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.probe.machine import MachineProbe
 from fsmv2.supervisor.telemetry import Telemetry
-from fsmv2.supervisor.view import circuit_is_open, readings_document, tree_pieces
+from fsmv2.supervisor.view import circuit_of, readings_document, tree_pieces
 
 PUBLISH_S = 1.0
 PUBLISH_CHANGED_S = 0.25
@@ -125,7 +125,7 @@ class Publisher:
             phases[str(node.phase)] += 1
             if node.children:
                 widths[node.path] = len(node.children)
-            circuits_open += circuit_is_open(node, engine)
+            circuits_open += circuit_of(node, engine) != "closed"
 
         yield from self._publish_tree(tree_pieces(engine, self._pool, now, count))
         statistics = pool_statistics(self._pool)

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from fsmv2.supervisor import childcare
 from fsmv2.supervisor.containment import in_time, told
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import events
@@ -42,6 +43,8 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
         node.ends, node.together = [], None
         shut_children(node, ctx)
         return
+    if node.care is not None:
+        childcare.restart(node, ctx)
     if node.together is not None:
         bring_down(node, ctx, node.together)
     declared = node.desired.children if node.desired is not None else None
@@ -55,7 +58,9 @@ def reconcile(node: Node, ctx: Context, health: Gate) -> None:
             go_on_with_children(node, ctx, declared)
         node.declared = declared
         node.children_changed()
-        _forget(node, {spec.name for spec in declared})
+        names = {spec.name for spec in declared}
+        _forget(node, names)
+        childcare.forget_undeclared(node, ctx, names)
     elif not node.refused_children and (node.settled or _is_as_declared(node, declared)):
         node.settled = True
         return
@@ -157,8 +162,9 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation, needed: set[str]
             child = node.children[spec.name]
             child.spec = spec
             node.restarted = forget(node.restarted, spec.name)
-            child.derive_needed = True
+            child.derive_needed = child.respecified = True
             child.fault_until = None  # what failed, failed on the old spec
+            childcare.forget(node, ctx, spec.name)
             give_variables(child, ctx)
             child.mark_dirty()
             ctx.emit(events.WorkerUpdated(path=child.path))
@@ -166,6 +172,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation, needed: set[str]
             child = node.children[spec.name]
             child.successor = spec
             node.restarted = forget(node.restarted, spec.name)
+            childcare.forget(node, ctx, spec.name)
             ask_to_leave(child, ctx, "its spec changed in a way that needs a new start")
         case diff.Remove(name):
             child = node.children[name]
@@ -226,6 +233,8 @@ def _make_later(parent: Node, ctx: Context, spec: ChildSpec, error: BaseExceptio
     later.failures += 1
     wait_s = delay_s(later.failures, ctx.random.random(), max_s=FAULT_BACKOFF_S_MAX)
     later.moment = ctx.now + wait_s
+    parent.suspects[spec.name] = None
+    parent.mark_dirty()
     ctx.wake(parent, later.moment)
     text = told(error)
     if later.text != text:

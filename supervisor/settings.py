@@ -192,6 +192,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: tuple[WorkerSettings, ...] = ()
     strategy: Strategy = "one_for_one"
     restart_budget: RestartBudget = msgspec.field(default_factory=RestartBudget)
+    strict_circuit: bool = False
     plugins: tuple[str, ...] = ()
     location: Location = msgspec.field(default_factory=Location)
     location_gaps: GapPolicy = "skip"

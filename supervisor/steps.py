@@ -7,8 +7,8 @@ Invariants: see `tick`. Each step is one function; `contain` takes whatever work
 
 from __future__ import annotations
 
-from fsmv2.supervisor import observing
-from fsmv2.supervisor.containment import contain, in_time, recover
+from fsmv2.supervisor import care, childcare, observing
+from fsmv2.supervisor.containment import DERIVE, contain, in_time, recover, tend_panic
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core.errors import BugError, WorkerFault
 from fsmv2.supervisor.core.fsm import Phase, State, check_state
@@ -22,8 +22,6 @@ from fsmv2.supervisor.node import NEVER, Node
 from fsmv2.supervisor.nodesecrets import hider
 from fsmv2.supervisor.retrying import begin_series
 from fsmv2.supervisor.store.resuming import go_on_with_results
-
-DERIVE = "derive_desired_state"
 
 ALL_CLEAR = gate(Conditions())
 _states: dict[type[State], State] = {}
@@ -43,7 +41,15 @@ def state_of(kind: type[State]) -> State:
 
 
 def check_health(node: Node, ctx: Context) -> Gate:
-    """Step 1: what may this node do now?"""
+    """Step 1: its children's breakers and its own; what may this node do now?"""
+    if node.raises:
+        tend_panic(node, ctx)
+    childcare.watch(node, ctx)
+    return allowed(node, ctx)
+
+
+def allowed(node: Node, ctx: Context) -> Gate:
+    """What the gate says of ``node``."""
     if _is_all_clear(node, ctx):
         return ALL_CLEAR
     return gate(conditions(node, ctx))
@@ -59,6 +65,7 @@ def _is_all_clear(node: Node, ctx: Context) -> bool:
         or node.held_by
         or ctx.infrastructure is not None
         or node.stop_asked
+        or (node.care is not None and node.care.is_open)
     ):
         return False
     if node.observe_at == NEVER:
@@ -84,6 +91,8 @@ def conditions(node: Node, ctx: Context) -> Conditions:
         in_flight=node.attempt.name if node.attempt is not None else None,
         children_left=len(children_to_wait_for(node)) if stopping else 0,
         infrastructure_open=ctx.infrastructure,
+        circuit_open=care.told(node) if node.care is not None and node.care.is_open else None,
+        repairs=node.parent is None or node.respecified,
         backoff_s=backoff_s,
         never_derived=node.desired is None,
         held_by=node.held_by if node.phase is Phase.STOPPED else (),
@@ -120,7 +129,7 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
         contain(node, ctx, DERIVE, error)
         return
     first = node.desired is None
-    node.derive_needed = False
+    node.derive_needed = node.respecified = False
     node.desired = desired
     node.hide = hider(desired)
     go_on_with_results(node, ctx)
@@ -175,6 +184,7 @@ def map_states(node: Node, ctx: Context) -> None:
         ):
             child.mapped_state, child.held_by, child.stop_from_parent = mapped, held_by, from_parent
             child.mark_dirty()
+            care.may_change(child)
     # With dependencies the siblings' states count too, and they change at any time.
     if not any(child.spec.depends_on for child in node.children.values()):
         node.mapped = (stop, word)

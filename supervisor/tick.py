@@ -12,7 +12,7 @@ Reading order: `tick`, then `steps` (1, 2, 4), `reconciling` (3) and `acting` (6
 
 from __future__ import annotations
 
-from fsmv2.supervisor import acting, observing, reconciling, steps
+from fsmv2.supervisor import acting, care, observing, reconciling, steps
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.node import Node, by_position
 
@@ -48,7 +48,10 @@ def tick_children(node: Node, now: Context) -> None:
         to_look_at = list(node.children.values())
     else:
         to_look_at = sorted([child for child in below if not child.gone], key=by_position)
+    is_strict = care.is_strict(node)
     for child in to_look_at:
+        if is_strict and not care.goes_on(node, child):
+            continue
         # A sibling before it has just changed.
         if node.dirty and child.dirty and child.spec.depends_on:
             steps.hold_back(node, child)

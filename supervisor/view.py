@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 
 from fsmv2.ipc.codec import to_builtins
+from fsmv2.supervisor.care import attempts_of, next_retry_in_s
 from fsmv2.supervisor.context import PoolPort
 from fsmv2.supervisor.core.readings import ProcReading, Reading
 from fsmv2.supervisor.core.spec import ChildSpec
+from fsmv2.supervisor.core.worker import Worker
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import InFlight, Node
 from fsmv2.supervisor.pool import Pool
@@ -70,7 +72,8 @@ def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
         "reason": node.reason,
         "desired_state": "stopped" if node.stop_asked else node.desired_word,
         "since_s": round(now - node.entered_at, 3),
-        "circuit": "open" if circuit_is_open(node, engine) else "closed",
+        "circuit": circuit_of(node, engine),
+        "circuit_detail": _circuit_detail(node, now),
         "action": shown_attempt(node.attempt, pool, now, "actions"),
         "restarts": node.restarts,
         "generation": node.generation,
@@ -111,12 +114,38 @@ def _why_absent(node: Node, spec: ChildSpec) -> str:
     return "given_up" if later is not None and later.given_up else "waiting"
 
 
-def circuit_is_open(node: Node, engine: Engine) -> bool:
-    """Open: this node derives and acts no more, because its own code failed or because no
-    proc can be started (the root's breaker)."""
-    if node.parent is None and engine.context.infrastructure is not None:
-        return True
-    return node.fault_until is not None
+def circuit_of(node: Node, engine: Engine) -> str:
+    """``panic``: its code has raised so often that it is only tried. ``open``: it derives and acts
+    no more, because its own code or a child has failed or, at the root, because the machine is in
+    trouble. Else ``closed``."""
+    if node.panic_since is not None:
+        return "panic"
+    is_root_open = node.parent is None and engine.context.infrastructure is not None
+    has_failed_child = node.care is not None and node.care.is_open
+    return "open" if is_root_open or has_failed_child or node.fault_until is not None else "closed"
+
+
+def _circuit_detail(node: Node, now: float) -> dict[str, Any] | None:
+    """Of the child that failed first, and keeps the circuit of ``node`` open."""
+    failed = node.care.failed() if node.care is not None else []
+    if node.care is None or not failed:
+        return None
+    name = failed[0]
+    track = node.care.tracks[name]
+    child = node.children.get(name)
+    next_in_s = next_retry_in_s(node, name, now)
+    return {
+        "failed_child": name,
+        "failed_children": len(failed),
+        "cause": track.cause,
+        "detail": track.detail,
+        "not_restarted": track.unless,
+        "since_s": round(now - (track.since or now), 3),
+        "attempts": attempts_of(node, name),
+        "next_attempt_in_s": None if next_in_s is None else round(next_in_s, 3),
+        "escalated": track.escalated,
+        "runbook_url": Worker.runbook_url if child is None else child.worker.runbook_url,
+    }
 
 
 def _status(node: Node) -> Any:

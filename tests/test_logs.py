@@ -101,7 +101,7 @@ def _console_sink(pipe: tuple[int, int]) -> logs.LogSink:
 
 def every_event() -> list[ev.Event]:
     """One of each event, its fields made up from their types."""
-    made: dict[Any, Any] = {str: "text", int: 3, float: 0.5, bool: True}
+    made: dict[Any, Any] = {str: "text", int: 3, float: 0.5, bool: True, tuple[str, ...]: ("x",)}
 
     def value(kind: Any) -> Any:
         if kind in made:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from fsmv2.supervisor.core import runbooks
+from fsmv2.supervisor.core.breakerrules import circuit_open, half_open, infrastructure_open
 from fsmv2.supervisor.core.facts import (
     Cause,
     Explanation,
@@ -191,29 +192,6 @@ def _worker_code_failed(facts: Facts) -> Cause | None:
     )
 
 
-def _infrastructure_open(facts: Facts) -> Cause | None:
-    trouble = facts.now.infrastructure_open
-    if trouble is None or facts.now.stopping:
-        return None
-    return Cause(
-        rule="infrastructure_open",
-        text=f"the infrastructure breaker is open: {trouble}; no worker begins anything new",
-        next="all go on when it closes",
-        waits_for=("infrastructure breaker",),
-    )
-
-
-def _half_open(facts: Facts) -> Cause | None:
-    if not facts.waits_for_lease or facts.now.stopping:
-        return None
-    return Cause(
-        rule="infrastructure_half_open",
-        text="the machine was in trouble, and only a few actions at a time may begin by now",
-        next="its action begins when one of those ends, or when all may begin again",
-        waits_for=("infrastructure breaker",),
-    )
-
-
 def _never_derived(facts: Facts) -> Cause | None:
     if not facts.now.never_derived or facts.now.stopping:
         return None
@@ -378,13 +356,14 @@ RULES: tuple[Callable[[Facts], Cause | None], ...] = (
     _children_to_stop,
     _stopping,
     _worker_code_failed,
-    _infrastructure_open,
+    infrastructure_open,
     _never_derived,
     _held_by,
     _observation,
     _awaiting_observation,
+    circuit_open,
     _action_failed,
-    _half_open,
+    half_open,
     _outside_action,
     _children_refused,
     _own_decision,

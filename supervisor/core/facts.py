@@ -112,7 +112,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that is so of one worker now. ``stop`` says why it is to be stopped, empty: it is not;
     ``forced_in_s`` is when it is dropped by force; ``waits_for_lease``: its action waits for
     its turn while the infrastructure breaker is half open. ``children_down`` are the first of the
-    children that do not run."""
+    children that do not run. ``failed_child`` is the path of the child that keeps the circuit open,
+    and ``retry_in_s`` when it is restarted."""
 
     path: str
     worker_type: str
@@ -137,6 +138,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     children_down_count: int = 0
     refused_children: str = ""
     outside: str = ""
+    failed_child: str = ""
+    retry_in_s: float | None = None
     next_look_s: float | None = None
 
 

@@ -12,12 +12,16 @@ import msgspec
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is so at this moment. Seconds where the name says so; None: does not apply."""
+    """What is so at this moment. Seconds where the name says so; None: does not apply.
+    ``circuit_open`` names a failed child; ``repairs``: what this node would derive may be what
+    helps it."""
 
     stopping: bool = False
     in_flight: str | None = None
     children_left: int = 0
     infrastructure_open: str | None = None
+    circuit_open: str | None = None
+    repairs: bool = False
     backoff_s: float | None = None
     never_derived: bool = False
     held_by: tuple[str, ...] = ()
@@ -42,8 +46,9 @@ _OPEN = Gate(True, True, True, "")
 
 def gate(now: Conditions) -> Gate:
     """The gate for ``now``; see the table in tests/core/test_gate.py."""
+    derive = now.circuit_open is None or now.repairs
     if now.in_flight is not None:
-        derive = now.backoff_s is None and now.infrastructure_open is None
+        derive = derive and now.backoff_s is None and now.infrastructure_open is None
         return Gate(derive, False, False, f"{now.in_flight} is in flight")
     if now.stopping:
         if now.children_left:
@@ -56,15 +61,17 @@ def gate(now: Conditions) -> Gate:
     if now.infrastructure_open is not None:
         return Gate(False, False, False, f"infrastructure: {now.infrastructure_open}")
     if now.never_derived:
-        return Gate(True, False, False, "no desired state yet")
+        return Gate(derive, False, False, "no desired state yet")
     if now.held_by:
-        return Gate(True, False, False, f"waiting for {', '.join(now.held_by)} to run")
+        return Gate(derive, False, False, f"waiting for {', '.join(now.held_by)} to run")
     if now.never_observed:
-        return Gate(True, False, False, "waiting for the first observation")
+        return Gate(derive, False, False, "waiting for the first observation")
     if now.stale_s is not None:
         how = "degraded" if now.degraded else "paused"
         why = f"{how}: last observed {now.stale_s:.1f} s ago"
-        return Gate(True, False, False, why)
+        return Gate(derive, False, False, why)
     if now.awaiting_observation:
-        return Gate(True, False, False, "waiting for an observation newer than the last action")
+        return Gate(derive, False, False, "waiting for an observation newer than the last action")
+    if now.circuit_open is not None:
+        return Gate(derive, True, False, f"circuit open: {now.circuit_open}")
     return _OPEN

@@ -34,3 +34,5 @@ class ReloadRefused(Event, frozen=True, kw_only=True):
     level: ClassVar[Level] = "error"
     cause: str
     faults: str
+    error_scope: str = "config"
+    impact: str = "reload"

@@ -81,10 +81,12 @@ class RootWorker(Worker):
         children: tuple[ChildSpec, ...] = (),
         strategy: Strategy = "one_for_one",
         restart_budget: RestartBudget | None = None,
+        strict_circuit: bool = False,
     ) -> None:
         self._children = children
         self._strategy: Strategy = strategy
         self._budget = restart_budget or RestartBudget()
+        self._strict = strict_circuit
 
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """The config's workers."""
@@ -94,4 +96,5 @@ class RootWorker(Worker):
             children=self._children,
             strategy=self._strategy,
             restart_budget=self._budget,
+            strict_circuit=self._strict,
         )

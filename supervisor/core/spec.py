@@ -91,6 +91,9 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     start order, one after the other, and start in start order when all are down. More restarts than
     ``restart_budget`` allows end this worker too, abnormally: then its own restart type and its
     parent's budget decide. At the top the child is given up instead, until the window has drained.
+
+    While a child has failed, this worker derives and acts no more, but its other children go on;
+    with ``strict_circuit`` they are not looked at either.
     """
 
     state: str
@@ -98,6 +101,7 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     children: tuple[ChildSpec, ...] = ()
     strategy: Strategy = "one_for_one"
     restart_budget: RestartBudget = msgspec.field(default_factory=RestartBudget)
+    strict_circuit: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.state, str) or not is_word(str.__str__(self.state)):
@@ -112,6 +116,11 @@ class DesiredState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
             raise SpecError(
                 f"cannot use DesiredState: strategy is {self.strategy!r}, "
                 f"want one of {', '.join(STRATEGIES)}"
+            )
+        strict: object = self.strict_circuit
+        if not isinstance(strict, bool):
+            raise SpecError(
+                f"cannot use DesiredState: strict_circuit is {type(strict).__name__}, want bool"
             )
         budget: object = self.restart_budget
         if not isinstance(budget, RestartBudget):

@@ -38,6 +38,8 @@ class StoreDamaged(Event, frozen=True, kw_only=True):
     file: str
     reason: str
     moved_to: str
+    error_scope: str = "store"
+    impact: str = "resume_after_restart"
 
 
 class StoreDegraded(Event, frozen=True, kw_only=True):

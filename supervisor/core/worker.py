@@ -14,7 +14,11 @@ from typing import Any, ClassVar
 from fsmv2.supervisor.core.action import Action
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.fsm import Decision, Phase, Snapshot, State
+from fsmv2.supervisor.core.runbooks import url
+from fsmv2.supervisor.core.sanity import SanityCheck, sanity_fault
 from fsmv2.supervisor.core.spec import DesiredState, UserSpec, check_name
+
+UNHEALTHY_S_MAX = 86_400
 
 
 class Worker:
@@ -23,6 +27,11 @@ class Worker:
     Everything that touches the world is an `Action` that a decision or `observe` describes
     and a proc executes. Set ``type_name``, ``config_type``, ``status_type``, ``initial`` and
     ``stopping``; ``observe_interval_s`` is the seconds between two observations.
+
+    A worker that is degraded for ``unhealthy_after_s`` without a break counts as failed, and its
+    parent restarts it; None: degraded is a normal way to work. ``sanity_checks`` are what may
+    not be so of its children together. ``runbook_url`` and ``manual_steps`` are for the person who
+    is called when restarts do not help.
     """
 
     type_name: ClassVar[str]
@@ -31,6 +40,14 @@ class Worker:
     initial: ClassVar[type[State]]
     stopping: ClassVar[type[State]]
     observe_interval_s: ClassVar[float] = 1.0
+    unhealthy_after_s: ClassVar[float | None] = 30.0
+    sanity_checks: ClassVar[tuple[SanityCheck, ...]] = ()
+    runbook_url: ClassVar[str] = url("circuit-open")
+    manual_steps: ClassVar[tuple[str, ...]] = (
+        "see why it fails: fsmv2 explain PATH",
+        "look at what it depends on: the machine, the network, the service behind it",
+        "correct its config where that is the cause, then: fsmv2 reload",
+    )
 
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """Return what should be, from ``spec`` alone. Pure and deterministic."""
@@ -128,3 +145,12 @@ def check_worker_type(worker: object) -> None:
             f"{where}: observe_interval_s is {worker.observe_interval_s!r}, "
             "want more than 0 and at most 3600 seconds"
         )
+    limit = worker.unhealthy_after_s
+    if limit is not None and not 0 < limit <= UNHEALTHY_S_MAX:
+        raise SpecError(
+            f"{where}: unhealthy_after_s is {limit!r}, "
+            f"want more than 0 and at most {UNHEALTHY_S_MAX} seconds, or None"
+        )
+    fault = sanity_fault(worker.sanity_checks)
+    if fault:
+        raise SpecError(f"{where}: {fault}")

@@ -101,7 +101,12 @@ class Recorder:
             told.observed = observed
             self._take(put(path, "observed", observed_of(node, told.since), wall))
         waits = tuple((name, one.moment, one.given_up) for name, one in node.later.items())
-        resume = (node.acted_at, tuple(node.failures.values()), node.restarted, waits)
+        tracks = node.care.tracks if node.care is not None else {}
+        breakers = tuple(
+            (name, track.attempts, track.since, track.escalated) for name, track in tracks.items()
+        )
+        failures = tuple(node.failures.values())
+        resume = (node.acted_at, failures, node.restarted, waits, breakers)
         if resume != told.resume:
             told.resume = resume
             content = document(resume_of(node, now, wall))

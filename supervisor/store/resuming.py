@@ -19,6 +19,7 @@ from msgspec import inspect
 from msgspec.structs import replace
 
 from fsmv2.ipc.codec import decode
+from fsmv2.supervisor.care import Care
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core.action import (
     Action,
@@ -28,6 +29,7 @@ from fsmv2.supervisor.core.action import (
     action_name,
     value_type,
 )
+from fsmv2.supervisor.core.childbreaker import Cause, Track
 from fsmv2.supervisor.core.errors import FsmError
 from fsmv2.supervisor.core.restarts import Counted
 from fsmv2.supervisor.core.spec import ChildSpec
@@ -75,12 +77,24 @@ class KeptWait(msgspec.Struct, frozen=True, omit_defaults=True):
     given_up: bool = False
 
 
+class KeptBreaker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A `core.childbreaker.Track`, without its texts and waits: the child comes anew."""
+
+    attempts: tuple[float, ...] = ()
+    since: float | None = None
+    cause: Cause = "healthy"
+    made: int = 0
+    warned: bool = False
+    escalated: bool = False
+
+
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     """The document. Moments are seconds since the epoch; actions go by ``module:qualname``.
-    ``restarts`` and ``waits`` are those of the children."""
+    ``restarts``, ``waits`` and ``breakers`` are those of the children."""
 
     restarts: tuple[KeptRestart, ...] = ()
     waits: dict[str, KeptWait] = {}
+    breakers: dict[str, KeptBreaker] = {}
     failures: dict[str, int] = {}
     results: dict[str, KeptResult] = {}
 
@@ -91,6 +105,7 @@ def resume_of(node: Node, now: float, wall: float) -> Resume:
     def moment(monotonic: float) -> float:
         return round(wall - (now - monotonic), 3)
 
+    tracks = node.care.tracks if node.care is not None else {}
     results = {_reference(kind): _keep(result, kind) for kind, result in node.results.items()}
     return Resume(
         restarts=tuple(
@@ -100,6 +115,17 @@ def resume_of(node: Node, now: float, wall: float) -> Resume:
             name: KeptWait(moment(later.moment), later.given_up)
             for name, later in node.later.items()
             if now < later.moment < NEVER
+        },
+        breakers={
+            name: KeptBreaker(
+                tuple(moment(at) for at in track.attempts),
+                None if track.since is None else moment(track.since),
+                track.cause,
+                track.made,
+                track.warned,
+                track.escalated,
+            )
+            for name, track in tracks.items()
         },
         failures={_reference(kind): count for kind, count in node.failures.items()},
         results={name: result for name, result in results.items() if result is not None},
@@ -209,6 +235,18 @@ def go_on_with_children(node: Node, ctx: Context, declared: tuple[ChildSpec, ...
         if name in specs and wait.until > ctx.wall:
             later = later_of(node, specs[name])
             later.moment, later.given_up = moment(wait.until), wait.given_up
+    for name, kept in resume.breakers.items():
+        if name in specs:
+            node.care = node.care or Care()
+            node.care.tracks[name] = Track(
+                attempts=tuple(min(moment(at), ctx.now) for at in kept.attempts),
+                since=None if kept.since is None else min(moment(kept.since), ctx.now),
+                cause=kept.cause,
+                detail="in an earlier run",
+                made=kept.made,
+                warned=kept.warned,
+                escalated=kept.escalated,
+            )
     node.restarted = tuple(
         # What was carried out was so before now, whatever the clock says.
         Counted(one.name, min(moment(one.at), ctx.now if one.started else NEVER), one.started)

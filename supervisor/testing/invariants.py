@@ -21,6 +21,7 @@ from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.leaving import children_to_wait_for
 from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.testing.circuits import Circuits
 from fsmv2.supervisor.testing.clock import ManualClock
 from fsmv2.supervisor.testing.simpool import SimPool
 
@@ -53,11 +54,14 @@ class Invariants:
         self._own_ends: set[str] = set()  # whose restart is due
         self._restarts: dict[str, list[tuple[float, str]]] = {}  # by parent, in its window
         self._specs: dict[str, ChildSpec] = {}
+        self._circuits = Circuits()
 
     # --- events -----------------------------------------------------------------------------
 
     def hear(self, event: events.Event) -> None:
         """Look at one event, at the moment it is told."""
+        broken = self._circuits.hear(event, self._clock.now)
+        want(not broken, "I7", broken)
         match event:
             case events.WorkerAdded(path=path):
                 self._in_flight.pop(path, None)
@@ -99,6 +103,7 @@ class Invariants:
     def _came_back(self, path: str) -> None:
         """I7: a child that has asked for its restart got it; no window holds too many of them."""
         self._has_spec(path)
+        self._circuits.forget_below(path)
         node, asked = self._find(path), path in self._own_ends
         self._own_ends.discard(path)
         parent = node.parent if node is not None else None
@@ -132,6 +137,7 @@ class Invariants:
         spent = self._restarts.get(parent, ())
         self._restarts[parent] = [one for one in spent if one[1] != path]
         self._own_ends.discard(path)
+        self._circuits.forget(path)
 
     def _forget_undeclared(self) -> None:
         """Declared anew, a child begins anew."""
@@ -200,6 +206,8 @@ class Invariants:
                     owned[what.attempt_id] = node.path
             self._begins_to_stop(node)
         self._attempts_are_owned(owned)
+        broken = self._circuits.look(nodes, self._clock.now, LAG_TICKS, LAG_S)
+        want(not broken, "a circuit's promise is", broken)
         self._forget_undeclared()
         self._stops_in_time()
         known = {node.path for node in nodes}

@@ -161,6 +161,13 @@ GATE: list[tuple[dict[str, Any], dict[str, Any], str, str, float | None]] = [
         "newer than its last action",
         0.5,
     ),
+    (
+        {"circuit_open": "db has failed (fresh: it cannot be observed)"},
+        {"failed_child": "site/db", "retry_in_s": 1.5},
+        "circuit_open",
+        "its circuit is open: db has failed (fresh: it cannot be observed)",
+        1.5,
+    ),
 ]
 
 

@@ -31,6 +31,11 @@ TABLE: list[tuple[dict[str, Any], bool, bool, bool, str]] = [
     ({"backoff_s": 1.5}, NO, NO, NO, "next look in 1.5 s"),
     ({"infrastructure_open": "disk full"}, NO, NO, NO, "infrastructure: disk full"),
     ({"never_derived": True}, YES, NO, NO, "no desired state yet"),
+    ({"circuit_open": "a has failed"}, NO, YES, NO, "circuit open: a has failed"),
+    ({"circuit_open": "a has failed", "repairs": True}, YES, YES, NO, "a has failed"),
+    ({"circuit_open": "a has failed", "stale_s": 12.34}, NO, NO, NO, "paused"),
+    ({"circuit_open": "a has failed", "in_flight": "Push"}, NO, NO, NO, "Push is in flight"),
+    ({"circuit_open": "a has failed", "stopping": True}, YES, YES, YES, ""),
     ({"held_by": ("db", "bus")}, YES, NO, NO, "waiting for db, bus to run"),
     ({"never_observed": True}, YES, NO, NO, "waiting for the first observation"),
     ({"stale_s": 12.34}, YES, NO, NO, "paused: last observed 12.3 s ago"),
@@ -47,7 +52,7 @@ def test_the_table(now: dict[str, Any], derive: bool, decide: bool, act: bool, w
     got = gate(Conditions(**now))
     assert (got.derive, got.decide, got.act) == (derive, decide, act)
     assert why in got.why
-    assert bool(got.why) is not decide
+    assert bool(got.why) is not act
 
 
 def conditions(**fixed: Any) -> st.SearchStrategy[Conditions]:
@@ -57,6 +62,8 @@ def conditions(**fixed: Any) -> st.SearchStrategy[Conditions]:
         "in_flight": st.none() | st.just("Push"),
         "children_left": st.integers(0, 3),
         "infrastructure_open": st.none() | st.just("no procs"),
+        "circuit_open": st.none() | st.just("a has failed"),
+        "repairs": st.booleans(),
         "backoff_s": seconds,
         "never_derived": st.booleans(),
         "held_by": st.sampled_from([(), ("a",), ("a", "b")]),

@@ -149,7 +149,8 @@ class FakePool:
 
 
 class Bench:
-    """An engine with a fake pool, a manual clock and a list of events."""
+    """An engine with a fake pool, a manual clock and a list of events. Its children's breakers only
+    tell, unless ``restart_failed``."""
 
     def __init__(
         self,
@@ -178,7 +179,7 @@ class Bench:
             variables=variables,
             location=location,
             interval_s=INTERVAL_S,
-            **{"seed": 7, **options},
+            **{"seed": 7, "restart_failed": False, **options},
         )
 
     def _hear(self, event: Event) -> None:

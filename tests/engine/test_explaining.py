@@ -385,17 +385,28 @@ def test_a_parent_names_its_children_that_do_not_run() -> None:
 
     kinds = [
         ending(Remove("done")),
-        worker_type("loud", __init__=_fail_loudly),
         worker_type("long", initial=Begin),
     ]
     done = child("x", "ends", restart="temporary")
-    bench = Bench(child("a"), child("b", "long"), done, child("c", "loud"), workers=kinds)
+    bench = Bench(child("a"), child("b", "long"), done, child("c", "quiet", "b"), workers=kinds)
     bench.settle()
     found = ask(bench, "")
 
     assert found.why.rule == "own_decision"
     assert found.why.waits_for == ("root/b", "root/c")
-    assert "2 do not run: root/b (long), root/c (absent)" in found.why.text
+    assert "2 do not run: root/b (long), root/c (off)" in found.why.text
+
+
+def test_a_parent_with_a_failed_child_is_told_which_and_when_it_is_tried_again() -> None:
+    bench = Bench(child("c", "loud"), workers=[worker_type("loud", __init__=_fail_loudly)])
+    bench.settle()
+    found = ask(bench, "")
+
+    assert found.why.rule == "circuit_open"
+    assert found.why.waits_for == ("root/c",)
+    assert "c has failed (exists: ValueError" in found.why.text
+    assert found.why.next_in_s is not None
+    assert found.why.runbook == "/runbooks/circuit-open.md"
 
 
 def test_the_tree_names_children_that_are_not_there_and_why() -> None:

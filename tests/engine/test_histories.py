@@ -135,9 +135,15 @@ def histories(draw: st.DrawFn, with_needs: bool = False) -> list[tuple[str, Any]
     return history + draw(st.lists(STEPS, max_size=3))
 
 
-def replay(history: list[tuple[str, Any]], *, full: bool) -> Bench:
+def replay(history: list[tuple[str, Any]], *, full: bool, restart_failed: bool = True) -> Bench:
     """Tick on one grid of moments, whatever the engine asks for."""
-    bench = Bench(child("a", "pump"), child("b"), workers=[MOODY, LINE], full=full)
+    bench = Bench(
+        child("a", "pump"),
+        child("b"),
+        workers=[MOODY, LINE],
+        full=full,
+        restart_failed=restart_failed,
+    )
     plant = Plant(bench)
     healthy = dict(bench.pool.answers)
     for what, detail in [*history, ("wait", 16)]:

@@ -45,6 +45,7 @@ PROMISED = {
     "Restart",
     "RestartBudget",
     "Retry",
+    "SanityCheck",
     "Secret",
     "Settings",
     "Snapshot",

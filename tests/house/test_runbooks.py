@@ -24,6 +24,7 @@ from fsmv2.supervisor.core.absences import RULES as ABSENCES
 from fsmv2.supervisor.core.eventbase import Event
 from fsmv2.supervisor.core.explaining import RULES
 from fsmv2.supervisor.core.runbooks import BASE_URL, BY_EVENT, BY_RULE, PAGES, url
+from fsmv2.supervisor.logsentences import sentence_of
 from fsmv2.supervisor.metrictable import TABLE
 from fsmv2.supervisor.runbookpages import INDEX, read_page
 
@@ -70,7 +71,8 @@ def page_of(alert: dict[str, Any]) -> str:
 
 
 def all_events() -> set[type[Event]]:
-    """Every event there is."""
+    """Every event there is; who puts them into words has imported them all."""
+    assert sentence_of
     found, todo = set[type[Event]](), [Event]
     while todo:
         below = todo.pop().__subclasses__()
@@ -191,7 +193,7 @@ def test_rules_with_a_page_are_rules_that_exist() -> None:
     """Read off the source: each rule's name stands there once."""
     sources = [
         (ROOT / "supervisor/core" / name).read_text("utf-8")
-        for name in ("explaining.py", "absences.py")
+        for name in ("explaining.py", "breakerrules.py", "absences.py")
     ]
     named = set(re.findall(r'(?:rule=|_of_observing\(\s*facts, )"(\w+)"', "".join(sources)))
 

@@ -9,14 +9,16 @@ import pytest
 from twins import play_twins
 from worlds import History
 
-from fsmv2.supervisor import acting, leaving, restarting, steps
+from fsmv2.supervisor import acting, childcare, leaving, restarting, steps
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionResult
+from fsmv2.supervisor.core.childbreaker import Policy
 from fsmv2.supervisor.core.errors import BugError
-from fsmv2.supervisor.core.fsm import Snapshot, Stay
+from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Snapshot, State, Stay
 from fsmv2.supervisor.core.gate import Conditions, Gate, gate
 from fsmv2.supervisor.core.restarts import RestartBudget
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
+from fsmv2.supervisor.core.worker import Worker
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.testing import FaultPlan, Simulation
@@ -24,6 +26,43 @@ from fsmv2.supervisor.testing.simlife import SimLife
 from fsmv2.supervisor.testing.simprocs import SimProc
 
 SEEDS = range(40)
+
+
+class Off(State):
+    """Raises whenever it is asked."""
+
+    phase = Phase.STOPPED
+
+    def next(self, snap: Snapshot) -> Decision:
+        if snap.desired.stop_asked:
+            return Stay("off")
+        raise ValueError("always")
+
+
+class On(State):
+    """Comes up, and stays."""
+
+    phase = Phase.RUNNING
+
+    def next(self, snap: Snapshot) -> Decision:
+        return Stay("on")
+
+
+class Once(Worker):
+    """One whose first incarnation raises."""
+
+    type_name, initial, stopping = "once", Off, Off
+
+    def next_action(self, snapshot: Snapshot) -> Decision:
+        if snapshot.identity.generation == 1 or isinstance(snapshot.state, On):
+            return super().next_action(snapshot)
+        return Go(On, "tried again")
+
+
+class Raiser(Worker):
+    """A worker whose state raises."""
+
+    type_name, initial, stopping = "raiser", Off, Off
 
 
 def find_it(faults: FaultPlan | None = None) -> str:
@@ -189,3 +228,33 @@ def test_a_node_that_is_missed_is_found_by_the_twins(monkeypatch: pytest.MonkeyP
 def _play_twins_of_all_seeds() -> None:
     for seed in SEEDS:
         play_twins(History(seed))
+
+
+def test_a_circuit_that_stays_open_though_its_child_runs_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look = childcare.look
+
+    def sticky(track: Any, sight: Any, *args: Any) -> Any:
+        if track.is_open and sight.kind == "runs":
+            return track, ()
+        return look(track, sight, *args)
+
+    monkeypatch.setattr(childcare, "look", sticky)
+    sim = Simulation([Once], [ChildSpec("bad", "once")])
+    with pytest.raises(BugError, match="root/bad is healthy, and the circuit of root is open"):
+        sim.run(60.0)
+
+
+def test_more_restarts_of_a_failed_child_than_its_attempts_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look = childcare.look
+
+    def tireless(track: Any, *args: Any) -> Any:
+        return look(track, *args, Policy(attempts=1_000))
+
+    monkeypatch.setattr(childcare, "look", tireless)
+    sim = Simulation([Raiser], [ChildSpec("bad", "raiser")])
+    with pytest.raises(BugError, match="I7 broken: root/bad was restarted 6 times in 300 s"):
+        sim.run(400.0)

@@ -1,0 +1,104 @@
+"""What a parent keeps of its children's breakers, and what others ask of it.
+
+Knows: the tracks of the children that have failed, or were restarted not long ago.
+Does not know: what makes a child fail (`childlooks`), what follows (`childcare`).
+Invariants: asking changes nothing but who is looked at next.
+"""
+
+from __future__ import annotations
+
+from fsmv2.supervisor.core.childbreaker import CALM, NEVER, Track
+from fsmv2.supervisor.node import Node
+
+
+class Care:
+    """What a parent keeps of its children's breakers. ``tracks`` by name; ``degraded``
+    from when on it counts, with the incarnation; ``blamed`` is whom and what a sanity check says,
+    by the check's name."""
+
+    __slots__ = ("blamed", "closed_at", "degraded", "heartbeat_at", "opened_at", "orders", "tracks")
+
+    def __init__(self) -> None:
+        self.tracks: dict[str, Track] = {}
+        self.degraded: dict[str, tuple[Node, float]] = {}
+        self.blamed: dict[str, tuple[str, str]] = {}
+        self.orders: list[str] = []
+        self.opened_at: float | None = None
+        self.closed_at = -NEVER
+        self.heartbeat_at = NEVER
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a child has failed."""
+        return self.opened_at is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has to be looked at again."""
+        return not (self.tracks or self.degraded)
+
+    def failed(self) -> list[str]:
+        """The children that have failed, the one that failed first at the head."""
+        names = [name for name, track in self.tracks.items() if track.is_open]
+        return sorted(names, key=lambda name: self.tracks[name].since or 0.0)
+
+
+def told(node: Node) -> str:
+    """Whose failure keeps the circuit of ``node`` open, and why."""
+    care = node.care
+    failed = care.failed() if care is not None else []
+    if care is None or not failed:
+        return ""
+    track = care.tracks[failed[0]]
+    more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+    return f"{failed[0]} has failed ({track.cause}: {track.detail}){more}"
+
+
+def is_strict(node: Node) -> bool:
+    """Whether the children of ``node`` that have not failed are not looked at now."""
+    care, desired = node.care, node.desired
+    return care is not None and care.is_open and desired is not None and desired.strict_circuit
+
+
+def goes_on(node: Node, child: Node) -> bool:
+    """Whether ``child`` is looked at though its parent's circuit is open and strict."""
+    care = node.care
+    track = care.tracks.get(child.spec.name) if care is not None else None
+    return child.stop_asked or (track is not None and track.is_open)
+
+
+def may_change(node: Node) -> None:
+    """Something that its parent's open circuit goes by has changed of ``node``."""
+    above = node.parent
+    if above is not None and above.care is not None and above.care.is_open:
+        above.mark_dirty()
+
+
+def status_changed(node: Node) -> None:
+    """A new status of ``node``: its parent's sanity checks may say something else now."""
+    above = node.parent
+    if above is None:
+        return
+    name = node.spec.name
+    if any(name in check.participants for check in above.worker.sanity_checks):
+        above.suspects[name] = None
+        above.mark_dirty()
+
+
+def attempts_of(node: Node, name: str) -> int:
+    """How often it was tried to bring a failed child back, within the window."""
+    care, later = node.care, node.later.get(name)
+    track = care.tracks[name] if care is not None else CALM
+    if track.cause == "exists" and later is not None:
+        return later.failures
+    return len(track.attempts)
+
+
+def next_retry_in_s(node: Node, name: str, now: float) -> float | None:
+    """When a failed child is restarted; None: nobody does, or a restart is under way."""
+    care, later = node.care, node.later.get(name)
+    track = care.tracks[name] if care is not None else CALM
+    moment = track.next_at
+    if track.cause == "exists" and later is not None and name not in node.children:
+        moment = later.moment
+    return None if moment == NEVER else max(0.0, moment - now)

@@ -1,0 +1,50 @@
+"""Why a worker does not run, as far as breakers hold it back: rows of `explaining.RULES`.
+
+Knows: the rules of breakers, their words.
+Does not know: the other rules, and in which order they win.
+Invariants: those of `explaining`.
+"""
+
+from __future__ import annotations
+
+from fsmv2.supervisor.core.facts import Cause, Facts
+
+
+def infrastructure_open(facts: Facts) -> Cause | None:
+    """The machine is in trouble."""
+    trouble = facts.now.infrastructure_open
+    if trouble is None or facts.now.stopping:
+        return None
+    return Cause(
+        rule="infrastructure_open",
+        text=f"the infrastructure breaker is open: {trouble}; no worker begins anything new",
+        next="all go on when it closes",
+        waits_for=("infrastructure breaker",),
+    )
+
+
+def half_open(facts: Facts) -> Cause | None:
+    """The machine was, until just now."""
+    if not facts.waits_for_lease or facts.now.stopping:
+        return None
+    return Cause(
+        rule="infrastructure_half_open",
+        text="the machine was in trouble, and only a few actions at a time may begin by now",
+        next="its action begins when one of those ends, or when all may begin again",
+        waits_for=("infrastructure breaker",),
+    )
+
+
+def circuit_open(facts: Facts) -> Cause | None:
+    """A child has failed."""
+    open_for = facts.now.circuit_open
+    if open_for is None or facts.now.stopping:
+        return None
+    who = facts.failed_child
+    return Cause(
+        rule="circuit_open",
+        text=f"its circuit is open: {open_for}; it derives and begins nothing new",
+        next="it goes on when that child runs" + (f"; see fsmv2 explain {who}" if who else ""),
+        next_in_s=facts.retry_in_s,
+        waits_for=(who or "its failed child",),
+    )
