@@ -54,6 +54,7 @@ FULL: dict[str, Any] = {
     ],
     "strategy": "rest_for_one",
     "restart_budget": {"restarts": 3, "window_s": 60.0},
+    "strict_circuit": True,
     "plugins": ["one", "two"],
     "location": {"enterprise": "e", "site": "s", "area": "a", "line": "l", "cell": "c"},
     "location_gaps": "unknown_all",
@@ -119,6 +120,7 @@ workers:
       speed: 3
 strategy: rest_for_one
 restart_budget: {restarts: 3, window_s: 60}
+strict_circuit: true
 plugins: [one, two]
 location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
@@ -156,6 +158,7 @@ observation = {stale_s = 5, dead_s = 9.5, spread = 0.25, backoff_s = 60, interva
 actions = {SwitchOn = {timeout_s = 1.5, retry = {max_s = 5, attempts = 3}}}
 strategy = "rest_for_one"
 restart_budget = {restarts = 3, window_s = 60}
+strict_circuit = true
 location = {enterprise = "e", site = "s", area = "a", line = "l", cell = "c"}
 global = {broker = "b:1", ports = [1, 2]}
 pool.procs = 3
