@@ -8,6 +8,7 @@ Invariants: asking changes nothing but who is looked at next.
 from __future__ import annotations
 
 from fsmv2.supervisor.core.childbreaker import CALM, NEVER, Track
+from fsmv2.supervisor.core.phase import Phase
 from fsmv2.supervisor.node import Node
 
 
@@ -71,6 +72,18 @@ def may_change(node: Node) -> None:
     """Something that its parent's open circuit goes by has changed of ``node``."""
     above = node.parent
     if above is not None and above.care is not None and above.care.is_open:
+        above.mark_dirty()
+
+
+def freed(node: Node) -> None:
+    """What has held ``node`` back may do so no more, or the other way round: one in trouble may
+    count as failed now though nothing of it has changed."""
+    above = node.parent
+    if above is None:
+        return
+    in_trouble = node.panic_since is not None or node.is_lost or node.phase is Phase.DEGRADED
+    if in_trouble or (above.care is not None and above.care.is_open):
+        above.suspects[node.spec.name] = None
         above.mark_dirty()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import traceback
 
 from fsmv2.ipc.redact import redact
+from fsmv2.supervisor import care
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import breakerevents, events, panic, workevents
 from fsmv2.supervisor.core.backoff import delay_s
@@ -156,5 +157,7 @@ def recover(node: Node, ctx: Context) -> None:
         )
     )
     node.fault_count = 0
-    node.config_fault = False
+    if node.config_fault:
+        node.config_fault = False
+        care.freed(node)
     node.fault_step = node.fault_text = ""

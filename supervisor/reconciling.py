@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from fsmv2.supervisor import childcare
+from fsmv2.supervisor import care, childcare
 from fsmv2.supervisor.containment import in_time, told
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import events
@@ -165,6 +165,7 @@ def _apply(node: Node, ctx: Context, operation: diff.Operation, needed: set[str]
             child.derive_needed = child.respecified = True
             child.fault_until = None  # what failed, failed on the old spec
             childcare.forget(node, ctx, spec.name)
+            care.freed(child)
             give_variables(child, ctx)
             child.mark_dirty()
             ctx.emit(events.WorkerUpdated(path=child.path))

@@ -131,6 +131,7 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     first = node.desired is None
     node.derive_needed = node.respecified = False
     node.desired = desired
+    care.freed(node)
     node.hide = hider(desired)
     go_on_with_results(node, ctx)
     if in_time(node, ctx, DERIVE, took_s) and node.fault_step == DERIVE:
@@ -184,7 +185,7 @@ def map_states(node: Node, ctx: Context) -> None:
         ):
             child.mapped_state, child.held_by, child.stop_from_parent = mapped, held_by, from_parent
             child.mark_dirty()
-            care.may_change(child)
+            care.freed(child)
     # With dependencies the siblings' states count too, and they change at any time.
     if not any(child.spec.depends_on for child in node.children.values()):
         node.mapped = (stop, word)
