@@ -209,3 +209,26 @@ def test_sanity_checks_that_cannot_be_are_refused_with_the_worker_type(
 def test_a_limit_of_degradation_that_cannot_be_is_refused(limit: float) -> None:
     with pytest.raises(SpecError, match="unhealthy_after_s"):
         WorkerFactory([worker_type("odd", unhealthy_after_s=limit)])
+
+
+# --- what frees a child in trouble ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_panicking_child_counts_as_failed_as_soon_as_it_should_run(full: bool) -> None:
+    """Nothing of the child changes then, only what is wanted of it: both ticks see it at once."""
+
+    def derive(self: Any, spec: Any) -> Any:
+        raise ValueError("nothing can be derived")
+
+    kind = worker_type("numb", SOON, derive_desired_state=derive)
+    bench = bench_of(
+        child("a", "fickle"), child("b", "numb", enabled=False), workers=[kind], full=full
+    )
+    bench.run(8.0)
+    assert bench.node("b").panic_since is not None
+    assert bench.heard(CircuitOpened) == []
+    bench.redeclare(child("a", "fickle"), child("b", "numb"))
+    bench.run(0.4)
+    [opened] = bench.heard(CircuitOpened)
+    assert (opened.child_name, opened.cause) == ("b", "panic")
