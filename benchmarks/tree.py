@@ -81,6 +81,7 @@ def measure(quick: bool) -> dict[str, Any]:
     for nodes, widths in cases.WIDTHS.items():
         take(f"tick_{nodes}", cases.ticks(widths, times))
     take("cube", cases.ticks(cases.CUBE, times))
+    take("health", cases.health(1_000, times))
     changed = cases.changed_leaves(cases.WIDTHS[10_000], CHANGED, times)
     for count in (10, 1_000):
         take(f"reconcile_{count}", cases.reconciles(count, times))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fsmv2.supervisor.care import Care, attempts_of, is_strict, next_retry_in_s
-from fsmv2.supervisor.childlooks import STEP, ask_sanity, sight_of
+from fsmv2.supervisor.childlooks import STEP, ask_sanity, may_fail, sight_of
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core import breakerevents as events
 from fsmv2.supervisor.core.childbreaker import (
@@ -50,7 +50,9 @@ def watch(node: Node, ctx: Context) -> None:
     suspects, node.suspects = node.suspects, {}
     names = dict(suspects)
     if ctx.full:
-        names |= dict.fromkeys([*node.children, *node.later])
+        every = bool(node.worker.sanity_checks)
+        names |= {name: None for name, one in node.children.items() if every or may_fail(one)}
+        names |= dict.fromkeys(node.later)
     names |= {name: None for name, track in care.tracks.items() if track.is_open}
     names |= {name: None for name, (_, due) in care.degraded.items() if due <= ctx.now}
     if node.worker.sanity_checks:

@@ -44,7 +44,9 @@ def check_health(node: Node, ctx: Context) -> Gate:
     """Step 1: its children's breakers and its own; what may this node do now?"""
     if node.raises:
         tend_panic(node, ctx)
-    childcare.watch(node, ctx)
+    # For nearly every node there is nothing to look at; a call would cost as much as the question.
+    if node.suspects or node.care is not None or (ctx.full and (node.children or node.later)):
+        childcare.watch(node, ctx)
     return allowed(node, ctx)
 
 

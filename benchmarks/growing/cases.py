@@ -25,8 +25,8 @@ from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engine import Engine
 from growing.plant import WORKERS, LeafConfig, children
 
-# Nodes with the root: 1 + a + ab + abc.
 SPREAD_S = 2.0
+# Nodes with the root: 1 + a + ab + abc.
 WIDTHS = {10: (1, 2, 3), 100: (3, 4, 7), 1_000: (9, 10, 10), 10_000: (9, 30, 36)}
 CUBE = (10, 10, 10)
 TEXT_SMALL = "tcp://{{ host }}:{{ port }}"
@@ -139,6 +139,27 @@ def ticks(widths: tuple[int, ...], times: int) -> dict[str, float]:
         "full_per_node_s": full / len(nodes),
         "one_leaf_s": least_s(tree.tick, 10 * times, nodes[-1].mark_dirty),
     }
+
+
+def health(count: int, times: int) -> dict[str, float]:
+    """Step 1 of a parent, one of whose children has changed, or has failed."""
+    tree = settled((count,))
+    root, context = tree.engine.root, tree.engine.context
+    context.now = tree.now
+    child = list(root.children.values())[count // 2]
+
+    def change() -> None:
+        root.suspects[child.spec.name] = None
+
+    def step_s() -> float:
+        return least_s(lambda: steps.check_health(root, context), 10 * times, change)
+
+    changed_s = step_s()
+    child.is_lost = True
+    failed_s = step_s()
+    assert root.care is not None
+    assert root.care.is_open
+    return {"changed_s": changed_s, "failed_s": failed_s}
 
 
 def changed_leaves(
