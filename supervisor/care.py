@@ -39,9 +39,14 @@ class Care:
         return not (self.tracks or self.degraded)
 
     def failed(self) -> list[str]:
-        """The children that have failed, the one that failed first at the head."""
+        """The children that have failed, at the head the one that matters most: for whom a person
+        was called, who was restarted most often, who failed first. Others may only wait for it."""
         names = [name for name, track in self.tracks.items() if track.is_open]
-        return sorted(names, key=lambda name: self.tracks[name].since or 0.0)
+        return sorted(names, key=self._weight)
+
+    def _weight(self, name: str) -> tuple[bool, int, float]:
+        track = self.tracks[name]
+        return not track.escalated, -len(track.attempts), track.since or 0.0
 
 
 def told(node: Node) -> str:

@@ -17,16 +17,18 @@ from typing import Any
 import msgspec
 
 from fsmv2.ipc.messages import CommandAnswered, ExplainWorker
-from fsmv2.supervisor.care import next_retry_in_s
+from fsmv2.supervisor.care import attempts_of, next_retry_in_s
 from fsmv2.supervisor.containment import SLOW
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core import runbooks
 from fsmv2.supervisor.core.absences import ABSENT, explain_absence
 from fsmv2.supervisor.core.action import action_name, action_reference
+from fsmv2.supervisor.core.childbreaker import DEFAULT
 from fsmv2.supervisor.core.explaining import explain
 from fsmv2.supervisor.core.facts import (
     Explanation,
     Facts,
+    Failed,
     Failing,
     Fault,
     Flight,
@@ -157,9 +159,27 @@ def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
         outside=""
         if node.outside is None or node.outside.running is None
         else node.outside.running.action_type,
+        failed=_failed(node, now),
         failed_child=f"{node.path}/{failed[0]}" if failed else "",
         retry_in_s=next_retry_in_s(node, failed[0], now.now) if failed else None,
         next_look_s=None if node.wake_at is None else max(0.0, node.wake_at - now.now),
+    )
+
+
+def _failed(node: Node, now: Context) -> Failed | None:
+    above = node.parent
+    track = above.care.tracks.get(node.spec.name) if above is not None and above.care else None
+    if above is None or track is None or track.since is None:
+        return None
+    return Failed(
+        cause=track.cause,
+        detail=track.detail,
+        since_s=now.now - track.since,
+        attempts=attempts_of(above, node.spec.name),
+        attempts_max=DEFAULT.attempts,
+        retry_in_s=next_retry_in_s(above, node.spec.name, now.now),
+        unless=track.unless,
+        escalated=track.escalated,
     )
 
 

@@ -151,10 +151,11 @@ def _breaker_sentence(event: ev.Event) -> Sentence | None:
             down = f"down for {seconds(event.total_downtime_s)}"
             return Sentence(path, f"{name} has {left} attempt left before escalation, {down}")
         case brk.EscalationRequired(path=path, child_name=name, runbook_url=url):
-            down = f"{event.max_attempts} attempts in {seconds(event.total_downtime_s)}"
+            tried = f"{event.max_attempts} restarts did not help"
+            down = f"down for {seconds(event.total_downtime_s)}"
             steps = "; ".join(event.manual_steps)
-            text = f"ESCALATION REQUIRED: {name} does not recover, {down}"
-            return Sentence(path, f"{text}  runbook {url}  {steps}")
+            text = f"ESCALATION REQUIRED: {name} does not recover, {tried}, {down}"
+            return Sentence(path, f"{text}  runbook {url}  by hand: {steps}")
         case brk.ChildRecovered(path=path, child_name=name, outcome=outcome, attempts=attempts):
             down = f"after {seconds(event.total_downtime_s)}, {attempts} attempts"
             return Sentence(path, f"{name} has not failed any more: {outcome}  {down}")

@@ -126,7 +126,7 @@ def circuit_of(node: Node, engine: Engine) -> str:
 
 
 def _circuit_detail(node: Node, now: float) -> dict[str, Any] | None:
-    """Of the child that failed first, and keeps the circuit of ``node`` open."""
+    """Of the child that keeps the circuit of ``node`` open; of several, see `Care.failed`."""
     failed = node.care.failed() if node.care is not None else []
     if node.care is None or not failed:
         return None

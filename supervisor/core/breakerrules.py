@@ -35,6 +35,29 @@ def half_open(facts: Facts) -> Cause | None:
     )
 
 
+def has_failed(facts: Facts) -> Cause | None:
+    """It is itself the failed child of its parent."""
+    failed = facts.failed
+    if failed is None or facts.now.stopping:
+        return None
+    if failed.escalated:
+        follows = "nobody restarts it any more: a person has to help; it is well when it runs"
+    elif failed.unless:
+        follows = f"it is not restarted: {failed.unless}"
+    else:
+        follows = "its parent restarts it"
+    tried = f"restarted {failed.attempts} of {failed.attempts_max} times"
+    return Cause(
+        rule="failed",
+        text=f"it counts as failed ({failed.cause}: {failed.detail}), {tried}",
+        next=follows,
+        numbers={"attempts": failed.attempts, "attempts_max": failed.attempts_max},
+        since_s=failed.since_s,
+        next_in_s=None if failed.escalated or failed.unless else failed.retry_in_s,
+        waits_for=("its own recovery",),
+    )
+
+
 def circuit_open(facts: Facts) -> Cause | None:
     """A child has failed."""
     open_for = facts.now.circuit_open

@@ -21,7 +21,12 @@ from typing import TypeVar
 import msgspec
 
 from fsmv2.supervisor.core import runbooks
-from fsmv2.supervisor.core.breakerrules import circuit_open, half_open, infrastructure_open
+from fsmv2.supervisor.core.breakerrules import (
+    circuit_open,
+    half_open,
+    has_failed,
+    infrastructure_open,
+)
 from fsmv2.supervisor.core.facts import (
     Cause,
     Explanation,
@@ -364,6 +369,7 @@ RULES: tuple[Callable[[Facts], Cause | None], ...] = (
     circuit_open,
     _action_failed,
     half_open,
+    has_failed,
     _outside_action,
     _children_refused,
     _own_decision,

@@ -108,6 +108,20 @@ class Sibling(msgspec.Struct, frozen=True):
     state: str
 
 
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker counts as failed with its parent. ``unless`` is why it is not restarted, if it is
+    not; ``escalated``: nobody restarts it any more."""
+
+    cause: str
+    detail: str
+    since_s: float
+    attempts: int
+    attempts_max: int
+    retry_in_s: float | None
+    unless: str
+    escalated: bool
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that is so of one worker now. ``stop`` says why it is to be stopped, empty: it is not;
     ``forced_in_s`` is when it is dropped by force; ``waits_for_lease``: its action waits for
@@ -130,6 +144,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     failing: tuple[Failing, ...] = ()
     seen: Seen | None = None
     waits_for_lease: bool = False
+    failed: Failed | None = None
     stop: str = ""
     forced_in_s: float | None = None
     children_to_stop: tuple[Sibling, ...] = ()

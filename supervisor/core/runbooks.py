@@ -70,6 +70,7 @@ BY_RULE = {
     "worker_code_failed": "worker-code-fails",
     "infrastructure_open": "circuit-open",
     "infrastructure_half_open": "circuit-open",
+    "failed": "circuit-open",
     "circuit_open": "circuit-open",
     "never_observed": "observation-lost",
     "observation_stale": "observation-lost",

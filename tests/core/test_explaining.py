@@ -16,6 +16,7 @@ from fsmv2.supervisor.core.explaining import explain
 from fsmv2.supervisor.core.facts import (
     Cause,
     Facts,
+    Failed,
     Failing,
     Fault,
     Flight,
@@ -187,6 +188,17 @@ def test_each_reason_of_the_gate_is_explained(
     assert found.why.runbook == runbooks.url(page)
 
 
+FAILED = Failed(
+    cause="healthy",
+    detail="degraded for 30 s and more",
+    since_s=40.0,
+    attempts=2,
+    attempts_max=5,
+    retry_in_s=3.5,
+    unless="",
+    escalated=False,
+)
+
 BEYOND: list[tuple[dict[str, Any], str, str]] = [
     ({"now": {"stopping": True}, "stop": "x", "forced_in_s": 4.0}, "stopping", "stopped: x"),
     (
@@ -203,6 +215,11 @@ BEYOND: list[tuple[dict[str, Any], str, str]] = [
         {"failing": (failing("Pull", 1, None, 9.0, ""), failing("Push", 5, 5, 4.0, "timed_out"))},
         "action_given_up",
         "Push is given up after 5 failures in a row, limit 5: timed_out",
+    ),
+    (
+        {"failed": FAILED},
+        "failed",
+        "it counts as failed (healthy: degraded for 30 s and more), restarted 2 of 5 times",
     ),
     ({"outside": "Reset"}, "outside_action", "Reset, asked for from outside the tree"),
     (
@@ -228,6 +245,25 @@ def test_what_lies_beyond_the_gate_is_explained(
     assert text in found.why.text
     assert found.why.next
     assert found.runs == (fields.get("phase") is Phase.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("fields", "follows", "next_in_s"),
+    [
+        ({}, "its parent restarts it", 3.5),
+        ({"unless": "its restart type is temporary"}, "its restart type is temporary", None),
+        ({"escalated": True}, "a person has to help", None),
+    ],
+)
+def test_what_follows_for_a_failed_worker_is_told(
+    fields: dict[str, Any], follows: str, next_in_s: float | None
+) -> None:
+    found = explain(facts(failed=msgspec.structs.replace(FAILED, **fields)))
+
+    assert follows in found.why.next
+    assert found.why.next_in_s == next_in_s
+    assert found.why.since_s == 40.0
+    assert found.why.runbook == "/runbooks/circuit-open.md"
 
 
 def test_a_template_that_fails_leads_to_its_own_page() -> None:

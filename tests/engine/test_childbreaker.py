@@ -433,3 +433,16 @@ def test_a_look_at_a_thousand_children_costs_those_that_have_changed(
     bench.run(0.25)
     assert "c7" in looked
     assert len(looked) < 50
+
+
+def test_of_several_failed_children_the_one_a_person_was_called_for_is_named() -> None:
+    """Not the first: it may only wait for the other."""
+    bench = bench_of(child("a", "soon"), child("b", "soon"))
+    MOOD["a"] = MOOD["b"] = "bad"
+    bench.run(10.0, until=lambda: circuits(bench))
+    MOOD["a"] = "coming"
+    bench.run(200.0, until=lambda: bench.heard(EscalationRequired))
+    care = bench.engine.root.care
+    assert care is not None
+    escalated = [name for name in care.failed() if care.tracks[name].escalated]
+    assert care.failed()[0] == escalated[0]

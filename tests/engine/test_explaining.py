@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from fickle import MOOD, bench_of
 from harness import Bench, Look, Off, Plant, SwitchOn, child, worker_type
 
 from fsmv2.ipc.messages import CommandAnswered, ExplainWorker
@@ -178,7 +179,7 @@ def test_code_that_fails_is_told_with_step_error_and_next_look() -> None:
     assert "KeyError: 'address'" in found.why.text
     assert found.why.next_in_s is not None
     assert found.why.runbook == "/runbooks/worker-code-fails.md"
-    assert [cause.rule for cause in found.also] == ["never_derived"]
+    assert [cause.rule for cause in found.also] == ["never_derived", "failed"]
     below = ask(bench, "a/b")
     assert below.why.rule == "parent_waits"
     assert "makes no children now: derive_desired_state has failed" in below.why.text
@@ -407,6 +408,20 @@ def test_a_parent_with_a_failed_child_is_told_which_and_when_it_is_tried_again()
     assert "c has failed (exists: ValueError" in found.why.text
     assert found.why.next_in_s is not None
     assert found.why.runbook == "/runbooks/circuit-open.md"
+
+
+def test_a_failed_child_is_told_as_one_by_its_own_explanation() -> None:
+    bench = bench_of(child("c", "soon"))
+    MOOD["c"] = "bad"
+    bench.run(
+        3.0, until=lambda: bench.engine.root.care is not None and bench.engine.root.care.is_open
+    )
+    found = ask(bench, "c")
+
+    assert found.why.rule == "failed"
+    assert "it counts as failed (healthy: degraded for 2 s" in found.why.text
+    assert found.why.next_in_s is not None
+    assert found.why.next_in_s <= 1.0
 
 
 def test_the_tree_names_children_that_are_not_there_and_why() -> None:
