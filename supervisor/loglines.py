@@ -22,7 +22,7 @@ LINE_BYTES_MAX = 4096
 STACK_LINES_MAX = 12
 CUT = "…"
 
-_HEAD = ("timestamp", "level", "event")
+_HEAD = ("seq", "ts", "timestamp", "level", "event")
 # Also C1 controls, line and paragraph separators and the marks that reorder text: a terminal
 # or an editor obeys them, and JSON encoders let them through.
 _UNSAFE = re.compile(
@@ -32,6 +32,7 @@ _UNSAFE_IN_JSON = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "").replace("\
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 _STRING_CHARS_STEPS = (2000, 1000, 500, 250, 120, 60, 24)
+_MORE_CHARS_STEPS = (16_000, 8_000, 4_000)
 _ITEMS_STEPS = (32, 12, 4, 1)
 
 
@@ -61,8 +62,13 @@ def json_line(record: Mapping[str, Any]) -> bytes:
     lists lose their ends, and as a last resort only the head (`timestamp`, `level`, `event`)
     and the first fields stay.
     """
+    return cut_line(record, LINE_BYTES_MAX)
+
+
+def cut_line(record: Mapping[str, Any], bytes_max: int) -> bytes:
+    """The same with another limit, which is no less than a log line's."""
     line = _encode(record)
-    return line if len(line) <= LINE_BYTES_MAX else _cut_line(plain(record))
+    return line if len(line) <= bytes_max else _cut(plain(record), bytes_max)
 
 
 def plain(value: Any) -> Any:
@@ -119,22 +125,23 @@ def _encode(record: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8") + b"\n"
 
 
-def _cut_line(record: dict[str, Any]) -> bytes:
+def _cut(record: dict[str, Any], bytes_max: int) -> bytes:
     head = {key: record[key] for key in _HEAD if key in record}
     rest = {key: value for key, value in record.items() if key not in _HEAD}
-    for chars in _STRING_CHARS_STEPS[:4]:
+    more = [chars for chars in _MORE_CHARS_STEPS if chars < bytes_max // 2]
+    for chars in (*more, *_STRING_CHARS_STEPS[:4]):
         line = _encode({**head, **_shorten(rest, chars, 10_000), "cut": True})
-        if len(line) <= LINE_BYTES_MAX:
+        if len(line) <= bytes_max:
             return line
     for items in _ITEMS_STEPS:
         for chars in _STRING_CHARS_STEPS[2:]:
             line = _encode({**head, **_shorten(rest, chars, items), "cut": True})
-            if len(line) <= LINE_BYTES_MAX:
+            if len(line) <= bytes_max:
                 return line
     head = _shorten(head, 120, 1)
     few = {key[:60]: _shorten(value, 24, 0) for key, value in list(rest.items())[:12]}
     line = _encode({**head, **few, "cut": True})
-    return line if len(line) <= LINE_BYTES_MAX else _encode({**head, "cut": True})
+    return line if len(line) <= bytes_max else _encode({**head, "cut": True})
 
 
 def _shorten(value: Any, chars: int, items: int) -> Any:

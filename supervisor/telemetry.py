@@ -19,7 +19,7 @@ import msgspec
 from fsmv2.supervisor.core import events, runbooks
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.core.events import Event, level_of
-from fsmv2.supervisor.loglines import as_json
+from fsmv2.supervisor.loglines import cut_line
 from fsmv2.supervisor.logs import LogSink, fields_of
 from fsmv2.supervisor.metrics import Metrics
 
@@ -130,7 +130,7 @@ class Telemetry:
         if isinstance(event, events.ActionEnded) and event.certificate is not None:
             fields["stack"] = event.certificate.stack
             fields["log_tail"] = event.certificate.log_tail
-        body = as_json(
+        body = cut_line(
             {
                 "seq": self.sequence,
                 "ts": time.time(),
@@ -138,7 +138,7 @@ class Telemetry:
                 "event": event.name(),
                 **fields,
                 **more,
-            }
+            },
+            EVENT_BODY_BYTES_MAX,
         )
-        if len(body) <= EVENT_BODY_BYTES_MAX:
-            self.publish("event", body)
+        self.publish("event", body.rstrip())

@@ -21,7 +21,7 @@ from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.loglines import LINE_BYTES_MAX, escape, guilty_frames, json_line, timestamp
 from fsmv2.supervisor.logsentences import seconds, sentence_of
-from fsmv2.supervisor.telemetry import Telemetry
+from fsmv2.supervisor.telemetry import EVENT_BODY_BYTES_MAX, Telemetry
 
 NOON = 1_700_000_000.123
 STACK = (
@@ -221,6 +221,24 @@ def test_trouble_is_told_with_where_to_read_on(pipe: tuple[int, int], base: str)
     links = [f"{base}children-refused.md", f"{base}reconcile-slow.md", None]
     assert [record.get("runbook") for record in _records(pipe)] == links
     assert [event.get("runbook") for event in told] == links
+
+
+def test_an_event_that_is_too_long_for_who_listens_is_cut_and_says_so() -> None:
+    """It is not missing: its head, its short fields and the beginning of the long ones are there."""
+    told: list[bytes] = []
+    metrics: Any = SimpleNamespace(observe=lambda event: None)
+    telemetry = Telemetry(metrics, ())
+    telemetry.publish = lambda _topic, body: told.append(body) is None
+    long = DeathCertificate(verdict="x", stack="frame\n" * 20_000, log_tail=("tail " * 2_000,) * 50)
+    telemetry(_ended(certificate=long))
+    telemetry.flush()
+
+    (body,) = told
+    event = json.loads(body)
+    assert len(body) <= EVENT_BODY_BYTES_MAX
+    assert (event["seq"], event["event"], event["cut"]) == (1, "action_ended", True)
+    assert event["stack"].startswith("frame\nframe")
+    assert event["path"]
 
 
 def test_the_console_says_which_runbook_helps_with_an_error(pipe: tuple[int, int]) -> None:
