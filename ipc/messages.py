@@ -236,13 +236,17 @@ class ReloadConfig(Message, frozen=True, gc=False, forbid_unknown_fields=True, t
     dry: bool
 
 
+# How an operator has a breaker held; "auto": not at all.
+Held = Literal["open", "closed", "auto"]
+
+
 class ForceBreaker(Message, frozen=True, gc=False, forbid_unknown_fields=True, tag="force_breaker"):
     """Hold the infrastructure breaker ``state`` for ``for_s`` seconds, or (``auto``) let it go by
     what is read again; the rest as `KillAction`."""
 
     number: int
     client: str
-    state: Literal["open", "closed", "auto"]
+    state: Held
     for_s: float
 
 

@@ -224,7 +224,7 @@ def test_trouble_is_told_with_where_to_read_on(pipe: tuple[int, int], base: str)
 
 
 def test_an_event_that_is_too_long_for_who_listens_is_cut_and_says_so() -> None:
-    """It is not missing: its head, its short fields and the beginning of the long ones are there."""
+    """It is not missing: its head, short fields and the beginning of long ones are there."""
     told: list[bytes] = []
     metrics: Any = SimpleNamespace(observe=lambda event: None)
     telemetry = Telemetry(metrics, ())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import msgspec
 from starlette.requests import Request
@@ -22,6 +22,7 @@ from fsmv2.ipc.messages import (
     CommandAnswered,
     ExplainWorker,
     ForceBreaker,
+    Held,
     KillAction,
     ReleaseType,
     ReloadConfig,
@@ -39,8 +40,7 @@ _ATTEMPT_ID_MAX = 2**63 - 1
 # The body is not read; a connection with an unread body cannot be used again.
 _CLOSE = {"connection": "close"}
 
-Forcing = Literal["open", "closed", "auto"]
-FORCED: tuple[str, ...] = get_args(Forcing)
+FORCED: tuple[str, ...] = get_args(Held)
 
 Send = Callable[[Command | ExplainWorker], bool]
 
@@ -170,7 +170,7 @@ class CommandRoutes:
             return _reply(400, f"cannot hold the breaker for_s {text[:40]!r}: {want}")
         try:
             answer = await self._desk.ask(
-                lambda number: ForceBreaker(number, client, cast(Forcing, state), for_s)
+                lambda number: ForceBreaker(number, client, cast(Held, state), for_s)
             )
         except Refused as refused:
             return _reply(refused.status_code, str(refused))

@@ -68,6 +68,7 @@ EXAMPLES: dict[Any, Any] = {
     dict[str, str]: {"mod": "why"},
     dict[str, Any]: {"n": 1},
     messages.Outcome: "done",
+    messages.Held: "open",
     messages.Role: "desired",
     list[str]: ["why"],
 }
