@@ -179,6 +179,10 @@ class Check:
         if code != 0:
             return _failed(f"its process ended with {death_verdict(code)}")
         size = os.fstat(self._verdict_fd).st_size
+        if not size:
+            return _failed(
+                "its process ended with exit code 0 and no verdict: did a plug-in end it?"
+            )
         if size > VERDICT_BYTES_MAX:
             return _failed(f"got {size} bytes, want at most {VERDICT_BYTES_MAX}")
         try:

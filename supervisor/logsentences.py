@@ -68,7 +68,8 @@ def certificate_words(certificate: DeathCertificate) -> str:
         parts.append(f"waited in {certificate.wait_channel}")
     if certificate.descendants_killed:
         parts.append(f"{certificate.descendants_killed} descendants killed")
-    if certificate.detail:
+    # Who sent the signal may have been told with the same words.
+    if certificate.detail and certificate.detail not in (certificate.sent_by or ""):
         parts.append(certificate.detail)
     return ", ".join(parts)
 
@@ -220,6 +221,8 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
             return Sentence("supervisor", text)
         case ev.ProcStarted(slot=slot, pid=pid, startup_s=startup_s):
             return Sentence(slot, f"proc {pid} ready in {seconds(startup_s)}")
+        case ev.ProcEnded(slot=slot, pid=0):
+            return Sentence(slot, "was ordered and never came: its template ended first")
         case ev.ProcEnded(slot=slot, pid=pid, verdict=verdict, attempt_id=attempt):
             during = f" during #{attempt}" if attempt is not None else ""
             why = f" after {event.reason}" if event.reason else ""

@@ -223,6 +223,19 @@ def test_trouble_is_told_with_where_to_read_on(pipe: tuple[int, int], base: str)
     assert [event.get("runbook") for event in told] == links
 
 
+def test_a_proc_that_never_came_has_no_pid_and_no_channel_to_lose() -> None:
+    event = ev.ProcEnded(slot="p4", pid=0, verdict="lost_channel", expected=False)
+    assert sentence_of(event).text == "was ordered and never came: its template ended first"
+
+
+def test_the_cause_of_a_kill_is_told_once() -> None:
+    cause = "its 1.5 s were over"
+    told = DeathCertificate(
+        verdict="timed_out", signal="SIGKILL", sent_by=f"the root: {cause}", detail=cause
+    )
+    assert sentence_of(_ended(certificate=told)).text.count(cause) == 1
+
+
 def test_an_event_that_is_too_long_for_who_listens_is_cut_and_says_so() -> None:
     """It is not missing: its head, short fields and the beginning of long ones are there."""
     told: list[bytes] = []

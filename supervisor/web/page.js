@@ -234,7 +234,8 @@ function fillRow(row, node, depth, flat) {
   say(row.fold, isFolded ? "▸" : "▾");
   row.fold.setAttribute("aria-expanded", String(!isFolded));
   row.fold.setAttribute("aria-label", `children of ${node.name}`);
-  row.circuit.hidden = node.circuit !== "open";
+  row.circuit.hidden = node.circuit === "closed";
+  row.circuit.textContent = node.circuit === "panic" ? "panic" : "circuit open";
   row.state.dataset.phase = node.phase;
   say(row.state, node.state);
   row.state.title = `phase ${node.phase}, wanted ${node.desired_state}`;

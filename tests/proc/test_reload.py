@@ -260,11 +260,12 @@ def test_a_plugin_that_is_new_in_the_config_is_loaded_and_runs(tmp_path: Path) -
     ("first", "says"),
     [
         ("import os; os.abort()", "crashed:SIGABRT"),
+        ("import os; os._exit(0)", "no verdict: did a plug-in end it?"),
         ("raise ValueError('no')", "ValueError: no"),
         ("import time; time.sleep(1.5)", "needs a restart"),
         ("import os, time; os.system('sleep 1000 &'); time.sleep(1000)", "it took over 10 s"),
     ],
-    ids=["crashes", "raises", "is slow", "hangs"],
+    ids=["crashes", "ends", "raises", "is slow", "hangs"],
 )
 def test_a_new_plugin_that_misbehaves_never_comes_near_the_root(
     tmp_path: Path, first: str, says: str
