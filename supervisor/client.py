@@ -153,6 +153,7 @@ def status_text(document: dict[str, Any]) -> str:
         ("ticks", f"{document['ticks']}, p50 {p50}, p99 {p99}"),
         ("procs", f"{len(pool['procs'])}, {busy} busy, {pool['queued']} actions queued"),
         ("deaths", f"{pool['deaths']} procs since the start"),
+        *(("circuit", _circuit(record)) for record in document["circuits"]),
         *(
             ("quarantined", f"{name}: {_quarantine(record)}")
             for name, record in pool["quarantined"].items()
@@ -186,6 +187,18 @@ def _infrastructure(record: dict[str, Any]) -> str:
     if missing:
         parts.append(f"no reading of {', '.join(missing)}")
     return "; ".join(parts)
+
+
+def _circuit(record: dict[str, Any]) -> str:
+    """``site: open, p1 has failed (fresh: it cannot be observed), 2 attempts, next in 3.1 s``."""
+    parts = [f"{record['path']}: {record['circuit']}, {record['why']}"]
+    if record["attempts"] is not None:
+        parts.append(f"{record['attempts']} attempts")
+    if record["escalated"]:
+        parts.append("a person has to help")
+    elif record["next_attempt_in_s"] is not None:
+        parts.append(f"next in {duration(record['next_attempt_in_s'])}")
+    return ", ".join(parts)
 
 
 def _quarantine(record: dict[str, Any]) -> str:

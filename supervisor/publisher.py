@@ -28,7 +28,7 @@ from fsmv2.supervisor.pool import Pool
 from fsmv2.supervisor.poolstatistics import pool_statistics
 from fsmv2.supervisor.probe.machine import MachineProbe
 from fsmv2.supervisor.telemetry import Telemetry
-from fsmv2.supervisor.view import circuit_of, readings_document, tree_pieces
+from fsmv2.supervisor.view import circuit_of, open_circuit, readings_document, tree_pieces
 
 PUBLISH_S = 1.0
 PUBLISH_CHANGED_S = 0.25
@@ -37,6 +37,7 @@ SLICE_S = 0.005
 SLICE_PAUSE_S = 0.010
 PART_BYTES = 128 * 1024
 DURATIONS_KEPT = 600
+CIRCUITS_SHOWN_MAX = 20
 STATUSES = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "refused")
 
 Publish = Callable[[str, bytes], bool]
@@ -119,13 +120,18 @@ class Publisher:
         phases = {str(phase): 0 for phase in Phase}
         widths: dict[str, int] = {}
         circuits_open = 0
+        circuits: list[dict[str, Any]] = []
 
         def count(node: Node) -> None:
             nonlocal circuits_open
             phases[str(node.phase)] += 1
             if node.children:
                 widths[node.path] = len(node.children)
-            circuits_open += circuit_of(node, engine) != "closed"
+            circuit = circuit_of(node, engine)
+            if circuit != "closed":
+                circuits_open += 1
+                if len(circuits) < CIRCUITS_SHOWN_MAX:
+                    circuits.append(open_circuit(node, circuit, now))
 
         yield from self._publish_tree(tree_pieces(engine, self._pool, now, count))
         statistics = pool_statistics(self._pool)
@@ -139,6 +145,7 @@ class Publisher:
             document = readings_document(readings, self._probe.procs(now), now)
             self._publish("readings", msgspec.json.encode(document))
             status = self._status(now, phases, statistics)
+            status |= {"circuits_open": circuits_open, "circuits": circuits}
             self._publish("status", msgspec.json.encode(status))
 
     def _publish_tree(self, pieces: Iterator[bytes]) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fsmv2.ipc.codec import to_builtins
-from fsmv2.supervisor.care import attempts_of, next_retry_in_s
+from fsmv2.supervisor.care import attempts_of, next_retry_in_s, told
 from fsmv2.supervisor.context import PoolPort
 from fsmv2.supervisor.core.readings import ProcReading, Reading
 from fsmv2.supervisor.core.spec import ChildSpec
@@ -123,6 +123,19 @@ def circuit_of(node: Node, engine: Engine) -> str:
     is_root_open = node.parent is None and engine.context.infrastructure is not None
     has_failed_child = node.care is not None and node.care.is_open
     return "open" if is_root_open or has_failed_child or node.fault_until is not None else "closed"
+
+
+def open_circuit(node: Node, circuit: str, now: float) -> dict[str, Any]:
+    """One line of the status: whose circuit is open, for what, and what comes next."""
+    detail = _circuit_detail(node, now)
+    return {
+        "path": node.path,
+        "circuit": circuit,
+        "why": told(node) or node.fault_text or node.reason,
+        "attempts": None if detail is None else detail["attempts"],
+        "next_attempt_in_s": None if detail is None else detail["next_attempt_in_s"],
+        "escalated": detail is not None and detail["escalated"],
+    }
 
 
 def _circuit_detail(node: Node, now: float) -> dict[str, Any] | None:

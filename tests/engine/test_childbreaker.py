@@ -24,7 +24,7 @@ from fsmv2.supervisor.core.events import Event, WorkerAdded, WorkerFaulted
 from fsmv2.supervisor.core.fsm import Restart
 from fsmv2.supervisor.core.spec import DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
-from fsmv2.supervisor.view import circuit_of, tree_pieces
+from fsmv2.supervisor.view import circuit_of, open_circuit, tree_pieces
 
 
 def at(bench: Bench, kind: type[Event]) -> list[float]:
@@ -446,3 +446,12 @@ def test_of_several_failed_children_the_one_a_person_was_called_for_is_named() -
     assert care is not None
     escalated = [name for name in care.failed() if care.tracks[name].escalated]
     assert care.failed()[0] == escalated[0]
+
+
+def test_an_open_circuit_is_a_line_of_the_status_with_what_comes_next() -> None:
+    bench = bench_of(child("a", "soon"))
+    go_bad(bench, "a")
+    line_of = open_circuit(bench.engine.root, "open", bench.now)
+    assert (line_of["path"], line_of["attempts"], line_of["escalated"]) == ("root", 0, False)
+    assert line_of["why"].startswith("a has failed (healthy: degraded for 2 s")
+    assert 0 < line_of["next_attempt_in_s"] <= 1.0
