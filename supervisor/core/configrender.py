@@ -39,11 +39,6 @@ def render_config(config: Mapping[str, Any] | str, variables: VariableBundle) ->
         return {key: _render_value(value, names, f"config.{key}") for key, value in config.items()}
     rendered = render_template(config, variables)
     _check_yaml(rendered)
-    if not rendered.strip() and config.strip():
-        # Defaults instead of what somebody has written would be a surprise at the worst moment.
-        raise TemplateError(
-            "cannot use rendered config: got nothing but blanks, want a mapping ({} is one, empty)"
-        )
     try:
         parsed = msgspec.yaml.decode(rendered) if rendered.strip() else {}
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:

@@ -691,13 +691,6 @@ def test_a_yaml_value_that_holds_itself_is_refused() -> None:
         render_config("a: &x [*x]", VariableBundle())
 
 
-def test_a_template_that_renders_to_nothing_is_no_config_full_of_defaults() -> None:
-    """An empty text is one, and so is an empty mapping."""
-    with pytest.raises(TemplateError, match="nothing but blanks, want a mapping"):
-        render_config("{% set a = 1 %}\n", VariableBundle())
-    assert render_config("", VariableBundle()) == render_config("{}", VariableBundle()) == {}
-
-
 def test_white_space_control_does_not_change_what_a_single_expression_is() -> None:
     """`{{- X -}}` is cut to `- X -` and does not parse."""
     assert render_config({"a": "{{- X -}}"}, VariableBundle(user={"X": 5})) == {"a": 5}
