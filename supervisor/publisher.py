@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from fsmv2.supervisor.care import told
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.infrastructure import Infrastructure
@@ -130,7 +131,9 @@ class Publisher:
             circuit = circuit_of(node, engine)
             if circuit != "closed":
                 circuits_open += 1
-                if len(circuits) < CIRCUITS_SHOWN_MAX:
+                own = told(node) or node.fault_until is not None or circuit == "panic"
+                # What the machine has opened is told as the machine's.
+                if own and len(circuits) < CIRCUITS_SHOWN_MAX:
                     circuits.append(open_circuit(node, circuit, now))
 
         yield from self._publish_tree(tree_pieces(engine, self._pool, now, count))
