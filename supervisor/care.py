@@ -98,7 +98,7 @@ def status_changed(node: Node) -> None:
     if above is None:
         return
     name = node.spec.name
-    if any(name in check.participants for check in above.worker.sanity_checks):
+    if any(name in check.participants for check in type(above.worker).sanity_checks):
         above.suspects[name] = None
         above.mark_dirty()
 

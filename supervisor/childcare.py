@@ -50,12 +50,12 @@ def watch(node: Node, ctx: Context) -> None:
     suspects, node.suspects = node.suspects, {}
     names = dict(suspects)
     if ctx.full:
-        every = bool(node.worker.sanity_checks)
+        every = bool(type(node.worker).sanity_checks)
         names |= {name: None for name, one in node.children.items() if every or may_fail(one)}
         names |= dict.fromkeys(node.later)
     names |= {name: None for name, track in care.tracks.items() if track.is_open}
     names |= {name: None for name, (_, due) in care.degraded.items() if due <= ctx.now}
-    if node.worker.sanity_checks:
+    if type(node.worker).sanity_checks:
         ask_sanity(node, care, ctx, names)
     for name in _in_order(node, names):
         sight = sight_of(node, care, ctx, name)

@@ -129,7 +129,7 @@ def ask_sanity(node: Node, care: Care, ctx: Context, names: dict[str, None]) -> 
     if node.fault_until is not None and node.fault_step == STEP:
         return
     again = node.fault_step == STEP
-    for check in node.worker.sanity_checks:
+    for check in type(node.worker).sanity_checks:
         if not again and not any(name in names for name in check.participants):
             continue
         sights = {name: _participant(node, name) for name in check.participants}

@@ -157,7 +157,7 @@ def _circuit_detail(node: Node, now: float) -> dict[str, Any] | None:
         "attempts": attempts_of(node, name),
         "next_attempt_in_s": None if next_in_s is None else round(next_in_s, 3),
         "escalated": track.escalated,
-        "runbook_url": Worker.runbook_url if child is None else child.worker.runbook_url,
+        "runbook_url": Worker.runbook_url if child is None else type(child.worker).runbook_url,
     }
 
 

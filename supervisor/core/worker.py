@@ -146,11 +146,18 @@ def check_worker_type(worker: object) -> None:
             "want more than 0 and at most 3600 seconds"
         )
     limit = worker.unhealthy_after_s
-    if limit is not None and not 0 < limit <= UNHEALTHY_S_MAX:
+    is_limit = isinstance(limit, int | float) and 0 < limit <= UNHEALTHY_S_MAX
+    if limit is not None and not is_limit:
         raise SpecError(
             f"{where}: unhealthy_after_s is {limit!r}, "
             f"want more than 0 and at most {UNHEALTHY_S_MAX} seconds, or None"
         )
+    steps: object = worker.manual_steps
+    if not (isinstance(steps, tuple) and all(type(step) is str for step in steps)):
+        raise SpecError(f"{where}: manual_steps is {steps!r:.200}, want a tuple of texts")
+    if type(worker.runbook_url) is not str:
+        got = type(worker.runbook_url).__name__
+        raise SpecError(f"{where}: runbook_url is {got}, want a text")
     fault = sanity_fault(worker.sanity_checks)
     if fault:
         raise SpecError(f"{where}: {fault}")

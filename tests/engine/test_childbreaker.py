@@ -455,3 +455,23 @@ def test_an_open_circuit_is_a_line_of_the_status_with_what_comes_next() -> None:
     assert (line_of["path"], line_of["attempts"], line_of["escalated"]) == ("root", 0, False)
     assert line_of["why"].startswith("a has failed (healthy: degraded for 2 s")
     assert 0 < line_of["next_attempt_in_s"] <= 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"unhealthy_after_s": "soon"},
+        {"unhealthy_after_s": float("nan")},
+        {"manual_steps": "look at it"},
+        {"manual_steps": (1, 2)},
+        {"runbook_url": None},
+        {"sanity_checks": (1,)},
+    ],
+    ids=str,
+)
+def test_what_a_type_says_of_its_failures_is_checked_when_it_is_registered(
+    wrong: dict[str, Any],
+) -> None:
+    """Not when a person is to be called for it."""
+    with pytest.raises(SpecError, match=r"cannot register worker .* want"):
+        bench_of(child("a", "odd"), workers=[worker_type("odd", SOON, **wrong)])
