@@ -291,6 +291,16 @@ class Infrastructure:
         """The state that counts at ``now``."""
         return core.effective(self._breaker, now)
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The value at which it opens, of each reading that is limited."""
+        return {track.name: track.limit.open for track in self._tracks.values()}
+
+    @property
+    def waiting(self) -> int:
+        """How many workers wait for a lease."""
+        return len(self._waiting)
+
     def document(self, now: float) -> dict[str, Any]:
         """The breaker for the API; moments become seconds."""
         breaker = self._breaker

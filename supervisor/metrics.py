@@ -223,9 +223,12 @@ class Metrics:
         self._families["fsmv2_circuit_open"]().set(circuits_open)
 
     @_contained
-    def infrastructure(self, state: str) -> None:
-        """Set which state the infrastructure breaker is in."""
+    def infrastructure(self, state: str, limits: Mapping[str, float], waiting: int) -> None:
+        """Set which state the infrastructure breaker is in, at which value of which reading it
+        opens, and how many workers wait for their turn."""
         self._set_all("fsmv2_infrastructure_state", NO_STATE | {state: 1})
+        self._set_all("fsmv2_infrastructure_limit", limits)
+        self._families["fsmv2_infrastructure_waiting"]().set(waiting)
 
     @_contained
     def pool(self, stats: Mapping[str, Any]) -> None:

@@ -55,6 +55,20 @@ TABLE = (
         "breakers",
     ),
     Row(
+        "fsmv2_infrastructure_limit",
+        "gauge",
+        "The value of a reading, in its unit, at which the infrastructure breaker opens.",
+        ("name",),
+        "as the reading",
+    ),
+    Row(
+        "fsmv2_infrastructure_waiting",
+        "gauge",
+        "Workers whose action waits for its turn while the infrastructure breaker is half open.",
+        (),
+        "workers",
+    ),
+    Row(
         "fsmv2_infrastructure_openings_total",
         "counter",
         "Times the infrastructure breaker opened.",

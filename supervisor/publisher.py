@@ -139,7 +139,8 @@ class Publisher:
         yield from self._publish_tree(tree_pieces(engine, self._pool, now, count))
         statistics = pool_statistics(self._pool)
         self._metrics.tree(phases, widths, circuits_open)
-        self._metrics.infrastructure(self._infrastructure.state(now))
+        machine = self._infrastructure
+        self._metrics.infrastructure(machine.state(now), machine.limits, machine.waiting)
         self._metrics.pool(statistics)
         yield
         readings = self._probe.readings(now)

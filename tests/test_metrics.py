@@ -136,7 +136,7 @@ def test_every_metric_of_the_table_is_really_updated(
     metrics.observe(_proc_ended("recycled"))
     metrics.tick(0.002)
     metrics.tree({"running": 2}, {"site": 3}, 1)
-    metrics.infrastructure("half_open")
+    metrics.infrastructure("half_open", {"memory": 0.95}, 3)
     metrics.pool(POOL)
     metrics.readings(_one_reading_of_each_unit())
     assert metrics.faults == 0

@@ -37,7 +37,7 @@ class _Metrics:
     def pool(self, statistics: object) -> None:
         pass
 
-    def infrastructure(self, state: str) -> None:
+    def infrastructure(self, state: str, limits: dict[str, float], waiting: int) -> None:
         pass
 
     def readings(self, readings: object) -> None:

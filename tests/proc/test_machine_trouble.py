@@ -53,6 +53,7 @@ def test_a_root_short_of_open_files_starts_nothing_until_it_has_some_again(
         assert recovered["total_downtime_s"] > 1.0
         closed = 'fsmv2_infrastructure_state{state="closed"} 1.0'
         until(lambda: closed in (root.get("/metrics") or ""), "the gauge says so")
+        assert 'fsmv2_infrastructure_limit{name="open_files"} 0.95' in root.get("/metrics")
         told = fsmv2("status", "--http", root.address)
         assert "machine" in told.stdout
         assert "breaker closed" in told.stdout
