@@ -105,7 +105,7 @@ class Backend:
             {
                 "umhInstance": instance.uuid,
                 "email": email,
-                "content": encode_content(message_type, payload),
+                "content": encode_content(message_type, payload, compress=False),
                 "metadata": {"traceId": str(uuids.uuid4())},
             }
         )
