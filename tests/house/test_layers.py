@@ -56,7 +56,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "psutil": ("supervisor/probe/host.py", "supervisor/web/*"),
     "starlette": ("supervisor/web/*",),
     "structlog": ("supervisor/logs.py",),
-    "urllib3": ("communicator/transport/http.py",),
+    "urllib3": ("communicator/transport/http.py", "communicator/transport/connections.py"),
     "uvicorn": ("supervisor/web/*",),
     "yaml": ("supervisor/config*.py",),
 }
