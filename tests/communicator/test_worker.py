@@ -75,12 +75,14 @@ def test_config_decodes_with_defaults_and_a_hidden_token() -> None:
     assert desired.config.timeout_s == 10
     assert desired.config.poll_interval_s == 1
     assert Communicator().observe(desired) is None
+    assert Communicator().derive_desired_state(UserSpec()).config == CommunicatorConfig()
 
 
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({}, "relay_url"),
+        ({"relay_url": 5}, "relay_url"),
+        ({"allow_insecure_tls": "yes"}, "allow_insecure_tls"),
         ({"relay_url": "ftp://relay"}, "want http"),
         ({"relay_url": "relay.example.com"}, "want http"),
         ({"relay_url": "http://relay:99999"}, "no URL"),
