@@ -19,12 +19,13 @@ URL = "https://relay.example.com/api"
 
 
 def test_importing_the_worker_loads_no_http_client() -> None:
-    """The root decides and never speaks HTTP, so it does not pay for a client."""
+    """The root decides and never speaks HTTP, so it does not pay for a client, nor for zstd."""
     code = (
-        "import sys, fsmv2.communicator, fsmv2.communicator.worker\n"
+        "import sys, fsmv2.supervisor, fsmv2.communicator, fsmv2.communicator.worker\n"
         "import fsmv2.communicator.actions.sync, fsmv2.communicator.actions.authenticate\n"
-        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(sorted(loaded & {'urllib3', 'ssl', 'multiprocess'}))\n"
+        "import fsmv2.communicator.actions.reset, fsmv2.communicator.spool\n"
+        "clients = ('urllib3', 'ssl', 'http', 'urllib.request', 'backports', 'compression')\n"
+        "print([name for name in clients if name in sys.modules])\n"
     )
     run = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
