@@ -82,7 +82,7 @@ def attempts(relay: Relay, context: Any, tmp_path: Path) -> Attempts:
 
 
 def is_open(relay: Relay, endpoint: str) -> bool:
-    return relay.observed._under_way[endpoint] == 1
+    return relay.observed.at_a_time(endpoint) == 1
 
 
 def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:

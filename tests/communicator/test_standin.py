@@ -158,7 +158,7 @@ def test_rate_and_simultaneity_are_asserted() -> None:
 
 
 def is_held(relay: Relay) -> bool:
-    return relay.observed._under_way["pull"] == 1
+    return relay.observed.at_a_time("pull") == 1
 
 
 def test_https_is_served(tmp_path: Any) -> None:
