@@ -74,7 +74,8 @@ def _of_absent(node: Node, name: str) -> Sight:
     later = node.later.get(name)
     if later is None or not later.failures:
         return _WAITS
-    return Sight("failed", "exists", later.text, "its constructor is called again by itself")
+    again = "its constructor is called again by itself"
+    return Sight("failed", "exists", later.text, again, later.failures)
 
 
 def _of_present(care: Care, ctx: Context, child: Node, unless: str) -> Sight:

@@ -84,7 +84,8 @@ class Context:
     __slots__ = (
         "clock", "emit", "factory", "full", "gaps", "heartbeat_s", "infrastructure", "interval_s",
         "leases", "looked", "now", "observation", "outside_max", "own", "policies", "pool",
-        "random", "recalled", "restart_failed", "slow_s", "wake", "wake_to_observe", "wall",
+        "random", "recalled", "restart_failed", "runbooks", "slow_s", "wake", "wake_to_observe",
+        "wall",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +107,7 @@ class Context:
         outside_max: int,
         restart_failed: bool,
         heartbeat_s: float,
+        runbooks: str,
     ) -> None:
         self.pool = pool
         self.factory = factory
@@ -128,6 +130,8 @@ class Context:
         # The children's breakers: whether they restart, and how often they say that they are open.
         self.restart_failed = restart_failed
         self.heartbeat_s = heartbeat_s
+        # What links to runbooks begin with.
+        self.runbooks = runbooks
         # The nodes this tick has looked at, where somebody wants to know; what workers go on with.
         self.looked: list[Node] | None = None
         self.recalled: dict[str, Recalled] = {}

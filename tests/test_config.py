@@ -55,6 +55,7 @@ FULL: dict[str, Any] = {
     "strategy": "rest_for_one",
     "restart_budget": {"restarts": 3, "window_s": 60.0},
     "strict_circuit": True,
+    "restart_failed": False,
     "plugins": ["one", "two"],
     "location": {"enterprise": "e", "site": "s", "area": "a", "line": "l", "cell": "c"},
     "location_gaps": "unknown_all",
@@ -121,6 +122,7 @@ workers:
 strategy: rest_for_one
 restart_budget: {restarts: 3, window_s: 60}
 strict_circuit: true
+restart_failed: false
 plugins: [one, two]
 location: {enterprise: e, site: s, area: a, line: l, cell: c}
 location_gaps: unknown_all
@@ -159,6 +161,7 @@ actions = {SwitchOn = {timeout_s = 1.5, retry = {max_s = 5, attempts = 3}}}
 strategy = "rest_for_one"
 restart_budget = {restarts = 3, window_s = 60}
 strict_circuit = true
+restart_failed = false
 location = {enterprise = "e", site = "s", area = "a", line = "l", cell = "c"}
 global = {broker = "b:1", ports = [1, 2]}
 pool.procs = 3

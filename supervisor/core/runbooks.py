@@ -91,6 +91,12 @@ def url(page: str, base: str = BASE_URL) -> str:
     return f"{base}{page}.md" if page else ""
 
 
+def based(link: str, base: str) -> str:
+    """``link``, below ``base`` if it leads to one of these pages. A worker type's class says where
+    its runbook is before anybody knows where the pages are served."""
+    return base + link.removeprefix(BASE_URL) if link.startswith(BASE_URL) else link
+
+
 def page_of(link: str) -> str:
     """The page that ``link``, made by `url`, leads to."""
     return link.rpartition("/")[2].removesuffix(".md")
