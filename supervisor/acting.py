@@ -275,6 +275,8 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
             certificate=result.certificate,
         )
     )
+    if in_flight.never_began(result):
+        return
     node.results[kind] = result
     node.result_ends[kind] = now
     node.history[kind] = (*node.history.get(kind, ()), result.outcome)[-HISTORY_MAX:]
