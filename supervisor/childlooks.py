@@ -47,6 +47,9 @@ def sight_of(node: Node, care: Care, ctx: Context, name: str) -> Sight:
     if node.together is not None and name in node.together.names:
         return _WAITS
     unless = "" if ctx.restart_failed else "restarts of failed children are off"
+    if ctx.infrastructure is not None:
+        # It could not come up: its restarts would be spent on the machine's trouble.
+        unless = "the infrastructure breaker is open"
     if child.spec.restart == "temporary":
         unless = "its restart type is temporary"
     if child.config_fault:

@@ -329,6 +329,22 @@ def test_a_clean_restart_of_its_own_is_no_failure() -> None:
     assert bench.heard(CircuitOpened) == []
 
 
+def test_a_machine_in_trouble_costs_a_failed_child_none_of_its_restarts() -> None:
+    """It could not come up. They go on when the machine is well again."""
+    bench = bench_of(child("a", "soon"))
+    go_bad(bench, "a")
+    bench.engine.set_infrastructure("no disk")
+    bench.run(120.0)
+    assert bench.heard(ChildRestarted) == []
+    assert bench.heard(CircuitStillOpen)[-1].next_retry_in_s is None
+    care = bench.engine.root.care
+    assert care is not None
+    assert care.tracks["a"].unless == "the infrastructure breaker is open"
+    bench.engine.set_infrastructure(None)
+    bench.run(5.0, until=lambda: bench.heard(ChildRestarted) != [])
+    assert len(bench.heard(ChildRestarted)) == 1
+
+
 # --- other causes ---------------------------------------------------------------------------
 
 
