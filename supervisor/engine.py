@@ -178,8 +178,11 @@ class Engine:
     def set_infrastructure(self, trouble: str | None) -> None:
         """Open (with what is wrong) or close the infrastructure breaker. A change concerns
         every node, so all are looked at in the next tick."""
-        if trouble != self.context.infrastructure:
-            self.context.infrastructure = trouble
+        context = self.context
+        if trouble != context.infrastructure:
+            if context.infrastructure is None:
+                context.infrastructure_since = context.now
+            context.infrastructure = trouble
             for node in self.nodes():
                 node.mark_dirty()
 
