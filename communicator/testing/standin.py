@@ -256,11 +256,13 @@ class Relay:
         endpoint, _ = self._route(path)
         with self.changed:
             self.observed.begin(endpoint)
+            self.changed.notify_all()
         try:
             yield
         finally:
             with self.changed:
                 self.observed.end(endpoint)
+                self.changed.notify_all()
 
     def _route(self, path: str) -> tuple[str, str]:
         return _ROUTES.get(path.removeprefix(self.prefix), ("", ""))
