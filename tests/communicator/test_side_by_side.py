@@ -84,7 +84,7 @@ def attempts(relay: Relay, context: Any, tmp_path: Path) -> Attempts:
 
 
 def is_open(relay: Relay, endpoint: str) -> bool:
-    return relay.observed._under_way[endpoint] == 1
+    return relay.observed.at_a_time(endpoint) == 1
 
 
 def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:
@@ -265,6 +265,31 @@ def test_only_the_message_that_is_refused_itself_is_set_aside(
     assert (outcome.push.moved, outcome.push.refused, outcome.push.waiting) == (2, 1, 0)
     assert attempts.pushed() == [1, 3]
     assert [name.endswith(".json.refused") for name in attempts.files()] == [True]
+
+
+def test_relay_that_refuses_everything_does_not_empty_the_outbox(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """Three in a row may be the messages' fault; the fourth is the relay's, and waits."""
+    attempts.post(*range(6))
+    relay.fault("push", Fault(status=400), times=None)
+    failed = attempts.sync().push
+    outcome = attempts.sync(push=failed)
+    assert (outcome.push.refused, outcome.push.waiting, outcome.push.errors_in_row) == (3, 3, 2)
+    relay.heal()
+    relay.backend.poison = lambda message: message.payload != 5
+    outcome = attempts.sync(push=outcome.push)
+    assert (outcome.push.refused, outcome.push.moved) == (2, 1)
+    assert attempts.pushed() == [5]
+
+
+def test_proxy_that_answers_400_refuses_no_message(relay: Relay, attempts: Attempts) -> None:
+    """Whatever status its page has."""
+    attempts.post(1)
+    for status in (400, 413, 422):
+        relay.fault("push", faults.zscaler_block(status))
+        outcome = attempts.sync(push=Direction(1, Problem(Kind.SERVER_ERROR, "HTTP 500", 500)))
+        assert (outcome.push.refused, outcome.push.waiting) == (0, 1)
 
 
 @pytest.mark.parametrize("status", [401, 404, 408, 409, 425, 429, 500, 503])
