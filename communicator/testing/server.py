@@ -9,11 +9,12 @@ one write; no wait outlives the relay.
 from __future__ import annotations
 
 import http.server
-import itertools
 import socket
+import ssl
 import struct
 import sys
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,9 +36,16 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, address: tuple[str, int], relay: Relay) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        relay: Relay,
+        connections: Iterator[int],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.relay = relay
-        self.connections = itertools.count(1)
+        self.connections = connections
+        self.tls = tls
         self._open: set[socket.socket] = set()
         self._guard = threading.Lock()
         super().__init__(address, Handler)
@@ -47,6 +55,15 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self.tls is not None:
+            # The handshake is the connection's own thread's: here it would hold up all others.
+            connection = self.tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
 
     def track(self, connection: socket.socket, is_open: bool) -> None:
         """Remember an open connection, or forget a closed one."""
@@ -68,7 +85,8 @@ class Server(http.server.ThreadingHTTPServer):
                     continue  # the other end was quicker
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):
+        # Who does not like our certificate ends the handshake: that is what it is for.
+        if not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
@@ -105,8 +123,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._reply(Answer(200, msgspec.json.encode(self.server.relay.stats())), None)
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
-        self._reply(answer, fault)
+        with self.server.relay.under_way(path):
+            answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
+            self._reply(answer, fault)
 
     do_GET = _serve  # noqa: N815 - http.server's naming
     do_POST = _serve  # noqa: N815 - http.server's naming
@@ -119,30 +138,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fault = fault or Fault()
         if fault.delay_s:
             self.server.relay.closing.wait(fault.delay_s)
-        if fault.drop:
-            # Linger 0: the client sees a reset, as from a proxy that died.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
+        if fault.drop and fault.cut_bytes is None:
+            self._reset()
             return
         body = answer.body if fault.keep_bytes is None else answer.body[: fault.keep_bytes]
-        lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('',))[0]}"]
-        lines += [f"{name}: {value}" for name, value in answer.headers]
-        if answer.status != 204:
-            lines.append(f"Content-Length: {len(body)}")
-        if close or fault.cut_bytes is not None:
-            self.close_connection = True
-            lines.append("Connection: close")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        head = self._head(answer, len(body), close or fault.cut_bytes is not None)
         if self.command == "HEAD":
             body = b""
         if fault.cut_bytes is not None:
             body = body[: fault.cut_bytes]
-        if not fault.drip_s:
-            self.wfile.write(head + body)
-            return
-        self.wfile.write(head)
-        for byte in body:
+        dripped = (head if fault.drip_head else b"") + (body if fault.drip_s else b"")
+        self.wfile.write((head + body).removesuffix(dripped) if dripped else head + body)
+        for byte in dripped:
             self.wfile.write(bytes((byte,)))
             if self.server.relay.closing.wait(fault.drip_s):
                 self.close_connection = True
                 return
+        if fault.drop:
+            self._reset()
+        elif fault.close_after:
+            self.close_connection = True
+
+    def _head(self, answer: Answer, length: int, close: bool) -> bytes:
+        lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('',))[0]}"]
+        lines += [f"{name}: {value}" for name, value in answer.headers]
+        if answer.status != 204:
+            lines.append(f"Content-Length: {length}")
+        if close:
+            self.close_connection = True
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def _reset(self) -> None:
+        # Linger 0: the client sees a reset, as from a proxy that died.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
