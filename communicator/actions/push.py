@@ -11,17 +11,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from fsmv2.communicator import spool
-from fsmv2.communicator.actions.call import Call
+from fsmv2.communicator.actions.call import Access, Call
+from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
+from fsmv2.supervisor import Action, ActionContext
 
 BATCH_MESSAGES_MAX = 100
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 REQUESTS_MAX = 100
 # Only these say "this message, whenever you send it". 404, 408 and 425 do not.
 POISON_STATUSES = frozenset({400, 413, 422})
+
+
+class PushAction(Action, frozen=True):
+    """Send what waits in ``outbox``; ``before`` is how pushing stands."""
+
+    timeout_s: ClassVar[float] = 40.0
+
+    access: Access
+    outbox: str
+    before: Direction = Direction()
+
+    def execute(self, ctx: ActionContext) -> Direction:
+        """Push until the outbox is empty, half of the time is over or something fails."""
+
+        def may_go_on() -> bool:
+            return not ctx.cancelled and ctx.deadline_s > self.timeout_s / 2
+
+        return self.run(ctx, self.before, may_go_on)
+
+    def run(
+        self, ctx: ActionContext, before: Direction, may_go_on: Callable[[], bool]
+    ) -> Direction:
+        """The same as part of a sync, which says for how long."""
+        try:
+            call = self.access.call(ctx)
+        except TransportError as error:
+            return after(before, error.problem)
+        return push_outbox(call, Path(self.outbox), before, may_go_on)
 
 
 def push_outbox(
@@ -38,6 +69,7 @@ def push_outbox(
         return before
     single = before.problem is not None
     moved = refused = waiting = 0
+    asked = False
     problem: Problem | None = None
     try:
         for _ in range(REQUESTS_MAX):
@@ -47,6 +79,7 @@ def push_outbox(
             refused += bad
             if not taken or not may_go_on():
                 break
+            asked = True
             try:
                 call.transport.push(
                     call.token, [each.message for each in taken], call.instance_uuid
@@ -67,13 +100,6 @@ def push_outbox(
         problem = Problem(Kind.UNKNOWN, f"cannot work in the outbox: {error.strerror}")
     if refused:
         call.ctx.log("messages set aside in the outbox", "warning", count=refused)
-    if problem is not None and before.problem is None:
-        call.ctx.log("push failed", "warning", kind=str(problem.kind), status=problem.status)
-    return Direction(
-        errors_in_row=0 if problem is None else before.errors_in_row + 1,
-        problem=problem,
-        idle_s=0.0,
-        moved=moved,
-        waiting=waiting,
-        refused=refused,
-    )
+    direction = after(before, problem, asked=asked, moved=moved, waiting=waiting, refused=refused)
+    told(call.ctx, "push", before, direction)
+    return direction

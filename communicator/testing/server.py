@@ -137,7 +137,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _reply(self, answer: Answer, fault: Fault | None, close: bool = False) -> None:
         fault = fault or Fault()
         if fault.delay_s:
-            self.server.relay.closing.wait(fault.delay_s)
+            self.server.relay.delay(fault.delay_s)
         if fault.drop and fault.cut_bytes is None:
             self._reset()
             return

@@ -71,6 +71,7 @@ class Relay:
         self.backend = Backend(clock, token_life_s)
         self.instance = self.backend.add_instance(token, DEMO_UUID, DEMO_NAME)
         self._faults = FaultBook()
+        self._heals = 0
         self.observed = Observed()
         self._clock = clock
         self._started_at = clock()
@@ -174,9 +175,17 @@ class Relay:
             self._faults.set_chance(seed, rate, faults)
 
     def heal(self, endpoint: str | None = None) -> None:
-        """Forget the faults of ``endpoint``, or all."""
+        """Forget the faults of ``endpoint``, or all, and end the delays that are under way."""
         with self.changed:
             self._faults.clear(endpoint)
+            self._heals += 1
+            self.changed.notify_all()
+
+    def delay(self, seconds: float) -> None:
+        """Wait out a fault's delay, unless it is healed before. For the server."""
+        with self.changed:
+            heals = self._heals
+            self.changed.wait_for(lambda: self.closing.is_set() or self._heals != heals, seconds)
 
     def revoke_tokens(self) -> None:
         """Refuse every token issued so far."""

@@ -9,8 +9,15 @@ import pytest
 
 from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.sync import SyncAction
-from fsmv2.communicator.outcomes import Credentials, Direction, LoginOutcome, Session, SyncOutcome
+from fsmv2.communicator.outcomes import (
+    Credentials,
+    Direction,
+    LoginOutcome,
+    Session,
+    SyncOutcome,
+)
 from fsmv2.communicator.states.authenticating import Authenticating
 from fsmv2.communicator.states.degraded import Degraded
 from fsmv2.communicator.states.stopped import Stopped
@@ -164,9 +171,7 @@ def test_login_leads_to_syncing() -> None:
         (Kind.SERVER_ERROR, 2, 4),
         (Kind.NETWORK, 5, 32),
         (Kind.NETWORK, 60, 60),
-        (Kind.INVALID_TOKEN, 1, 60),
-        (Kind.INVALID_TOKEN, 1000, 60),
-        (Kind.INSTANCE_DELETED, 1, 300),
+        (Kind.PROXY_BLOCK, 1000, 60),
         (Kind.CLOUDFLARE, 1, 60),
         (Kind.RATE_LIMIT, 2, 60),
     ],
@@ -264,8 +269,8 @@ def test_new_login_clears_the_refusal_of_the_old_one() -> None:
     fresh: dict[str, Any] = {"logged_in": login(), "sync": sync, "login_id": LOGIN_ID + 5}
     assert went(snapshot(Authenticating, **fresh)) is Syncing
     action = syncs(snapshot(Syncing, **fresh))
-    assert action.login_id == LOGIN_ID + 5
-    assert action.pull_now
+    assert action.access.login_id == LOGIN_ID + 5
+    assert action.pull_in_s == 0
 
 
 def test_new_tokens_that_are_refused_too_make_no_login_loop() -> None:
@@ -280,11 +285,8 @@ def test_new_tokens_that_are_refused_too_make_no_login_loop() -> None:
 def test_first_sync_does_both_directions() -> None:
     """Right after the login."""
     action = syncs(snapshot(Syncing, logged_in=login()))
-    assert action.push_now
-    assert action.pull_now
-    assert action.login_id == LOGIN_ID
-    assert action.instance_uuid == "3f0c"
-    assert action.session == SESSION
+    assert action.push_in_s == action.pull_in_s == 0
+    assert action.access == Access(MADE_FOR, SESSION, LOGIN_ID, "3f0c")
     assert (action.outbox, action.inbox) == ("out", "in")
 
 
@@ -332,7 +334,7 @@ def test_no_state_is_entered_and_left_at_once() -> None:
 
 
 @pytest.mark.parametrize("state", [Syncing, Degraded])
-@pytest.mark.parametrize(("errors", "wait_s"), [(1, 2), (2, 4), (3, 8), (6, 60), (900, 60)])
+@pytest.mark.parametrize(("errors", "wait_s"), [(1, 2), (2, 4), (3, 8), (6, 60), (901, 60)])
 def test_failed_direction_is_left_out_until_its_wait_is_over(
     state: type[State], errors: int, wait_s: float
 ) -> None:
@@ -342,8 +344,8 @@ def test_failed_direction_is_left_out_until_its_wait_is_over(
     for idle_s, tries in ((wait_s - 2.0, False), (wait_s * 1.2, True)):
         sync = synced(tried(errors, idle_s=idle_s), tried())
         action = syncs(snapshot(state, logged_in=login(), sync=sync, sync_s=1.5))
-        assert action.push_now is tries
-        assert action.pull_now
+        assert (action.push_in_s == 0) is tries
+        assert action.pull_in_s == 0
         assert action.push.idle_s == idle_s + 1.5
 
 

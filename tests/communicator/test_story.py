@@ -40,6 +40,7 @@ class Line:
         self.worker = Communicator()
         self.state: type[State] = Communicator.initial
         self.passed_s = 0.0
+        self.step_s = STEP_S
         self.trail = [self.state.state_name()]
         self.tries: list[tuple[float, str]] = []
         self.reasons: list[str] = []
@@ -56,7 +57,7 @@ class Line:
         until = self.passed_s + seconds
         while self.passed_s < until:
             self.look()
-            self.passed_s += STEP_S
+            self.passed_s += self.step_s
 
     def look(self) -> None:
         snap = Snapshot(
@@ -152,18 +153,55 @@ def test_tokens_that_are_refused_in_use_make_no_login_storm(
     assert 9 <= len(relay.requests("login")) <= 13
 
 
-def test_refused_login_is_tried_once_a_minute_until_it_is_mended(
+@pytest.mark.parametrize(("status", "kind"), [(401, "invalid_token"), (404, "instance_deleted")])
+def test_refused_login_parks_until_the_config_changes(
+    relay: Relay, tmp_path: Path, context: Any, status: int, kind: str
+) -> None:
+    """Scenarios 3, 4 and 5: one attempt, one warning, no more requests; then a changed token is
+    exactly one new attempt, and one that is good brings it up."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", Fault(status=status), times=None)
+    line.run(600)
+    assert line.trail == ["stopped", "authenticating"]
+    assert len(relay.requests("login")) == 1
+    assert [event for event, level, _ in context.logged if level == "warning"] == ["login failed"]
+    assert kind in line.reasons[-1]
+    assert "parked" in line.reasons[-1]
+    good = line.config
+    line.config = msgspec.structs.replace(good, auth_token=Secret("another"))
+    line.run(600)
+    assert len(relay.requests("login")) == 2
+    relay.heal()
+    line.config = good
+    line.run(2)
+    assert line.trail[-1] == "syncing"
+
+
+def test_refused_token_in_a_file_is_not_sent_again_but_its_successor_is(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
-    """It is parked, with its reason, and not given up."""
+    """The root does not see the file, so the proc looks, and asks nobody."""
     line = Line(relay, tmp_path, context)
-    relay.fault("login", Fault(status=401), times=None)
+    file = tmp_path / "token"
+    file.write_text("revoked-token")
+    line.config = msgspec.structs.replace(line.config, auth_token=None, auth_token_file=str(file))
     line.run(300)
-    assert line.trail == ["stopped", "authenticating"]
-    assert 4 <= len(relay.requests("login")) <= 6
-    assert "invalid_token" in line.reasons[-1]
-    relay.heal()
-    line.run(75)
+    assert len(relay.requests("login")) == 1
+    assert len(line.tries) == pytest.approx(30, abs=2)
+    file.write_text(DEMO_TOKEN)
+    line.run(12)
+    assert len(relay.requests("login")) == 2
+    assert line.trail[-1] == "syncing"
+
+
+def test_parked_login_is_tried_after_an_hour(relay: Relay, tmp_path: Path, context: Any) -> None:
+    """The token may have been mended at the other end; nobody would tell us."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", Fault(status=401))
+    line.step_s = 20
+    line.run(3500)
+    assert len(relay.requests("login")) == 1
+    line.run(200)
     assert line.trail[-1] == "syncing"
 
 

@@ -12,8 +12,9 @@ import pytest
 from fsmv2.communicator import spool
 from fsmv2.communicator.actions import push as push_module
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.pull import INBOX_FILES_MAX
-from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.actions.sync import NEVER, TRIES_S, SyncAction
 from fsmv2.communicator.outcomes import Credentials, Direction, LoginOutcome, SyncOutcome
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
@@ -45,14 +46,8 @@ def sync(context: ActionContext, relay: Relay, tmp_path: Path, **fields: Any) ->
     outcome = login(context, relay)
     assert outcome.session is not None
     fields = {"outbox": str(tmp_path / "out"), "inbox": str(tmp_path / "in"), **fields}
-    action = SyncAction(
-        credentials=made_for,
-        session=outcome.session,
-        login_id=7,
-        instance_uuid=outcome.instance_uuid,
-        **fields,
-    )
-    return action.execute(context)
+    access = Access(made_for, outcome.session, 7, outcome.instance_uuid)
+    return SyncAction(access, **fields).execute(context)
 
 
 def post(tmp_path: Path, *payloads: Any) -> list[Path]:
@@ -105,12 +100,14 @@ def test_idle_sync_makes_no_push_and_writes_no_file(
 def test_connection_is_kept_over_actions(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
-    """One TCP connection for two logins and two syncs: it lives in the proc, not in a client."""
+    """One TCP connection for each direction, for two logins and two syncs: it lives in the proc,
+    not in a client."""
     post(tmp_path, 1)
     sync(context, relay, tmp_path)
     sync(context, relay, tmp_path)
     assert len(relay.requests()) == 5
-    assert {request.connection for request in relay.requests()} == {1}
+    assert len(relay.observed.connections()) <= 2
+    relay.observed.assert_at_most()
 
 
 @pytest.mark.parametrize(
@@ -177,15 +174,8 @@ def test_revoked_token_is_reported(context: ActionContext, relay: Relay, tmp_pat
     outcome = login(context, relay)
     assert outcome.session is not None
     relay.revoke_tokens()
-    action = SyncAction(
-        credentials=credentials(relay),
-        session=outcome.session,
-        login_id=7,
-        instance_uuid="",
-        outbox=None,
-        inbox=str(tmp_path / "in"),
-    )
-    synced = action.execute(context)
+    access = Access(credentials(relay), outcome.session, 7, "")
+    synced = SyncAction(access, outbox=None, inbox=str(tmp_path / "in")).execute(context)
     assert synced.token_rejected
     assert synced.login_id == 7
 
@@ -311,15 +301,15 @@ def test_lost_answer_duplicates_at_most_the_batch_in_flight(
 def test_large_outbox_goes_in_batches(
     context: ActionContext, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And an attempt ends after its limit of requests, so that a pull gets its turn."""
+    """In order, round after round, with a pull beside it and not behind it."""
     monkeypatch.setattr(push_module, "BATCH_MESSAGES_MAX", 10)
     monkeypatch.setattr(push_module, "REQUESTS_MAX", 2)
-    post(tmp_path, *range(25))
+    post(tmp_path, *range(45))
     outcome = sync(context, relay, tmp_path)
-    assert (outcome.push.moved, outcome.push.waiting) == (20, 5)
+    assert (outcome.push.moved, outcome.push.waiting) == (45, 0)
     assert len(relay.requests("pull")) == 1
-    sync(context, relay, tmp_path, push=outcome.push)
-    assert [entry.payload for entry in relay.pushed()] == list(range(25))
+    assert [entry.payload for entry in relay.pushed()] == list(range(45))
+    assert {entry.batch for entry in relay.pushed()} == set(range(5))
 
 
 def test_direction_that_waits_is_left_out_and_stays_as_it_was(
@@ -327,9 +317,7 @@ def test_direction_that_waits_is_left_out_and_stays_as_it_was(
 ) -> None:
     """Its error, its count, and the time since its last try go on."""
     post(tmp_path, 1)
-    outcome = sync(
-        context, relay, tmp_path, push=Direction(3, idle_s=5.0), push_now=False, pull_now=True
-    )
+    outcome = sync(context, relay, tmp_path, push=Direction(3, idle_s=5.0), push_in_s=NEVER)
     assert relay.requests("push") == []
     assert outcome.push.errors_in_row == 3
     assert 5.0 <= outcome.push.idle_s < 25.0
@@ -349,7 +337,8 @@ def test_cancelled_sync_makes_no_request(context: Any, relay: Relay, tmp_path: P
 def test_two_requests_at_the_longest_timeout_fit_into_one_sync() -> None:
     """The framework's kill is for what hangs, not for a relay that is slow within limits."""
     request_s_max = CONNECT_S + TIMEOUT_S_MAX
-    assert SyncAction.timeout_s > 2 * request_s_max
+    # A pull that begins at the last moment, and a push that begins as the pull ends.
+    assert SyncAction.timeout_s > TRIES_S + 2 * request_s_max
     assert AuthenticateAction.timeout_s > request_s_max
 
 

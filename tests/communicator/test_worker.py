@@ -19,12 +19,13 @@ URL = "https://relay.example.com/api"
 
 
 def test_importing_the_worker_loads_no_http_client() -> None:
-    """The root decides and never speaks HTTP, so it does not pay for a client."""
+    """The root decides and never speaks HTTP, so it does not pay for a client, nor for zstd."""
     code = (
-        "import sys, fsmv2.communicator, fsmv2.communicator.worker\n"
+        "import sys, fsmv2.supervisor, fsmv2.communicator, fsmv2.communicator.worker\n"
         "import fsmv2.communicator.actions.sync, fsmv2.communicator.actions.authenticate\n"
-        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(sorted(loaded & {'urllib3', 'ssl', 'multiprocess'}))\n"
+        "import fsmv2.communicator.actions.reset, fsmv2.communicator.spool\n"
+        "clients = ('urllib3', 'ssl', 'http', 'urllib.request', 'backports', 'compression')\n"
+        "print([name for name in clients if name in sys.modules])\n"
     )
     run = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -75,12 +76,14 @@ def test_config_decodes_with_defaults_and_a_hidden_token() -> None:
     assert desired.config.timeout_s == 10
     assert desired.config.poll_interval_s == 1
     assert Communicator().observe(desired) is None
+    assert Communicator().derive_desired_state(UserSpec()).config == CommunicatorConfig()
 
 
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({}, "relay_url"),
+        ({"relay_url": 5}, "relay_url"),
+        ({"allow_insecure_tls": "yes"}, "allow_insecure_tls"),
         ({"relay_url": "ftp://relay"}, "want http"),
         ({"relay_url": "relay.example.com"}, "want http"),
         ({"relay_url": "http://relay:99999"}, "no URL"),
