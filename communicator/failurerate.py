@@ -4,6 +4,9 @@ Knows: a window of outcomes, the share that alarms, that an alarm is given once.
 Does not know: what was tried, clocks, logs, states.
 Invariants: pure; a window never grows beyond its rule; an alarm is armed again only when the share
 has fallen below the limit; what recorded nothing (an idle tick, a full inbox) dilutes nothing.
+
+A reset of connections does not clear the window: in a long outage there is one every ten errors,
+and a hundred outcomes would never come together.
 """
 
 from __future__ import annotations

@@ -80,11 +80,13 @@ class AuthenticateAction(Action, frozen=True):
     def _failed(
         self, ctx: ActionContext, problem: Problem, auth_token: Secret | None
     ) -> LoginOutcome:
+        # Without the text, unlike the state's reason: it may hold what the relay chose to say.
+        facts = {"kind": str(problem.kind), "status": problem.status}
         if self.errors_in_row == 0:  # once per incident; the state's reason tells of the rest
-            ctx.log("login failed", "warning", kind=str(problem.kind), status=problem.status)
+            ctx.log("login failed", "warning", **facts)
         rate = self.rate.with_outcome(True, LOGIN)
         if rate.alarmed and not self.rate.alarmed:
-            ctx.log("logins keep failing", "error", failed=rate.failures, of=rate.count)
+            ctx.log("logins keep failing", "error", failed=rate.failures, of=rate.count, **facts)
         refused = auth_token is not None and problem.kind in LASTING
         return LoginOutcome(
             made_for=self.credentials,

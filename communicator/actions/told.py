@@ -42,8 +42,13 @@ def after(
 
 def told(ctx: ActionContext, name: str, before: Direction, now: Direction) -> None:
     """Log what has just begun: a row of errors, and a rate of failures that is too high."""
-    if now.problem is not None and before.problem is None:
-        problem = now.problem
-        ctx.log(f"{name} failed", "warning", kind=str(problem.kind), status=problem.status)
+    problem = now.problem
+    if problem is None:
+        return
+    facts = {"kind": str(problem.kind), "status": problem.status, "detail": problem.text}
+    if before.problem is None:
+        ctx.log(f"{name} failed", "warning", **facts)
     if now.rate.alarmed and not before.rate.alarmed:
-        ctx.log(f"{name} keeps failing", "error", failed=now.rate.failures, of=now.rate.count)
+        ctx.log(
+            f"{name} keeps failing", "error", failed=now.rate.failures, of=now.rate.count, **facts
+        )

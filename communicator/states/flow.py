@@ -18,7 +18,6 @@ from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import NEVER, SyncAction, has_more
 from fsmv2.communicator.backoff import wait_s
-from fsmv2.communicator.failurerate import FailureRate
 from fsmv2.communicator.outcomes import Direction, ResetOutcome
 from fsmv2.communicator.states.reading import (
     Usable,
@@ -86,14 +85,9 @@ def _directions(snap: Snapshot) -> Directions:
         return Directions(lost, lost)
     if outcome.made_for != credentials(snap):
         return Directions(Direction(), Direction())
-    is_reset = generation(snap) > outcome.generation
     return Directions(
         *(
-            msgspec.structs.replace(
-                each,
-                idle_s=each.idle_s + since_s,
-                rate=FailureRate() if is_reset else each.rate,
-            )
+            msgspec.structs.replace(each, idle_s=each.idle_s + since_s)
             for each in (outcome.push, outcome.pull)
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -10,11 +11,14 @@ import pytest
 from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.failurerate import FailureRate
 from fsmv2.communicator.outcomes import (
     Credentials,
     Direction,
     LoginOutcome,
+    ResetOutcome,
     Session,
     SyncOutcome,
 )
@@ -70,6 +74,8 @@ def snapshot(
     sync_s: float = 0.5,
     config: CommunicatorConfig = CONFIG,
     killed: dict[type[Action], int] | None = None,
+    reset: ResetOutcome | None = None,
+    reset_s: float | None = None,
     login_id: int = LOGIN_ID,
     now: float = NOW,
     shutdown: bool = False,
@@ -94,7 +100,15 @@ def snapshot(
             attempt_id=300,
             certificate=DeathCertificate(verdict="timed_out"),
         )
+    if reset_s is not None:
+        results[ResetAction] = ActionResult(
+            status="failed" if reset is None else "succeeded",
+            action_type="ResetAction",
+            attempt_id=250,
+            value=reset,
+        )
     ends = {AuthenticateAction: 1000 - login_s, SyncAction: 1000 - sync_s}
+    ends[ResetAction] = 1000 - (reset_s or 0)
     return Snapshot(
         identity=Identity("line-1", "root/line-1", "communicator", 1),
         state=state(),
@@ -396,3 +410,122 @@ def test_equal_snapshots_give_equal_decisions() -> None:
         decided(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=3.0)) for _ in range(2)
     )
     assert first == second
+
+
+@pytest.mark.parametrize(("waiting", "state"), [(99, None), (100, Degraded)])
+def test_degraded_at_100_messages_that_could_not_be_pushed(
+    waiting: int, state: type[State] | None
+) -> None:
+    """Scenario 43, and trap 31: a long outbox alone is no trouble, and never an endless change
+    of states; what failed and holds up a hundred is."""
+    failed = synced(tried(1, waiting=waiting), tried())
+    snap = snapshot(Syncing, logged_in=login(), sync=failed, sync_s=0.1)
+    assert went(snap) is state if state else waits(snap)
+    waits(snapshot(Degraded, logged_in=login(), sync=failed, sync_s=0.1))
+    busy = synced(tried(moved=100, waiting=5000), tried())
+    syncs(snapshot(Syncing, logged_in=login(), sync=busy, sync_s=0.1))
+    assert went(snapshot(Degraded, logged_in=login(), sync=busy, sync_s=0.1)) is Syncing
+
+
+def test_full_inbox_is_told_and_is_no_trouble() -> None:
+    """Scenario 44's other half: pulling keeps nothing back, so it only waits for room."""
+    held = synced(tried(moved=1), tried(waiting=960, held=True))
+    reason = waits(snapshot(Syncing, logged_in=login(), sync=held, sync_s=0.1))
+    assert "960 waiting (inbox full)" in reason
+
+
+def resets(snap: Snapshot) -> ResetAction | None:
+    decision = decided(snap)
+    acts = isinstance(decision, Act) and isinstance(decision.action, ResetAction)
+    return decision.action if acts else None
+
+
+@pytest.mark.parametrize("side", ["push", "pull"])
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [
+        (Kind.NETWORK, {5, 10, 15, 20}),
+        (Kind.SERVER_ERROR, {10, 20}),
+        (Kind.CLOUDFLARE, {10, 20}),
+        (Kind.UNKNOWN, set()),
+        (Kind.PROXY_BLOCK, set()),
+        (Kind.RATE_LIMIT, set()),
+        (Kind.INVALID_TOKEN, set()),
+    ],
+)
+def test_connections_are_reset_at_multiples_of_errors(kind: Kind, at: set[int], side: str) -> None:
+    """Scenario 47: network errors at 5, 10, ...; server errors at 10, 20, ...; others never."""
+    for errors in range(1, 21):
+        failed = tried(errors, Problem(kind, "x"))
+        both = {"push": tried(), "pull": tried(), side: failed}
+        snap = snapshot(Degraded, logged_in=login(), sync=synced(**both), sync_s=0.1)
+        assert (resets(snap) is not None) is (errors in at), errors
+
+
+def test_a_reset_happens_once_and_only_in_degraded() -> None:
+    """Scenario 47: not again after it, whatever became of it, and not for a direction that was
+    left out of the last sync, whose count is an old one."""
+    five = synced(tried(5), tried())
+    fields: dict[str, Any] = {"logged_in": login(), "sync": five, "sync_s": 0.9}
+    reset = resets(snapshot(Degraded, **fields))
+    assert reset == ResetAction(generation=1, errors_in_row=5)
+    assert went(snapshot(Syncing, **fields)) is Degraded
+    for outcome in (ResetOutcome(1), None):
+        done = snapshot(Degraded, reset=outcome, reset_s=0.5, **fields)
+        waits(done)
+        again = snapshot(Degraded, reset=outcome, reset_s=70.0, **fields)
+        assert resets(again) is not None, "that reset was for an earlier sync"
+    left_out = synced(tried(5), tried(), push_tried=False)
+    assert resets(snapshot(Degraded, logged_in=login(), sync=left_out, sync_s=1.0)) is None
+    assert resets(snapshot(Degraded, logged_in=login(), killed={SyncAction: 5})) is None
+
+
+def test_generation_goes_on() -> None:
+    """Scenario 48: the next sync carries it, a later reset counts on from it; the failure
+    rate goes on too, or a long outage with its resets would never be one."""
+    rate = FailureRate(3, b"\x07")
+    sync = synced(tried(5, rate=rate), tried(rate=rate), generation=4)
+    fields: dict[str, Any] = {"logged_in": login(), "sync": sync}
+    action = syncs(snapshot(Degraded, sync_s=60, reset=ResetOutcome(5), reset_s=59, **fields))
+    assert action.access.generation == 5
+    assert action.push.rate == action.pull.rate == rate
+    old = snapshot(Degraded, sync_s=60, reset=ResetOutcome(3), reset_s=90, **fields)
+    reset = resets(old)
+    assert reset is not None
+    assert reset.generation == 5
+    killed = snapshot(
+        Degraded,
+        logged_in=login(),
+        killed={SyncAction: 1},
+        sync_s=60,
+        reset=ResetOutcome(5),
+        reset_s=90,
+    )
+    assert syncs(killed).access.generation == 5
+
+
+def test_token_that_would_expire_at_work_is_renewed_at_night(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scenario 18: exactly one login in the hour from 3, at the worker's own moment; none for a
+    token that expires in the evening, nor for one that the night has brought."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    night = (NOW // 86_400 + 1) * 86_400 + 3 * 3600
+    try:
+        for expires_at, times in ((night + 9 * 3600, 1), (night + 18 * 3600, 0)):
+            session = Session(Secret(JWT), expires_at, expires_at - 600, night - 3 * 3600)
+            renewals = []
+            for minute in range(-60, 120):
+                now = night + minute * 60
+                snap = snapshot(Syncing, logged_in=login(session), login_s=9999, now=now)
+                if isinstance(decision := decided(snap), Go):
+                    assert "renewed at night" in decision.reason
+                    renewals.append(minute)
+                    # As short-lived as the one before, and still only one.
+                    session = Session(Secret(JWT), now + 9 * 3600, now + 8 * 3600, now)
+            assert len(renewals) == times
+            assert all(0 <= minute < 60 for minute in renewals)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -3,6 +3,7 @@ is moved by hand. The engine is not in here; it has its own tests."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,146 @@ def test_healthy_line_makes_one_sync_per_poll_interval(
     assert 45 <= len(relay.requests("pull")) <= 61
     assert len(relay.requests("pull")) == len([t for t in line.tries if t[1] == "SyncAction"])
     assert {request.connection for request in relay.requests()} == {1}
+
+
+def test_failing_logins_are_tried_ever_more_rarely_and_told_twice(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenarios 6 and 12: 2, 4, 8, 16, 32, 60, 60 s from the last attempt, never parked; one
+    warning at the first and one alert at the fifth, none in between."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", Fault(status=503), times=None)
+    line.run(320)
+    moments = [at for at, _ in line.tries]
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    for gap, wait_s in zip(gaps, (2, 4, 8, 16, 32, 60, 60), strict=False):
+        assert wait_s <= gap <= wait_s * 1.2 + STEP_S
+    assert len(gaps) >= 7
+    assert line.trail == ["stopped", "authenticating"]
+    told = [event for event, level, _ in context.logged if level in ("warning", "error")]
+    assert told == ["login failed", "logins keep failing"]
+
+
+def test_login_comes_back_when_the_relay_asked_it_to(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenario 7: Retry-After of 30 s from the first error on; nothing before, one after."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", faults.rate_limit("30"))
+    line.run(29)
+    assert len(relay.requests("login")) == 1
+    line.run(10)
+    assert len(relay.requests("login")) == 2
+    assert line.trail[-1] == "syncing"
+
+
+def test_dead_network_is_asked_once_a_minute_and_reset_at_five_and_ten(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenarios 45, 47 and 36: ten minutes without a relay; never closer than 60 s after the
+    sixth error, one reset at 5 errors and one at 10; then every message, in order."""
+    line = Line(relay, tmp_path, context)
+    line.run(2)
+    relay.refuse()
+    for number in range(50):
+        line.post(number)
+    began = len(line.tries)
+    line.run(600)
+    syncs = [at for at, name in line.tries[began:] if name == "SyncAction"]
+    # Push and pull part by their spread, so each has its own minute.
+    assert len(syncs) <= 2 * 14
+    resets = [name for _, name in line.tries if name == "ResetAction"]
+    assert len(resets) in (2, 3, 4), "each direction comes to 5 and to 10, together or not"
+    relay.accept()
+    line.run(75)
+    assert line.trail[-1] == "syncing"
+    assert [entry.payload for entry in relay.pushed()] == list(range(50))
+    assert [name for _, name in line.tries].count("AuthenticateAction") == 1
+
+
+def test_a_page_of_502_a_hundred_times_is_one_alert_each_way(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenario 46: with the status and the page's title in the reason."""
+    line = Line(relay, tmp_path, context)
+    line.step_s = 20
+    line.post(1)
+    line.run(100)
+    line.post(2)
+    for endpoint in ("push", "pull"):
+        relay.fault(endpoint, faults.nginx_502(), times=None)
+    context.logged.clear()
+    line.run(9000)
+    assert len(relay.requests("pull")) > 100
+    told = [event for event, level, _ in context.logged if level in ("warning", "error")]
+    assert sorted(event for event in told if event != "connections reset") == [
+        "pull failed",
+        "pull keeps failing",
+        "push failed",
+        "push keeps failing",
+    ]
+    alerts = [fields for event, _, fields in context.logged if event.endswith("keeps failing")]
+    assert {fields["status"] for fields in alerts} == {502}
+    assert all("502 Bad Gateway" in fields["detail"] for fields in alerts)
+    assert "502 Bad Gateway" in line.reasons[-1]
+    assert relay.pushed()[-1].payload == 1
+
+
+def test_login_gap_loses_nothing(relay: Relay, tmp_path: Path, context: Any) -> None:
+    """Scenarios 17 and 54: a revoked token, logins that fail for a while, producers that do not
+    stop: what was posted is pushed once, in order, after one login that succeeds."""
+    line = Line(relay, tmp_path, context)
+    line.run(2)
+    relay.revoke_tokens()
+    relay.fault("login", Fault(status=503), times=3)
+    for number in range(60):
+        line.post(number)
+        line.run(0.5)
+    line.run(2)
+    assert line.trail[-1] == "syncing"
+    assert [entry.payload for entry in relay.pushed()] == list(range(60))
+    assert relay.stats()["logins"] == 2
+    assert {entry.instance_uuid for entry in relay.pushed()} == {relay.instance.uuid}
+
+
+def test_changed_relay_is_used_at_once(relay: Relay, tmp_path: Path, context: Any) -> None:
+    """Trap 27: in the middle of an incident, with its own login, and the old one's errors do not
+    count there."""
+    line = Line(relay, tmp_path, context)
+    line.run(2)
+    relay.close()
+    line.post("kept")
+    line.run(30)
+    assert line.trail[-1] == "degraded"
+    with Relay() as other:
+        line.config = msgspec.structs.replace(line.config, relay_url=other.url)
+        line.run(1.5)
+        assert line.trail[-2:] == ["authenticating", "syncing"]
+        assert [entry.payload for entry in other.pushed()] == ["kept"]
+
+
+def test_chance_costs_neither_a_message_nor_the_order(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Every third request meets one of a dozen mishaps, for an hour: what is posted arrives, in
+    order; what was sent twice was in flight when its answer was lost; pulls lose only what the
+    relay dropped after it had answered, which here it does not."""
+    line = Line(relay, tmp_path, context)
+    mishaps = [
+        make()
+        for name, make in faults.PRESETS.items()
+        if name not in ("truncated-json", "unauthorized")
+    ]
+    mishaps = [fault for fault in mishaps if fault.status != 401]
+    line.run(1)
+    relay.chance(7, 0.34, mishaps)
+    for number in range(60):
+        line.post(number)
+        if number % 3 == 0:
+            relay.send("ada@example.com", "action", number)
+        line.run(30)
+    relay.heal()
+    line.run(400)
+    seen = [entry.payload for entry in relay.pushed()]
+    assert list(dict.fromkeys(seen)) == list(range(60))
+    relay.observed.assert_at_most()
