@@ -144,7 +144,7 @@ class Accounts:
         for file in spool.inbox_files(self._folder / "inbox"):
             for message in spool.read_messages(file):
                 self.received.append(codec.decode_content(message.content)[1])
-            file.unlink()
+            spool.finish(file)
 
     @property
     def arrived(self) -> list[int]:

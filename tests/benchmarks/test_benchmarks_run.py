@@ -215,3 +215,12 @@ def test_pools_that_is_told_to_end_ends_the_pool_it_measures(tmp_path: Path) -> 
 
     # The measured process, and the two of its pool.
     assert not any(is_alive(pid) for pid in started)
+
+
+def test_communicator_kills_lose_nothing() -> None:
+    """Scenario 41, this side: writers and readers of a spool get SIGKILL at random moments."""
+    told = run("communicator_kills.py", "--seeds", "50")
+
+    assert told.startswith("50 seeds, ")
+    assert "none lost, all in order" in told
+    assert int(told.split(" kills")[0].split()[-1]) >= 150

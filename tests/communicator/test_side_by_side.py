@@ -75,7 +75,7 @@ class Attempts:
         return [entry.payload for entry in self.relay.pushed()]
 
     def files(self) -> list[str]:
-        return sorted(path.name for path in self.outbox.iterdir())
+        return sorted(path.name for path in self.outbox.iterdir() if path.name[0] != ".")
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_only_the_message_that_is_refused_itself_is_set_aside(
     outcome = attempts.sync(push=failed)
     assert (outcome.push.moved, outcome.push.refused, outcome.push.waiting) == (2, 1, 0)
     assert attempts.pushed() == [1, 3]
-    assert [name.endswith(".json.refused") for name in attempts.files()] == [True]
+    assert [name.endswith(".jsonl.refused") for name in attempts.files()] == [True]
 
 
 def test_relay_that_refuses_everything_does_not_empty_the_outbox(
@@ -304,7 +304,7 @@ def test_any_other_status_keeps_every_message(
     assert outcome.push.errors_in_row == 2
     assert len(relay.requests("push")) == 1
     assert outcome.token_rejected is (status == 401)
-    assert all(name.endswith(".json") for name in attempts.files())
+    assert all(name.endswith(".jsonl") for name in attempts.files())
 
 
 def test_batch_that_is_too_large_is_sent_in_parts(relay: Relay, attempts: Attempts) -> None:
@@ -334,10 +334,10 @@ def test_pulling_needs_room_and_more_of_it_to_begin_again(
     pulls: bool,
 ) -> None:
     """Scenarios 27 and 28: skipped below 50, resumed at 100, no outcome; pushing goes on."""
-    monkeypatch.setattr(pull_module, "INBOX_FILES_MAX", 100)
+    monkeypatch.setattr(pull_module, "INBOX_MESSAGES_MAX", 100)
     attempts.inbox.mkdir()
     for number in range(100 - free):
-        (attempts.inbox / f"{number:020d}-1.jsonl").touch()
+        (attempts.inbox / f"{number:020d}-1.json").write_text("{}")
     attempts.post("out")
     relay.send("ada@example.com", "action", "in")
     outcome = attempts.sync(pull=Direction(held=held))
