@@ -144,7 +144,7 @@ class Accounts:
         for file in spool.inbox_files(self._folder / "inbox"):
             for message in spool.read_messages(file):
                 self.received.append(codec.decode_content(message.content)[1])
-            spool.finish(file)
+            spool.finish([file])
 
     @property
     def arrived(self) -> list[int]:
@@ -161,7 +161,7 @@ class Accounts:
             len(set(self.arrived)) == self.posted
             and not waiting
             and kept >= self.queued
-            and not (lost and list((self._folder / "inbox").iterdir()))
+            and not (lost and spool.inbox_files(self._folder / "inbox"))
         )
 
     def faults(self, kills: int) -> list[str]:
