@@ -127,7 +127,7 @@ class Schedule:
         pick, now = self.chance, self.now
         if self.operator and pick.random() < 0.05:
             forced = pick.choice(("open", "closed", None))
-            self.breaker = core.force(self.breaker, forced, now + pick.uniform(0.0, 20.0))
+            self.breaker = core.force(self.breaker, forced, now + pick.uniform(0.0, 20.0), now)
         for _ in range(pick.randrange(3)):
             if not core.may_start(self.breaker, now):
                 state = core.effective(self.breaker, now)

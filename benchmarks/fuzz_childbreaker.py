@@ -15,15 +15,18 @@ import random
 import sys
 import time
 
+import msgspec
+
 from fsmv2.supervisor.core import childbreaker as core
 
 LOOKS = 60
 FAILED = core.Sight("failed", "fresh", "not observed")
 HELD = core.Sight("failed", "fresh", "not observed", "its restart type is temporary")
+UNMADE = core.Sight("failed", "exists", "ValueError", "made anew by itself", 1)
 RUNS, COMES, WAITS, AWAY = (
     core.Sight("runs"), core.Sight("comes"), core.Sight("waits"), core.Sight("away"),
 )  # fmt: skip
-MOODS = ("healthy", "failing", "flapping", "never up", "random", "away")
+MOODS = ("healthy", "failing", "flapping", "unmade", "never up", "random", "away")
 
 
 class BrokenPromise(AssertionError):
@@ -42,7 +45,9 @@ class Schedule:
         self.restarting_until = 0.0
         self.restarts: list[float] = []
         self.warned = self.escalated = 0
-        self.due = core.NEVER
+        self.called_at = self.closed_at = -core.NEVER
+        self.runs_since: float | None = None
+        self.tries = 0
 
     def run(self) -> None:
         """All looks; raises `BrokenPromise`."""
@@ -60,6 +65,8 @@ class Schedule:
     def sight(self) -> core.Sight:
         """What the child shows now, by its mood."""
         pick = self.chance
+        if self.mood != "unmade":
+            self.tries = 0
         if self.now < self.restarting_until:
             return WAITS
         match self.mood:
@@ -69,6 +76,9 @@ class Schedule:
                 return FAILED if pick.random() < 0.9 else HELD
             case "flapping":
                 return FAILED if pick.random() < 0.5 else RUNS
+            case "unmade":
+                self.tries += 1
+                return msgspec.structs.replace(UNMADE, tries=self.tries)
             case "never up":
                 return COMES if self.track.is_open else FAILED
             case "away":
@@ -90,12 +100,16 @@ class Schedule:
             self.restarts = [at for at in self.restarts if self.now - at < 300.0] + [self.now]
             self.restarting_until = self.now + self.chance.choice((0.0, 0.1, 10.0))
         self.warned += orders.count("warn")
-        self.escalated += orders.count("escalate")
-        want(len(self.restarts) <= 5, "over five restarts in a window")
+        if "escalate" in orders:
+            self.escalated += 1
+            want(self.now >= self.called_at + 300.0, "a person called twice in a window")
+            self.called_at = self.now
+        if not sight.tries:
+            want(len(self.restarts) <= 5, "over five restarts in a window")
         want(self.warned <= 1 and self.escalated <= 1, "told twice in an incident")
-        want(not track.escalated or track.wake_at() == core.NEVER, "waits after the escalation")
-        if sight.kind in ("runs", "away"):
-            want(not track.is_open, "open though its child runs or is away")
+        waits = track.escalated and track.runs_since is None
+        want(not waits or track.wake_at() == core.NEVER, "waits after the escalation")
+        self.closes(sight, orders)
         if sight.kind == "failed":
             want(track.is_open, "closed though its child has failed")
             stuck = not (sight.unless or track.escalated or "restart" in orders)
@@ -104,8 +118,27 @@ class Schedule:
             stuck = not (track.unless or track.escalated)
             want(not stuck or track.wake_at() < core.NEVER, "on its way, and nobody looks")
 
+    def closes(self, sight: core.Sight, orders: tuple[core.Order, ...]) -> None:
+        """Away closes at once, running at once or after ten seconds without a break."""
+        began = self.runs_since if sight.kind == "runs" else None
+        self.runs_since = self.now if sight.kind == "runs" and began is None else began
+        if sight.kind == "away":
+            self.want(not self.track.is_open, "open though its child is away")
+        if sight.kind == "runs":
+            late = self.now >= (self.runs_since or 0.0) + 10.0
+            self.want(not (late and self.track.is_open), "open though its child goes on running")
+            trial = self.track.is_open and self.track.wake_at() < core.NEVER
+            self.want(not self.track.is_open or trial, "runs on trial, and nobody looks")
+            if "closed" in orders:
+                calm = self.now - self.closed_at >= 60.0
+                self.want(late or calm, "closed at once, though it was not long ago")
+        if "closed" in orders:
+            self.closed_at = self.now
+
     def recovers(self) -> None:
         """Whatever has happened: once the child runs, its circuit is closed."""
+        self.look(RUNS)
+        self.now += 10.0
         self.look(RUNS)
         self.want(not self.track.is_open, "open though its child runs")
         self.now += 301.0

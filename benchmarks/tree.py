@@ -71,7 +71,7 @@ def live(leaf: str, workers: int, seconds: float) -> dict[str, float]:
 
 def measure(quick: bool) -> dict[str, Any]:
     """All figures, flat: ``group.name``; and the points of the lines."""
-    times = 3 if quick else 10
+    times = 1 if quick else 10
     figures: dict[str, float] = {}
 
     def take(group: str, found: dict[str, float]) -> None:
@@ -91,7 +91,7 @@ def measure(quick: bool) -> dict[str, Any]:
         found = sorted(enqueue.enqueues_s(2 * times, folder))
     take("enqueue", {"p50_s": found[len(found) // 2]})
     take("start", live("actor", 100, 0))
-    take("live_1000", live("meter", 1_000, 3.0 if quick else 20.0))
+    take("live_1000", live("meter", 1_000, 2.0 if quick else 20.0))
     if not quick:
         take("live_10000", live("meter", 10_000, 20.0))
     return {"figures": figures, "changed": [list(point) for point in changed.items()]}

@@ -273,8 +273,11 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
             error=str(result.error) if result.error is not None else None,
             traceback=result.error.traceback if result.error is not None else "",
             certificate=result.certificate,
+            circuit_open_s=None if ctx.infrastructure is None else now - ctx.infrastructure_since,
         )
     )
+    if in_flight.never_began(result):
+        return
     node.results[kind] = result
     node.result_ends[kind] = now
     node.history[kind] = (*node.history.get(kind, ()), result.outcome)[-HISTORY_MAX:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fsmv2.supervisor.core.childbreaker import CALM, NEVER, Track
 from fsmv2.supervisor.core.phase import Phase
+from fsmv2.supervisor.core.worker import Worker, WorkerFactory
 from fsmv2.supervisor.node import Node
 
 
@@ -103,13 +104,19 @@ def status_changed(node: Node) -> None:
         above.mark_dirty()
 
 
+def type_of_child(node: Node, factory: WorkerFactory, name: str) -> type[Worker]:
+    """The type of a child that is there or declared: one that cannot be made has failed too."""
+    child = node.children.get(name)
+    if child is not None:
+        return type(child.worker)
+    spec = next(spec for spec in node.declared or () if spec.name == name)
+    return factory.type_of(spec.worker_type)
+
+
 def attempts_of(node: Node, name: str) -> int:
-    """How often it was tried to bring a failed child back, within the window."""
-    care, later = node.care, node.later.get(name)
-    track = care.tracks[name] if care is not None else CALM
-    if track.cause == "exists" and later is not None:
-        return later.failures
-    return len(track.attempts)
+    """How often it was tried to bring a failed child back."""
+    care = node.care
+    return (care.tracks[name] if care is not None else CALM).attempts_shown()
 
 
 def next_retry_in_s(node: Node, name: str, now: float) -> float | None:

@@ -126,6 +126,7 @@ CANCELLED_FOR = {
     "stop": "the pool was stopped",
     "restarted": "what had asked for it was begun anew",
     "memory_pressure": "the machine is short of memory",
+    "recalled": "the machine is in trouble",
 }
 
 

@@ -15,7 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fsmv2.supervisor.care import Care, attempts_of, is_strict, next_retry_in_s
+from fsmv2.supervisor.care import (
+    Care,
+    attempts_of,
+    is_strict,
+    next_retry_in_s,
+    type_of_child,
+)
 from fsmv2.supervisor.childlooks import STEP, ask_sanity, may_fail, sight_of
 from fsmv2.supervisor.context import Context
 from fsmv2.supervisor.core import breakerevents as events
@@ -30,6 +36,7 @@ from fsmv2.supervisor.core.childbreaker import (
     pruned,
 )
 from fsmv2.supervisor.core.infrastructureevents import recovery_status
+from fsmv2.supervisor.core.runbooks import based
 from fsmv2.supervisor.core.words import REASON_CHARS_MAX, presentable
 from fsmv2.supervisor.leaving import ask_to_leave
 from fsmv2.supervisor.node import Node
@@ -155,7 +162,7 @@ def _carry_out(
                 events.EscalationNear(
                     path=node.path,
                     child_name=name,
-                    attempts_remaining=DEFAULT.attempts - len(track.attempts),
+                    attempts_remaining=DEFAULT.attempts - track.attempts_shown(),
                     total_downtime_s=down_s,
                 )
             )
@@ -166,15 +173,14 @@ def _carry_out(
 
 
 def _escalate(node: Node, ctx: Context, name: str, down_s: float) -> None:
-    child = node.children[name]
-    kind = type(child.worker)
+    kind = type_of_child(node, ctx.factory, name)
     ctx.emit(
         events.EscalationRequired(
             path=node.path,
             child_name=name,
             max_attempts=DEFAULT.attempts,
             total_downtime_s=down_s,
-            runbook_url=kind.runbook_url,
+            runbook_url=based(kind.runbook_url, ctx.runbooks),
             manual_steps=kind.manual_steps,
         )
     )
@@ -187,9 +193,13 @@ def _recovered(node: Node, ctx: Context, name: str, track: Track, outcome: str) 
             child_name=name,
             outcome=outcome,
             attempts=track.made,
-            total_downtime_s=ctx.now - (track.since or ctx.now),
+            total_downtime_s=_back_at(track, ctx.now) - (track.since or ctx.now),
         )
     )
+
+
+def _back_at(track: Track, now: float) -> float:
+    return now if track.runs_since is None else track.runs_since
 
 
 def _beat(node: Node, ctx: Context, care: Care, failed: list[str]) -> None:
@@ -204,7 +214,7 @@ def _beat(node: Node, ctx: Context, care: Care, failed: list[str]) -> None:
             failed_children=len(failed),
             retry_attempt=attempts,
             max_attempts=DEFAULT.attempts,
-            elapsed_downtime_s=ctx.now - (track.since or ctx.now),
+            elapsed_downtime_s=_back_at(track, ctx.now) - (track.since or ctx.now),
             next_retry_in_s=next_retry_in_s(node, name, ctx.now),
             recovery_status=recovery_status(attempts),
         )

@@ -47,6 +47,9 @@ def sight_of(node: Node, care: Care, ctx: Context, name: str) -> Sight:
     if node.together is not None and name in node.together.names:
         return _WAITS
     unless = "" if ctx.restart_failed else "restarts of failed children are off"
+    if ctx.infrastructure is not None:
+        # It could not come up: its restarts would be spent on the machine's trouble.
+        unless = "the infrastructure breaker is open"
     if child.spec.restart == "temporary":
         unless = "its restart type is temporary"
     if child.config_fault:
@@ -74,7 +77,8 @@ def _of_absent(node: Node, name: str) -> Sight:
     later = node.later.get(name)
     if later is None or not later.failures:
         return _WAITS
-    return Sight("failed", "exists", later.text, "its constructor is called again by itself")
+    again = "its constructor is called again by itself"
+    return Sight("failed", "exists", later.text, again, later.failures)
 
 
 def _of_present(care: Care, ctx: Context, child: Node, unless: str) -> Sight:

@@ -175,7 +175,8 @@ def _infrastructure(record: dict[str, Any]) -> str:
     if record["down_s"]:
         words.append(f"for {duration(record['down_s'])}")
     text = " ".join(words)
-    causes = "; ".join(record["causes"])
+    # What an operator holds is said already.
+    causes = "; ".join(cause for cause in record["causes"] if not cause.startswith("held "))
     missing = [
         f"{limit['reading']} ({limit['missing']})"
         for limit in record["limits"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import traceback
 
 from fsmv2.ipc.redact import redact
-from fsmv2.supervisor import care
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import breakerevents, events, panic, workevents
 from fsmv2.supervisor.core.backoff import delay_s
@@ -30,7 +29,8 @@ def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
     is_config = step == DERIVE and isinstance(error, SpecError | WorkerFault)
     if not is_config:
         node.raises = panic.raised(node.raises, ctx.now)
-    node.config_fault = is_config
+    # Only a config that is derived ends this: what another step raises says nothing of it.
+    node.config_fault = node.config_fault or is_config
     wait_s = _back_off(node, ctx)
     secrets = all_secrets(node)
     text = told(error, secrets)
@@ -157,7 +157,4 @@ def recover(node: Node, ctx: Context) -> None:
         )
     )
     node.fault_count = 0
-    if node.config_fault:
-        node.config_fault = False
-        care.freed(node)
     node.fault_step = node.fault_text = ""

@@ -82,9 +82,10 @@ class Context:
     """One tick's surroundings. ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
 
     __slots__ = (
-        "clock", "emit", "factory", "full", "gaps", "heartbeat_s", "infrastructure", "interval_s",
-        "leases", "looked", "now", "observation", "outside_max", "own", "policies", "pool",
-        "random", "recalled", "restart_failed", "slow_s", "wake", "wake_to_observe", "wall",
+        "clock", "emit", "factory", "full", "gaps", "heartbeat_s", "infrastructure",
+        "infrastructure_since", "interval_s", "leases", "looked", "now", "observation",
+        "outside_max", "own", "policies", "pool", "random", "recalled", "restart_failed",
+        "runbooks", "slow_s", "wake", "wake_to_observe", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +107,7 @@ class Context:
         outside_max: int,
         restart_failed: bool,
         heartbeat_s: float,
+        runbooks: str,
     ) -> None:
         self.pool = pool
         self.factory = factory
@@ -124,10 +126,13 @@ class Context:
         self.outside_max = outside_max
         # The infrastructure breaker: what it is open for, and, not closed, whom it lets start.
         self.infrastructure: str | None = None
+        self.infrastructure_since = 0.0
         self.leases: LeasePort | None = None
         # The children's breakers: whether they restart, and how often they say that they are open.
         self.restart_failed = restart_failed
         self.heartbeat_s = heartbeat_s
+        # What links to runbooks begin with.
+        self.runbooks = runbooks
         # The nodes this tick has looked at, where somebody wants to know; what workers go on with.
         self.looked: list[Node] | None = None
         self.recalled: dict[str, Recalled] = {}

@@ -34,6 +34,7 @@ from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.location import GapPolicy, Location
 from fsmv2.supervisor.core.restarts import RestartBudget, Strategy
 from fsmv2.supervisor.core.rootworker import RootWorker
+from fsmv2.supervisor.core.runbooks import BASE_URL
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec, check_children
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
@@ -82,6 +83,7 @@ class Engine:
         outside_max: int = OUTSIDE_MAX,
         restart_failed: bool = True,
         heartbeat_s: float = HEARTBEAT_S,
+        runbooks: str = BASE_URL,
         seed: int | None = None,
         store: StorePort | None = None,
         recalled: dict[str, Recalled] | None = None,
@@ -113,20 +115,16 @@ class Engine:
             outside_max=outside_max,
             restart_failed=restart_failed,
             heartbeat_s=heartbeat_s,
+            runbooks=runbooks,
         )
         self.context.now, self.context.wall = now, wall
-        if recalled is not None:
-            self.context.recalled = recalled
+        self.context.recalled = {} if recalled is None else recalled
         before = self.context.recalled.get(name)
         generation = 1 if before is None else before.generation + 1
-        spec = ChildSpec(
-            name=name,
-            worker_type=RootWorker.type_name,
-            user_spec=UserSpec(variables=variables or VariableBundle()),
-            location=location or Location(),
-        )
-        worker = RootWorker(children, strategy, restart_budget, strict_circuit)
-        self.root = Node(spec, worker, None, generation, state_of(worker.initial), now)
+        user_spec = UserSpec(variables=variables or VariableBundle())
+        spec = ChildSpec(name, RootWorker.type_name, user_spec, location=location or Location())
+        root = RootWorker(children, strategy, restart_budget, strict_circuit)
+        self.root = Node(spec, root, None, generation, state_of(root.initial), now)
         give_variables(self.root, self.context)
 
     def __repr__(self) -> str:
@@ -180,8 +178,11 @@ class Engine:
     def set_infrastructure(self, trouble: str | None) -> None:
         """Open (with what is wrong) or close the infrastructure breaker. A change concerns
         every node, so all are looked at in the next tick."""
-        if trouble != self.context.infrastructure:
-            self.context.infrastructure = trouble
+        context = self.context
+        if trouble != context.infrastructure:
+            if context.infrastructure is None:
+                context.infrastructure_since = context.now
+            context.infrastructure = trouble
             for node in self.nodes():
                 node.mark_dirty()
 

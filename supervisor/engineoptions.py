@@ -43,6 +43,9 @@ class EngineOptions(Declared):
     policies: Mapping[type[Action], ActionPolicy]
     slow_s: float
     outside_max: int
+    restart_failed: bool
+    heartbeat_s: float
+    runbooks: str
 
 
 def declared(settings: Settings) -> Declared:
@@ -92,6 +95,9 @@ def engine_options(
         policies=policies,
         slow_s=settings.slow_worker_s,
         outside_max=settings.outside_queue,
+        restart_failed=settings.restart_failed,
+        heartbeat_s=settings.breaker.heartbeat_s,
+        runbooks=settings.runbooks,
     )
 
 

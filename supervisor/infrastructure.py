@@ -10,7 +10,7 @@ all of this but hold something back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,8 +22,10 @@ from fsmv2.supervisor.core.limits import Limit, Track, follow, limit_of, shown
 from fsmv2.supervisor.core.readings import Reading
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.relief import Canceller, Recall, newest_to_spare
 
 Mode = Literal["enforce", "report", "off"]
+HELD_OPEN, HELD_CLOSED = "held open by an operator", "held closed by an operator"
 NO_PROC = "no proc can be started"
 HEARTBEAT_S = 1.0
 
@@ -35,13 +37,6 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = HEARTBEAT_S
     probe_s: float = core.PROBE_S
     limits: Mapping[str, Limit | None] = {}
-
-
-class Canceller(Protocol):
-    """The pool, as far as this may know it."""
-
-    def cancel(self, attempt_id: int, cause: str = "cancelled") -> bool:
-        """Have an attempt end."""
 
 
 class Infrastructure:
@@ -65,6 +60,7 @@ class Infrastructure:
         self._is_well = True
         self._shown_for: tuple[str, ...] | None = None
         self._waiting: dict[Node, None] = {}
+        self._recall = Recall(pool)
         self._heartbeat_at: float | None = None
         self._relieved_at = float("-inf")
         # By the ticket a heartbeat in each tick; never more often than that.
@@ -90,13 +86,14 @@ class Infrastructure:
         if readings is not None or troubles != self._troubles or (due is not None and due <= now):
             self._troubles = troubles
             self._look(now)
+        self._take_back()
 
     def _read(self, readings: Mapping[str, Reading], now: float) -> None:
         """New readings have come. Those that were there before and are not now are missing."""
         self._missing = {r.name: r.missing for r in readings.values() if r.value is None}
         for name in self._tracks.keys() - readings.keys():
-            self._tracks[name] = follow(self._tracks[name], None, now)
             self._missing[name] = "nobody reads it any more"
+            self._follow(self._tracks[name], None, now)
         for name, reading in readings.items():
             track = self._tracks.get(name)
             if track is None:
@@ -104,7 +101,18 @@ class Infrastructure:
                 if limit is None:
                     continue
                 track = Track(name, limit)
-            self._tracks[name] = follow(track, reading.value, now)
+            self._follow(track, reading.value, now)
+
+    def _follow(self, before: Track, value: float | None, now: float) -> None:
+        track = self._tracks[before.name] = follow(before, value, now)
+        if value is None and before.is_exceeded and not track.is_exceeded:
+            self._emit(
+                told.ExcessForgotten(
+                    reading=track.name,
+                    unseen_s=now - (before.seen_at or now),
+                    reason=self._missing[track.name],
+                )
+            )
 
     def _look(self, now: float) -> None:
         """Let the breaker see what was read, and do what is due."""
@@ -123,6 +131,8 @@ class Infrastructure:
 
     def next_moment(self, now: float) -> float | None:
         """When `tend` has something to do at the latest, though nothing was read."""
+        if self._recall.is_going_on:
+            return now
         moments = (core.next_moment(self._breaker, now), self._heartbeat_at)
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -133,7 +143,6 @@ class Infrastructure:
             case "opened":
                 cause = self._words(breaker.causes)
                 self._emit(told.InfrastructureOpened(cause=cause, mode=mode))
-                self._heartbeat_at = now + self._beat_s
             case "half_opened":
                 self._emit(
                     told.InfrastructureHalfOpened(
@@ -153,7 +162,6 @@ class Infrastructure:
                     )
                 )
             case "closed":
-                self._heartbeat_at = None
                 self._emit(
                     told.InfrastructureRecovered(
                         total_downtime_s=down_s, retry_attempts=before.tries, mode=mode
@@ -174,33 +182,49 @@ class Infrastructure:
         context.leases = None if state == "closed" else self
         if state != "open":
             self._shown_for = None
+            self._recall.stop()
             self._engine.set_infrastructure(None)
             self._wake_waiting(state)
             return
         forced = self._breaker.forced == "open"
         shown_for = ("an operator",) if forced else self._breaker.causes
+        if self._shown_for is None:
+            self._recall.begin(self._engine.nodes())
         if shown_for != self._shown_for:
             # The figures of that moment: a text that changes each second concerns every node.
             self._shown_for = shown_for
-            why = "held open by an operator" if forced else self._words(shown_for)
+            why = HELD_OPEN if forced else self._words(shown_for)
             self._engine.set_infrastructure(why)
 
+    def _causes(self, now: float) -> list[str]:
+        """What it is not closed for, an operator's word first."""
+        breaker = self._breaker
+        state = core.effective(breaker, now)
+        held = "" if state == breaker.state else HELD_OPEN if state == "open" else HELD_CLOSED
+        return [text for text in (held, self._words(breaker.causes)) if text]
+
     def _beat(self, now: float) -> None:
-        if self._heartbeat_at is None or now < self._heartbeat_at:
+        if self._breaker.state == "closed" == self.state(now):
+            self._heartbeat_at = None
+            return
+        if self._heartbeat_at is None:
+            self._heartbeat_at = now + self._beat_s
+        if now < self._heartbeat_at:
             return
         self._heartbeat_at = now + self._beat_s
         breaker = self._breaker
         waits = self._is_well and breaker.state == "open"
         self._emit(
             told.InfrastructureStillOpen(
-                state=breaker.state,
-                cause=self._words(breaker.causes),
+                state=self.state(now),
+                cause="; ".join(self._causes(now)),
+                forced=self.state(now) == breaker.forced,
                 mode=self._rules.mode,
                 retry_attempt=breaker.tries,
                 max_attempts=None,
                 elapsed_downtime_s=core.downtime_s(breaker, now),
                 next_retry_in_s=max(0.0, breaker.not_before - now) if waits else None,
-                recovery_status=told.recovery_status(breaker.tries),
+                recovery_status=told.recovery_status(breaker.tries, escalates=False),
             )
         )
 
@@ -218,7 +242,7 @@ class Infrastructure:
         ):
             return
         self._relieved_at = now
-        node = newest_to_spare(self._engine.nodes())
+        node = newest_to_spare(self._engine.nodes(), self._pool)
         if node is None or node.attempt is None:
             return
         attempt = node.attempt
@@ -231,6 +255,11 @@ class Infrastructure:
                     cause=shown(track),
                 )
             )
+
+    def _take_back(self) -> None:
+        """What waits for a proc has not begun, and is not to."""
+        if self._recall.go_on() and self._recall.count:
+            self._emit(told.ActionsRecalled(count=self._recall.count))
 
     # --- leases -----------------------------------------------------------------------------
 
@@ -278,13 +307,14 @@ class Infrastructure:
         there is none to hold."""
         if self._rules.mode == "off":
             return False
-        self._breaker = core.force(self._breaker, forced, now + for_s)
+        self._breaker = core.force(self._breaker, forced, now + for_s, now)
         self._emit(
             told.InfrastructureForced(
                 state=forced or "auto", for_s=for_s if forced else 0.0, client=client
             )
         )
         self._apply(now)
+        self._beat(now)
         return True
 
     def state(self, now: float) -> core.BreakerState:
@@ -293,8 +323,9 @@ class Infrastructure:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The value at which it opens, of each reading that is limited."""
-        return {track.name: track.limit.open for track in self._tracks.values()}
+        """The value at which it opens, of each reading that is limited and was ever seen."""
+        tracks = self._tracks.values()
+        return {track.name: track.limit.open for track in tracks if track.seen_at is not None}
 
     @property
     def waiting(self) -> int:
@@ -307,7 +338,7 @@ class Infrastructure:
         return {
             "state": self.state(now),
             "mode": self._rules.mode,
-            "causes": [self._words(breaker.causes)] if breaker.causes else [],
+            "causes": self._causes(now),
             "since_s": round(max(0.0, now - breaker.since), 3),
             "down_s": round(core.downtime_s(breaker, now), 3),
             "retry_attempts": breaker.tries,
@@ -334,16 +365,3 @@ class Infrastructure:
                 for track in self._tracks.values()
             ],
         }
-
-
-def newest_to_spare(nodes: Iterable[Node]) -> Node | None:
-    """The node whose action was offered last, of those that may be tried again; a stop's own
-    actions are not to spare."""
-    spare = [
-        node
-        for node in nodes
-        if node.attempt is not None
-        and not node.attempt.for_stop
-        and node.attempt.retry.attempts != 1
-    ]
-    return max(spare, key=lambda node: node.attempt.attempt_id if node.attempt else 0, default=None)

@@ -294,8 +294,9 @@ def _breaker_words(event: ev.Event) -> str | None:
         case infra.InfrastructureOpened(cause=cause):
             return f"in trouble, no new actions: {cause}"
         case infra.InfrastructureStillOpen(state=state, cause=cause):
+            held = "held " if event.forced else ""
             down = f"{seconds(event.elapsed_downtime_s)} by now, attempt {event.retry_attempt}"
-            return f"breaker {state.replace('_', ' ')}, {down}: {cause}"
+            return f"breaker {held}{state.replace('_', ' ')}, {down}: {cause}"
         case infra.InfrastructureHalfOpened(closes_in_s=closes_in_s):
             return f"well again, a few actions may start; all in {seconds(closes_in_s)}"
         case infra.InfrastructureReopened(cause=cause):
@@ -308,6 +309,10 @@ def _breaker_words(event: ev.Event) -> str | None:
             return f"breaker held {state} for {seconds(for_s)} by {client}"
         case infra.InfrastructureForceEnded(was=was, state=state):
             return f"breaker held {was} no more, it is {state.replace('_', ' ')}"
+        case infra.ExcessForgotten(reading=reading, unseen_s=unseen_s, reason=reason):
+            return f"{reading} was over its limit {seconds(unseen_s)} ago, not seen since: {reason}"
+        case infra.ActionsRecalled(count=count):
+            return f"{count} actions taken back from the queue"
         case infra.MemoryRelieved(path=path, action_type=kind, attempt_id=attempt, cause=cause):
             return f"{kind} #{attempt} of {path} cancelled to give memory back: {cause}"
     return None

@@ -286,6 +286,10 @@ class Metrics:
             self._count("fsmv2_action_timeout_total", kind)
         # A refused action and one cancelled in the queue never ran: 0 s would spoil the sum.
         if event.ran_s > 0:
+            if event.circuit_open_s is not None:
+                self._count("fsmv2_actions_during_circuit_total")
+                after = self._families["fsmv2_action_post_circuit_duration_seconds"]
+                after().observe(event.circuit_open_s)
             durations = self._families["fsmv2_action_execution_duration_seconds"]
             durations(kind, status).observe(event.ran_s)
 

@@ -13,6 +13,7 @@ import msgspec
 
 TICK_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 RECOVERY_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0)
+POST_CIRCUIT_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0)
 ACTION_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -89,6 +90,21 @@ TABLE = (
         (),
         "seconds",
         RECOVERY_BUCKETS,
+    ),
+    Row(
+        "fsmv2_actions_during_circuit_total",
+        "counter",
+        "Actions that ran when the infrastructure breaker opened, and ended while it was open.",
+        (),
+        "actions",
+    ),
+    Row(
+        "fsmv2_action_post_circuit_duration_seconds",
+        "histogram",
+        "How long such actions went on after it had opened.",
+        (),
+        "seconds",
+        POST_CIRCUIT_BUCKETS,
     ),
     Row(
         "fsmv2_child_restarts_total",

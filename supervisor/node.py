@@ -59,7 +59,8 @@ class InFlight:
     """An action offered to the pool and not answered yet. ``since`` is monotonic seconds."""
 
     __slots__ = (
-        "attempt_id", "for_stop", "kind", "name", "restarted", "retry", "since", "timeout_s",
+        "attempt_id", "for_stop", "kind", "name", "recalled", "restarted", "retry", "since",
+        "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,11 @@ class InFlight:
         self.retry: Retry = kind.retry if policy.retry is None else policy.retry
         self.since = since
         self.restarted = False  # an observation that was too long overdue
+        self.recalled = False  # taken back from the queue: the machine is in trouble
+
+    def never_began(self, result: ActionResult) -> bool:
+        """Whether it was taken back in time, so that ``result`` says nothing of the action."""
+        return self.recalled and result.status == "cancelled" and result.certificate is None
 
 
 class Ended(NamedTuple):

@@ -81,9 +81,13 @@ class Orphans:
 
     def _is_over(self, pid: int) -> bool:
         """Whether a doomed one that is no child of ours needs nobody: it is gone, or dead with a
-        parent that lives on. One that dies itself leaves it to us in a moment."""
+        parent that lives on. One that dies itself leaves it to us in a moment, or has done so since
+        our children were read."""
         place = place_of(pid)
-        return place is None or (place.state == "Z" and place.parent_pid not in self._doomed)
+        if place is None:
+            return True
+        ours_soon = self._doomed | {os.getpid()}
+        return place.state == "Z" and place.parent_pid not in ours_soon
 
     def _next_of(self, children: dict[int, None]) -> list[int]:
         """Whom this sweep looks at: first those the last one had not come to. If that is all it

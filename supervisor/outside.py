@@ -155,10 +155,15 @@ def take(node: Node, ctx: Context, result: ActionResult, begun: float) -> None:
     queue = node.outside
     if queue is None or queue.running is None:
         return
-    ticket, queue.running, queue.in_flight = queue.running, None, None
+    ticket, in_flight = queue.running, queue.in_flight
+    queue.running = queue.in_flight = None
     if ctx.leases is not None:
         ctx.leases.ended(result.attempt_id, result, ctx.now)
     queue.end_by = NEVER
+    if in_flight is not None and in_flight.never_began(result) and not node.leaving:
+        queue.waiting.appendleft(ticket)
+        node.mark_dirty()
+        return
     if not node.gone:
         if node.observe_at != NEVER:
             node.observe_at = ctx.now

@@ -134,7 +134,7 @@ class Publisher:
                 own = told(node) or node.fault_until is not None or circuit == "panic"
                 # What the machine has opened is told as the machine's.
                 if own and len(circuits) < CIRCUITS_SHOWN_MAX:
-                    circuits.append(open_circuit(node, circuit, now))
+                    circuits.append(open_circuit(node, engine, circuit, now))
 
         yield from self._publish_tree(tree_pieces(engine, self._pool, now, count))
         statistics = pool_statistics(self._pool)

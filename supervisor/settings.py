@@ -193,6 +193,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Strategy = "one_for_one"
     restart_budget: RestartBudget = msgspec.field(default_factory=RestartBudget)
     strict_circuit: bool = False
+    restart_failed: bool = True
     plugins: tuple[str, ...] = ()
     location: Location = msgspec.field(default_factory=Location)
     location_gaps: GapPolicy = "skip"

@@ -133,6 +133,7 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     first = node.desired is None
     node.derive_needed = node.respecified = False
     node.desired = desired
+    node.config_fault = False
     care.freed(node)
     node.hide = hider(desired)
     go_on_with_results(node, ctx)

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from fsmv2.ipc.codec import to_builtins
-from fsmv2.supervisor.care import attempts_of, next_retry_in_s, told
+from fsmv2.supervisor.care import attempts_of, next_retry_in_s, told, type_of_child
 from fsmv2.supervisor.context import PoolPort
 from fsmv2.supervisor.core.readings import ProcReading, Reading
+from fsmv2.supervisor.core.runbooks import based
 from fsmv2.supervisor.core.spec import ChildSpec
-from fsmv2.supervisor.core.worker import Worker
 from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.node import InFlight, Node
 from fsmv2.supervisor.pool import Pool
@@ -73,7 +73,7 @@ def _node(node: Node, engine: Engine, pool: Pool, now: float) -> dict[str, Any]:
         "desired_state": "stopped" if node.stop_asked else node.desired_word,
         "since_s": round(now - node.entered_at, 3),
         "circuit": circuit_of(node, engine),
-        "circuit_detail": _circuit_detail(node, now),
+        "circuit_detail": _circuit_detail(node, engine, now),
         "action": shown_attempt(node.attempt, pool, now, "actions"),
         "restarts": node.restarts,
         "generation": node.generation,
@@ -125,9 +125,9 @@ def circuit_of(node: Node, engine: Engine) -> str:
     return "open" if is_root_open or has_failed_child or node.fault_until is not None else "closed"
 
 
-def open_circuit(node: Node, circuit: str, now: float) -> dict[str, Any]:
+def open_circuit(node: Node, engine: Engine, circuit: str, now: float) -> dict[str, Any]:
     """One line of the status: whose circuit is open, for what, and what comes next."""
-    detail = _circuit_detail(node, now)
+    detail = _circuit_detail(node, engine, now)
     return {
         "path": node.path,
         "circuit": circuit,
@@ -138,14 +138,15 @@ def open_circuit(node: Node, circuit: str, now: float) -> dict[str, Any]:
     }
 
 
-def _circuit_detail(node: Node, now: float) -> dict[str, Any] | None:
+def _circuit_detail(node: Node, engine: Engine, now: float) -> dict[str, Any] | None:
     """Of the child that keeps the circuit of ``node`` open; of several, see `Care.failed`."""
     failed = node.care.failed() if node.care is not None else []
     if node.care is None or not failed:
         return None
     name = failed[0]
     track = node.care.tracks[name]
-    child = node.children.get(name)
+    context = engine.context
+    kind = type_of_child(node, context.factory, name)
     next_in_s = next_retry_in_s(node, name, now)
     return {
         "failed_child": name,
@@ -157,7 +158,7 @@ def _circuit_detail(node: Node, now: float) -> dict[str, Any] | None:
         "attempts": attempts_of(node, name),
         "next_attempt_in_s": None if next_in_s is None else round(next_in_s, 3),
         "escalated": track.escalated,
-        "runbook_url": Worker.runbook_url if child is None else type(child.worker).runbook_url,
+        "runbook_url": based(kind.runbook_url, context.runbooks),
     }
 
 

@@ -79,7 +79,9 @@ def _changed(path: str, to_state: str = "running") -> ev.StateChanged:
     )
 
 
-def _ended(status: str, verdict: str, ran_s: float) -> ev.ActionEnded:
+def _ended(
+    status: str, verdict: str, ran_s: float, circuit_open_s: float | None = None
+) -> ev.ActionEnded:
     return ev.ActionEnded(
         path="a",
         action_type="X",
@@ -88,6 +90,7 @@ def _ended(status: str, verdict: str, ran_s: float) -> ev.ActionEnded:
         verdict=verdict,
         queued_s=0.0,
         ran_s=ran_s,
+        circuit_open_s=circuit_open_s,
     )
 
 
@@ -132,7 +135,7 @@ def test_every_metric_of_the_table_is_really_updated(
     metrics = Metrics(log_lines_dropped=lambda: 4)
     for event in _one_of_each():
         metrics.observe(event)
-    metrics.observe(_ended("timed_out", "timed_out", 1.0))
+    metrics.observe(_ended("timed_out", "timed_out", 1.0, circuit_open_s=0.5))
     metrics.observe(_proc_ended("recycled"))
     metrics.tick(0.002)
     metrics.tree({"running": 2}, {"site": 3}, 1)
@@ -164,6 +167,19 @@ def test_the_markdown_table_has_a_row_for_each_metric() -> None:
     assert len(lines) == 2 + len(TABLE)
     assert lines[2].startswith("| `fsmv2_ticks_total` | counter | – | ticks |")
     assert all(line.count(" | ") == 4 for line in lines)
+
+
+def test_what_ends_while_the_machines_circuit_is_open_is_counted_with_how_long_it_went_on(
+    folder: str,
+) -> None:
+    """Not what was taken back from the queue: it has never run."""
+    metrics = Metrics("site")
+    metrics.observe(_ended("succeeded", "succeeded", 30.0, circuit_open_s=20.0))
+    metrics.observe(_ended("cancelled", "cancelled", 0.0, circuit_open_s=0.1))
+    metrics.observe(_ended("succeeded", "succeeded", 1.0))
+    found = _samples(folder)
+    assert found["fsmv2_actions_during_circuit_total"] == {(): 1.0}
+    assert found["fsmv2_action_post_circuit_duration_seconds_sum"] == {(): 20.0}
 
 
 def test_an_action_is_counted_under_how_it_ended(folder: str) -> None:

@@ -137,7 +137,7 @@ def test_the_ops_process_says_ready_and_serves_what_was_published(ops: Ops) -> N
     assert headers["cache-control"] == "no-store"
     assert "default-src 'self'" in headers["content-security-policy"]
     assert "server" not in headers
-    for path in ("/page.css", "/page.js", "/icon.svg"):
+    for path in ("/page.css", "/page.js", "/explain.js", "/icon.svg"):
         assert ops.ask(path)[0] == 200
     assert b'fsmv2_process_open_fds{process="ops"}' in ops.ask("/metrics")[1]
     assert ops.ask("/", "HEAD")[1] == b""

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from fsmv2.supervisor.core.facts import Cause, Explanation
 from fsmv2.supervisor.store.protocol import put
 from fsmv2.supervisor.store.sqlite import SqliteStore
 from fsmv2.supervisor.web.app import Guard, allowed_hosts, make_app
@@ -404,17 +406,27 @@ def test_the_page_asks_no_other_host_and_inlines_nothing() -> None:
     """So that the policy default-src 'self' holds, and the page works without a network."""
     html, css, script = ((WEB / f"page.{kind}").read_text() for kind in ("html", "css", "js"))
     assert not re.search(r"<style|style=|\son\w+=|<script(?![^>]*src=)", html)
-    for text in (html, css, script):
+    for text in (html, css, script, (WEB / "explain.js").read_text()):
         assert not re.search(r"(https?:)?//[\w.-]+\.\w+", text)
     assert not re.search(r"url\(|@import", css)
 
 
 def test_texts_of_workers_never_become_markup() -> None:
-    script = (WEB / "page.js").read_text()
+    script = "".join((WEB / name).read_text() for name in ("page.js", "explain.js"))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b", script)
     asked = set(re.findall(r'byId\("([\w-]+)"\)', script))
     offered = set(re.findall(r'id="([\w-]+)"', (WEB / "page.html").read_text()))
     assert asked <= offered
+
+
+def test_the_page_shows_all_of_an_explanation() -> None:
+    """Each field by the name under which it is published."""
+    script = (WEB / "explain.js").read_text()
+    whole = {field.name for field in msgspec.structs.fields(Explanation)}
+    for name in whole - {"path", "worker_type", "runs", "reason"}:
+        assert f"answer.{name}" in script, name
+    for name in {field.name for field in msgspec.structs.fields(Cause)} - {"numbers"}:
+        assert f"cause.{name}" in script, name  # the numbers are in its text
 
 
 def test_a_large_tree_is_joined_from_parts_and_half_a_tree_is_none() -> None:

@@ -23,9 +23,10 @@ from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext
 
-INBOX_FILES_MAX = 1_000
+INBOX_MESSAGES_MAX = 1_000
+INBOX_BYTES_MAX = 256 * 1024 * 1024
 # Nothing is pulled with less room than this, until there is as much again: without the second
-# number a consumer that is a little too slow would have pulling stop and go with every file.
+# number a consumer that is a little too slow would have pulling stop and go with every message.
 ROOM_MIN = 50
 ROOM_AGAIN = 100
 # A reply of this many may not have been all: relays bound what they hand out at a time.
@@ -69,8 +70,8 @@ def pull_inbox(call: Call, inbox: Path, before: Direction) -> Direction:
     try:
         for reply in spool.saved_replies(inbox):  # a killed attempt got this far
             moved += _unpack(call.ctx, reply)[0]
-        waiting = len(spool.inbox_files(inbox))
-        room = INBOX_FILES_MAX - waiting
+        waiting, size, _ = spool.usage(inbox)
+        room = INBOX_MESSAGES_MAX - waiting if size < INBOX_BYTES_MAX else 0
         if room < (ROOM_AGAIN if before.held else ROOM_MIN):
             return msgspec.structs.replace(
                 before, moved=moved, waiting=waiting, idle_s=0.0, held=True
@@ -82,7 +83,7 @@ def pull_inbox(call: Call, inbox: Path, before: Direction) -> Direction:
                 draft.file.write(body)
                 found, unreadable = _unpack(call.ctx, draft.publish(".reply"))
                 moved += found
-        waiting = len(spool.inbox_files(inbox))
+        waiting = spool.usage(inbox).messages
     except TransportError as error:
         problem = error.problem
     except OSError as error:

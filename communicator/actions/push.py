@@ -95,12 +95,11 @@ def push_outbox(
                 if not (few and len(taken) == 1 and _is_poison(error.problem)):
                     problem = error.problem
                     break
-                spool.set_aside(taken[0].path)
+                spool.set_aside(taken[0])
                 refused += 1
                 call.ctx.log("message refused by the relay", "warning", status=error.problem.status)
                 continue
-            for each in taken:
-                each.delete()
+            spool.acknowledge(taken)
             moved += len(taken)
             waiting -= len(taken)
     except OSError as error:

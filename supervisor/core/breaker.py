@@ -52,6 +52,7 @@ class Breaker(msgspec.Struct, frozen=True):
     not_before: float = 0.0
     leases: tuple[Lease, ...] = ()
     forced: Forced | None = None
+    forced_since: float = 0.0
     forced_until: float = 0.0
     probe_s: float = PROBE_S
 
@@ -133,16 +134,20 @@ def give_back(
     return msgspec.structs.replace(breaker, leases=left, passed=passed, quota=quota), None
 
 
-def force(breaker: Breaker, forced: Forced | None, until: float) -> Breaker:
-    """``breaker`` with an operator's word that counts until ``until``; None takes it back."""
+def force(breaker: Breaker, forced: Forced | None, until: float, now: float) -> Breaker:
+    """``breaker`` with an operator's word that counts from ``now`` until ``until``; None takes it
+    back."""
     if forced is None:
         return msgspec.structs.replace(breaker, forced=None, forced_until=0.0)
-    return msgspec.structs.replace(breaker, forced=forced, forced_until=until)
+    since = breaker.forced_since if breaker.forced == forced else now
+    return msgspec.structs.replace(breaker, forced=forced, forced_since=since, forced_until=until)
 
 
 def downtime_s(breaker: Breaker, now: float) -> float:
-    """Seconds since this incident began."""
-    return 0.0 if breaker.opened_at is None else now - breaker.opened_at
+    """Seconds since this incident began, or since an operator has opened it."""
+    if breaker.opened_at is not None:
+        return now - breaker.opened_at
+    return now - breaker.forced_since if effective(breaker, now) == "open" else 0.0
 
 
 def _without_expired(breaker: Breaker, now: float) -> Breaker:

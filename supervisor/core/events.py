@@ -151,7 +151,9 @@ class ActionStarted(Event, frozen=True, kw_only=True):
 
 
 class ActionEnded(Event, frozen=True, kw_only=True):
-    """An action's one result arrived. Its level depends on the status, see `level_of`."""
+    """An action's one result arrived. Its level depends on the status, see `level_of`.
+    ``circuit_open_s`` is how long the infrastructure breaker had been open, None where it was
+    not."""
 
     path: str
     action_type: str
@@ -163,6 +165,7 @@ class ActionEnded(Event, frozen=True, kw_only=True):
     error: str | None = None
     traceback: str = ""
     certificate: DeathCertificate | None = None
+    circuit_open_s: float | None = None
 
 
 class ActionRefused(Event, frozen=True, kw_only=True):

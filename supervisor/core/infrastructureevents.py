@@ -16,11 +16,13 @@ from fsmv2.supervisor.core.eventbase import Event, Level
 ATTEMPTS_SHOWN_MAX = 5
 
 
-def recovery_status(attempts: int) -> str:
-    """How it stands with the recovery after so many attempts, in the words of UX-001."""
+def recovery_status(attempts: int, escalates: bool = True) -> str:
+    """How it stands with the recovery after so many attempts, in the words of UX-001. What never
+    ``escalates``, as the machine's own breaker, says of nothing that it is about to."""
     if attempts < 3:
         return "attempting_recovery"
-    return "persistent_failure" if attempts < ATTEMPTS_SHOWN_MAX else "escalation_imminent"
+    is_near = escalates and attempts >= ATTEMPTS_SHOWN_MAX
+    return "escalation_imminent" if is_near else "persistent_failure"
 
 
 class InfrastructureOpened(Event, frozen=True, kw_only=True):
@@ -34,8 +36,10 @@ class InfrastructureOpened(Event, frozen=True, kw_only=True):
 
 
 class InfrastructureStillOpen(Event, frozen=True, kw_only=True):
-    """The heartbeat of a breaker that is not closed. ``retry_attempt`` counts the times it was
-    half open in this incident; ``next_retry_in_s`` is None while something is still wrong."""
+    """The heartbeat of a breaker that is not closed, or held closed though it would not be.
+    ``state`` is the one that counts, ``forced`` whether an operator holds it there;
+    ``retry_attempt`` counts the times it was half open in this incident; ``next_retry_in_s`` is
+    None while something is still wrong."""
 
     level: ClassVar[Level] = "warning"
     state: str
@@ -46,6 +50,7 @@ class InfrastructureStillOpen(Event, frozen=True, kw_only=True):
     elapsed_downtime_s: float
     next_retry_in_s: float | None
     recovery_status: str
+    forced: bool = False
 
 
 class InfrastructureHalfOpened(Event, frozen=True, kw_only=True):
@@ -90,6 +95,24 @@ class InfrastructureForceEnded(Event, frozen=True, kw_only=True):
 
     was: str
     state: str
+
+
+class ExcessForgotten(Event, frozen=True, kw_only=True):
+    """A reading was over its limit when it was last seen, and has been missing for so long that
+    this counts no more: the breaker goes by the others."""
+
+    level: ClassVar[Level] = "warning"
+    reading: str
+    unseen_s: float
+    reason: str
+
+
+class ActionsRecalled(Event, frozen=True, kw_only=True):
+    """Actions that waited for a proc when the breaker opened were taken back; each is decided anew
+    when it has closed."""
+
+    level: ClassVar[Level] = "warning"
+    count: int
 
 
 class MemoryRelieved(Event, frozen=True, kw_only=True):

@@ -3,8 +3,8 @@
 Knows: a limit's two thresholds and its hold time, what became of one reading over time.
 Does not know: where a reading comes from, what is done about it.
 Invariants: between the two thresholds nothing changes; a missing reading neither exceeds a limit
-nor ends an excess, but an excess nobody has seen for `FORGET_S` counts no more: or a file that has
-become unreadable would keep the breaker open for ever.
+nor ends an excess, short or for good, but an excess nobody has seen for `FORGET_S` counts no more:
+or a file that has become unreadable would keep the breaker open for ever.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Track(msgspec.Struct, frozen=True):
 def follow(track: Track, value: float | None, now: float) -> Track:
     """``track`` after one reading more; None: it is missing."""
     if value is None or math.isnan(value):
-        unseen_s = now - track.seen_at if track.seen_at is not None else 0.0
-        exceeded = track.exceeded_since if unseen_s < FORGET_S else None
-        return msgspec.structs.replace(track, value=None, over_since=None, exceeded_since=exceeded)
+        if track.seen_at is not None and now - track.seen_at >= FORGET_S:
+            return msgspec.structs.replace(track, value=None, over_since=None, exceeded_since=None)
+        return msgspec.structs.replace(track, value=None)
     limit, exceeded, over = track.limit, track.exceeded_since, track.over_since
     if value >= limit.open:
         over = now if over is None else over

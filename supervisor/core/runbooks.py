@@ -20,6 +20,7 @@ PAGES = {
     "actions-time-out": "Actions end with `timed_out` or `hung_in_c`, or stay in flight for long.",
     "quarantine": "An action type is in quarantine.",
     "observation-lost": "A worker is paused or degraded because it is not observed.",
+    "readings-lost": "Readings of the machine are missing.",
     "worker-code-fails": "A worker's own code raises, returns nonsense or takes too long.",
     "template-errors": "A worker's config has a template that cannot be rendered.",
     "children-refused": "A worker declares children that cannot be.",
@@ -52,6 +53,8 @@ BY_EVENT = {
     "infrastructure_still_open": "circuit-open",
     "infrastructure_reopened": "circuit-open",
     "memory_relieved": "memory-pressure",
+    "readings_lost": "readings-lost",
+    "excess_forgotten": "readings-lost",
     "pool_stuck": "procs-cannot-start",
     "starts_throttled": "procs-cannot-start",
     "start_method_changed": "procs-cannot-start",
@@ -89,6 +92,12 @@ BY_RULE = {
 def url(page: str, base: str = BASE_URL) -> str:
     """Where ``page`` can be read; empty for no page."""
     return f"{base}{page}.md" if page else ""
+
+
+def based(link: str, base: str) -> str:
+    """``link``, below ``base`` if it leads to one of these pages. A worker type's class says where
+    its runbook is before anybody knows where the pages are served."""
+    return base + link.removeprefix(BASE_URL) if link.startswith(BASE_URL) else link
 
 
 def page_of(link: str) -> str:

@@ -77,6 +77,7 @@ def make_app(
         "/": _file("page.html", "text/html; charset=utf-8"),
         "/page.css": _file("page.css", "text/css; charset=utf-8"),
         "/page.js": _file("page.js", "text/javascript; charset=utf-8"),
+        "/explain.js": _file("explain.js", "text/javascript; charset=utf-8"),
         "/icon.svg": _constant(_ICON.encode(), "image/svg+xml"),
     }
     app = Starlette(

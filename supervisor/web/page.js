@@ -212,13 +212,18 @@ function makeRow(path) {
   row.name.append(row.fold, row.label, row.circuit, row.type);
   head.append(row.name);
   row.state = make("span", "pill");
-  row.reason = make("td", "reason");
+  row.reason = make("button", "why");
+  row.reason.type = "button";
+  row.reason.title = "why is it so?";
+  row.reason.addEventListener("click", () => showExplanation(path));
+  const reason = make("td", "reason");
+  reason.append(row.reason);
   row.since = make("td", "number dim");
   row.action = make("td");
   row.restarts = make("td", "number");
   const state = make("td");
   state.append(row.state);
-  row.tr.append(head, state, row.reason, row.since, row.action, row.restarts);
+  row.tr.append(head, state, reason, row.since, row.action, row.restarts);
   rows.set(path, row);
   return row;
 }
@@ -241,7 +246,7 @@ function fillRow(row, node, depth, flat) {
   row.state.title = `phase ${node.phase}, wanted ${node.desired_state}`;
   const wanted = node.desired_state && !["running", node.state].includes(node.desired_state)
     ? `  (wanted: ${node.desired_state})` : "";
-  say(row.reason, `${node.reason || ""}${wanted}`);
+  say(row.reason, `${node.reason || "why?"}${wanted}`);
   say(row.since, span(node.since_s));
   fillAction(row, node.action);
   say(row.restarts, String(node.restarts || 0));

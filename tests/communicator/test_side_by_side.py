@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +51,9 @@ class Attempts:
             spool.post(self.outbox, email="a@x", message_type="status", payload=payload)
 
     def action(self, **fields: Any) -> SyncAction:
-        fields = {"outbox": str(self.outbox), "inbox": str(self.inbox), **fields}
-        return SyncAction(fields.pop("access", self.access), poll_interval_s=0.02, **fields)
+        defaults = {"outbox": str(self.outbox), "inbox": str(self.inbox), "poll_interval_s": 0.02}
+        fields = {**defaults, **fields}
+        return SyncAction(fields.pop("access", self.access), **fields)
 
     def sync(self, **fields: Any) -> SyncOutcome:
         return self.action(**fields).execute(self.context)
@@ -74,7 +76,7 @@ class Attempts:
         return [entry.payload for entry in self.relay.pushed()]
 
     def files(self) -> list[str]:
-        return sorted(path.name for path in self.outbox.iterdir())
+        return sorted(path.name for path in self.outbox.iterdir() if path.name[0] != ".")
 
 
 @pytest.fixture
@@ -113,6 +115,35 @@ def test_pushes_begin_for_as_long_as_a_pull_is_open(
         assert relay.wait_for(lambda r: len(r.pushed()) == 1)
         assert is_open(relay, "pull")
     assert len(relay.requests("pull")) == 1
+
+
+def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """The answer to a message leaves in the attempt that brought it, though the next poll would
+    be in an hour."""
+    relay.send("ada@example.com", "action", "question")
+    began = time.monotonic()
+    with attempts.under_way(lively_s=0.5, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 3)
+        attempts.post("answer")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+        relay.send("ada@example.com", "action", "next question")
+        assert relay.wait_for(lambda r: not r.instance.queue)
+    assert time.monotonic() - began >= 0.5
+    assert (found[0].push.moved, found[0].pull.moved) == (1, 2)
+
+
+def test_an_error_ends_an_attempt_that_stays(relay: Relay, attempts: Attempts) -> None:
+    """The root is to see it: the attempt does not look on for a minute."""
+    relay.send("ada@example.com", "action", "question")
+    with attempts.under_way(lively_s=4.9, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 2)
+        relay.fault("pull", Fault(status=503), times=None)
+        assert relay.wait_for(lambda r: r.requests("pull")[-1].status == 503)
+        pulls = len(relay.requests("pull"))
+    assert found[0].pull.problem is not None
+    assert len(relay.requests("pull")) == pulls
 
 
 def test_slow_push_holds_up_no_pull(relay: Relay, attempts: Attempts) -> None:
@@ -248,7 +279,7 @@ def test_only_the_message_that_is_refused_itself_is_set_aside(
     outcome = attempts.sync(push=failed)
     assert (outcome.push.moved, outcome.push.refused, outcome.push.waiting) == (2, 1, 0)
     assert attempts.pushed() == [1, 3]
-    assert [name.endswith(".json.refused") for name in attempts.files()] == [True]
+    assert [name.endswith(".jsonl.refused") for name in attempts.files()] == [True]
 
 
 def test_relay_that_refuses_everything_does_not_empty_the_outbox(
@@ -288,7 +319,7 @@ def test_any_other_status_keeps_every_message(
     assert outcome.push.errors_in_row == 2
     assert len(relay.requests("push")) == 1
     assert outcome.token_rejected is (status == 401)
-    assert all(name.endswith(".json") for name in attempts.files())
+    assert all(name.endswith(".jsonl") for name in attempts.files())
 
 
 def test_batch_that_is_too_large_is_sent_in_parts(relay: Relay, attempts: Attempts) -> None:
@@ -318,10 +349,10 @@ def test_pulling_needs_room_and_more_of_it_to_begin_again(
     pulls: bool,
 ) -> None:
     """Scenarios 27 and 28: skipped below 50, resumed at 100, no outcome; pushing goes on."""
-    monkeypatch.setattr(pull_module, "INBOX_FILES_MAX", 100)
+    monkeypatch.setattr(pull_module, "INBOX_MESSAGES_MAX", 100)
     attempts.inbox.mkdir()
     for number in range(100 - free):
-        (attempts.inbox / f"{number:020d}-1.jsonl").touch()
+        (attempts.inbox / f"{number:020d}-1.json").write_text("{}")
     attempts.post("out")
     relay.send("ada@example.com", "action", "in")
     outcome = attempts.sync(pull=Direction(held=held))

@@ -306,12 +306,27 @@ def test_first_sync_does_both_directions() -> None:
 
 def test_healthy_sync_waits_for_its_poll_interval() -> None:
     """With the time that is left in the reason."""
-    sync = synced(tried(moved=4), tried(moved=2))
+    sync = synced(tried(), tried())
     reason = waits(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.75))
-    assert "4 moved" in reason
+    assert "0 moved" in reason
     assert "next sync in 0.2 s" in reason
     assert "token good for 80000 s" in reason
     syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=1.0))
+
+
+@pytest.mark.parametrize("moved", [(1, 0), (0, 1)])
+def test_the_next_sync_comes_soon_after_a_message(moved: tuple[int, int]) -> None:
+    """Its answer, or the next one, is not to wait for the poll interval; unless that is wanted."""
+    sync = synced(tried(moved=moved[0]), tried(moved=moved[1]))
+    assert "next sync in 0.1 s" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.04)
+    )
+    action = syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11))
+    assert action.lively_s == 2.0
+    patient = msgspec.structs.replace(CONFIG, lively_s=0.0)
+    assert "next sync in 0.9 s" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11, config=patient)
+    )
 
 
 def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
@@ -430,7 +445,7 @@ def test_degraded_at_100_messages_that_could_not_be_pushed(
 def test_full_inbox_is_told_and_is_no_trouble() -> None:
     """Scenario 44's other half: pulling keeps nothing back, so it only waits for room."""
     held = synced(tried(moved=1), tried(waiting=960, held=True))
-    reason = waits(snapshot(Syncing, logged_in=login(), sync=held, sync_s=0.1))
+    reason = waits(snapshot(Syncing, logged_in=login(), sync=held, sync_s=0.05))
     assert "960 waiting (inbox full)" in reason
 
 

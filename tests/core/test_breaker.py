@@ -100,17 +100,17 @@ def test_an_action_that_the_machine_failed_opens_it_for_a_probe_period() -> None
 @pytest.mark.parametrize("forced", ["open", "closed"])
 def test_an_operators_word_counts_until_its_time_is_over(own: BreakerState, forced: str) -> None:
     """Underneath it goes on by itself."""
-    breaker = force(Breaker(state=own, since=0.0, quota=1), forced, 50.0)  # type: ignore[arg-type]
+    breaker = force(Breaker(state=own, since=0.0, quota=1), forced, 50.0, 0.0)  # type: ignore[arg-type]
     assert effective(breaker, 49.9) == forced
     assert may_start(breaker, 49.9) is (forced == "closed")
     assert effective(breaker, 50.0) == own
     assert step(breaker, (), (), 50.0)[0].forced is None
-    assert effective(force(breaker, None, 0.0), 1.0) == own
+    assert effective(force(breaker, None, 0.0, 0.0), 1.0) == own
 
 
 def test_only_half_open_costs_a_lease() -> None:
     assert lend(Breaker(), 1, 0.0) == Breaker()
-    assert lend(force(HALF_OPEN, "closed", 50.0), 1, 21.0).leases == ()
+    assert lend(force(HALF_OPEN, "closed", 50.0, 21.0), 1, 21.0).leases == ()
 
 
 def test_readings_that_go_up_and_down_each_second_open_it_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from fuzz_childbreaker import AWAY, COMES, FAILED, HELD, RUNS, WAITS, run_many
 
@@ -16,6 +17,8 @@ from fsmv2.supervisor.core.childbreaker import (
 )
 from fsmv2.supervisor.core.errors import WorkerFault
 from fsmv2.supervisor.core.infrastructureevents import recovery_status
+
+UNMADE = Sight("failed", "exists", "ValueError: no", "its constructor is called again", 1)
 
 
 class Child:
@@ -87,7 +90,7 @@ def test_a_child_that_recovers_by_itself_closes_even_after_the_escalation() -> N
     child.fail(5)
     child.see(RUNS, 1000.0)
     assert not child.track.is_open
-    assert child.track == CALM
+    assert child.see(RUNS, 60.0) == CALM
 
 
 def test_attempts_of_incidents_that_are_over_count_until_the_window_has_drained() -> None:
@@ -97,8 +100,9 @@ def test_attempts_of_incidents_that_are_over_count_until_the_window_has_drained(
     for _ in range(7):
         child.see(FAILED)
         if child.track.next_at < NEVER:
-            child.see(FAILED, child.track.next_at - child.now)
+            child.see(FAILED, min(child.track.next_at - child.now, 30.0))
         child.see(RUNS, 1.0)
+        child.see(RUNS, 10.0)
     assert len(child.moments("restart")) == 5
     child.see(FAILED, 300.0)
     assert child.track.attempts == ()
@@ -125,6 +129,105 @@ def test_a_child_that_comes_up_in_time_is_left_to_it() -> None:
     child.see(COMES, 29.0)
     child.see(RUNS, 0.5)
     assert [order for _, order in child.orders] == ["opened", "closed"]
+
+
+def test_a_child_that_runs_and_fails_each_second_keeps_its_circuit_open() -> None:
+    """It closes once; then only what has run for ten seconds counts as running."""
+    child = Child()
+    for _ in range(300):
+        child.see(FAILED, 1.0)
+        child.see(RUNS, 1.0)
+    assert child.moments("closed") == [102.0]
+    assert child.moments("opened") == [101.0, 103.0]
+    assert len(child.moments("restart")) == 5
+    assert len(child.moments("escalate")) == 1
+    child.see(RUNS, 1.0)
+    child.see(RUNS, 9.0)
+    assert not child.track.is_open
+
+
+def test_while_a_child_runs_on_trial_nothing_is_due_but_the_end_of_it() -> None:
+    child = Child()
+    child.see(FAILED)
+    child.see(RUNS, 0.1)
+    child.see(FAILED, 0.1)
+    began = child.now + 0.1
+    child.see(RUNS, 0.1)
+    assert child.track.is_open
+    assert child.track.wake_at() == began + 10.0
+    assert child.track.runs_since == began
+    assert "it runs again" in child.track.unless
+    child.see(FAILED, 5.0)
+    assert child.track.runs_since is None
+    assert child.track.next_at > child.now
+    child.see(RUNS, 0.1)
+    child.see(RUNS, 10.0)
+    assert not child.track.is_open
+
+
+def test_after_an_escalation_nobody_is_called_or_restarts_until_the_window_is_over() -> None:
+    """It runs now and then, and falls over again: a person knows already."""
+    child = Child()
+    child.fail(5)
+    (called,) = child.moments("escalate")
+    while child.now < called + 270.0:
+        child.see(RUNS, 5.0)
+        child.see(RUNS, 15.0)
+        child.see(FAILED, 5.0)
+    assert child.moments("escalate") == [called]
+    assert len(child.moments("restart")) == 5
+    assert child.track.next_at == called + 300.0
+    child.see(FAILED, child.track.next_at - child.now)
+    assert len(child.moments("restart")) == 6
+
+
+def test_attempts_of_an_incident_that_outlasts_the_window_are_still_shown() -> None:
+    child = Child()
+    child.fail(5)
+    child.see(FAILED, 1000.0)
+    assert child.track.attempts == ()
+    assert child.track.attempts_shown() == 5
+
+
+def test_one_that_cannot_be_made_warns_at_the_fourth_try_and_escalates_at_the_fifth() -> None:
+    child = Child()
+    for tries in range(1, 30):
+        child.see(msgspec.structs.replace(UNMADE, tries=tries), 60.0)
+    assert child.moments("warn") == [100.0 + 4 * 60.0]
+    assert child.moments("escalate") == [100.0 + 5 * 60.0]
+    assert child.moments("restart") == []
+    assert child.track.attempts_shown() == 29
+
+
+def test_one_that_could_not_be_made_even_at_the_first_look_escalates_with_it() -> None:
+    child = Child()
+    child.see(msgspec.structs.replace(UNMADE, tries=7))
+    assert [order for _, order in child.orders] == ["opened", "escalate"]
+
+
+def test_a_child_that_falters_while_it_comes_up_is_not_waited_for_anew() -> None:
+    child = Child()
+    child.see(FAILED)
+    child.see(FAILED, 1.0)
+    child.see(COMES, 1.0)
+    by = child.track.settle_by
+    while child.now < by - 3.0:
+        child.see(FAILED, 1.0)
+        child.see(COMES, 1.5)
+        assert child.now < child.track.wake_at() <= by
+    assert child.track.settle_by == by
+    child.see(COMES, by - child.now)
+    assert len(child.moments("restart")) == 2
+
+
+def test_one_that_may_not_be_restarted_any_more_while_it_comes_has_nothing_due() -> None:
+    child = Child()
+    child.see(FAILED)
+    child.see(FAILED, 1.0)
+    child.see(COMES, 1.0)
+    child.see(FAILED, 0.1)
+    child.see(Sight("comes", unless="its config is refused"), 0.1)
+    assert child.track.wake_at() == NEVER
 
 
 def test_one_that_is_not_to_be_restarted_keeps_its_circuit_open_until_it_runs() -> None:

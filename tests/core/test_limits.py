@@ -50,9 +50,13 @@ def test_between_the_thresholds_nothing_changes() -> None:
 
 
 def test_a_missing_reading_neither_exceeds_a_limit_nor_ends_an_excess() -> None:
-    """NaN is missing too. It does not count towards the hold time."""
+    """NaN is missing too. A machine in trouble may well be read only now and then: what is over
+    its limit before a gap and after it was so all along."""
     assert after(EXCEEDED, (11.0, None), (12.0, math.nan)).is_exceeded
-    assert not after(FRESH, (0.0, 0.95), (1.0, None), (3.5, 0.95)).is_exceeded
+    assert not after(FRESH, (0.0, 0.95), (1.0, None), (3.5, None)).is_exceeded
+    assert after(FRESH, (0.0, 0.95), (1.0, None), (3.5, 0.95)).is_exceeded
+    assert not after(FRESH, (0.0, 0.95), (1.0, None), (3.5, 0.85), (4.0, 0.95)).is_exceeded
+    assert not after(FRESH, (0.0, 0.95), (FORGET_S, None), (FORGET_S + 1.0, 0.95)).is_exceeded
     assert after(FRESH, (0.0, None)).value is None
 
 

@@ -329,6 +329,22 @@ def test_a_clean_restart_of_its_own_is_no_failure() -> None:
     assert bench.heard(CircuitOpened) == []
 
 
+def test_a_machine_in_trouble_costs_a_failed_child_none_of_its_restarts() -> None:
+    """It could not come up. They go on when the machine is well again."""
+    bench = bench_of(child("a", "soon"))
+    go_bad(bench, "a")
+    bench.engine.set_infrastructure("no disk")
+    bench.run(120.0)
+    assert bench.heard(ChildRestarted) == []
+    assert bench.heard(CircuitStillOpen)[-1].next_retry_in_s is None
+    care = bench.engine.root.care
+    assert care is not None
+    assert care.tracks["a"].unless == "the infrastructure breaker is open"
+    bench.engine.set_infrastructure(None)
+    bench.run(5.0, until=lambda: bench.heard(ChildRestarted) != [])
+    assert len(bench.heard(ChildRestarted)) == 1
+
+
 # --- other causes ---------------------------------------------------------------------------
 
 
@@ -350,6 +366,61 @@ def test_a_child_that_cannot_be_made_opens_the_circuit_until_it_can() -> None:
     bench.run(20.0)
     assert circuits(bench) == {}
     assert bench.tree() == {"b": "running"}
+
+
+def test_a_child_that_can_never_be_made_warns_and_has_a_person_called() -> None:
+    """Who is called, is sent to the runbook of its type, at the address of the config."""
+
+    def init(self: Any) -> None:
+        raise OSError("no licence")
+
+    bench = bench_of(
+        child("b", "dear"),
+        workers=[worker_type("dear", SOON, __init__=init)],
+        runbooks="https://wiki.example/",
+    )
+    bench.run(600.0)
+    assert [event.attempts_remaining for event in bench.heard(EscalationNear)] == [1]
+    [called] = bench.heard(EscalationRequired)
+    assert called.runbook_url == "https://wiki.example/circuit-open.md"
+    assert called.manual_steps
+    assert bench.heard(ChildRestarted) == []
+    line_of = open_circuit(bench.engine.root, bench.engine, "open", bench.now)
+    assert line_of["escalated"]
+    assert line_of["attempts"] > 5
+    assert bench.heard(CircuitStillOpen)[-1].recovery_status == "escalation_imminent"
+
+
+def test_another_fault_does_not_end_that_a_config_is_refused() -> None:
+    """Or the child would be restarted for a config that no restart makes better."""
+    configs = {"ok": True}
+
+    def derive(self: Any, spec: UserSpec) -> DesiredState:
+        if not configs["ok"]:
+            raise SpecError("no such port")
+        return DesiredState(state="running")
+
+    def next_action(self: Any, snapshot: Any) -> Any:
+        if not configs["ok"]:
+            raise OSError("no network")
+        return snapshot.state.next(snapshot)
+
+    bad = worker_type("odd", SOON, derive_desired_state=derive, next_action=next_action)
+    bench = bench_of(child("b", "odd"), workers=[bad])
+    bench.run(5.0)
+    configs["ok"] = False
+    node = bench.node("b")
+    node.derive_needed = True
+    node.mark_dirty()
+    bench.run(1.0)
+    assert node.config_fault
+    node.derive_needed = False  # what it has is kept, and its decisions raise from here on
+    bench.run(120.0)
+    assert node.config_fault
+    assert bench.heard(ChildRestarted) == []
+    configs["ok"], node.derive_needed = True, True
+    bench.run(70.0)
+    assert not node.config_fault
 
 
 def test_a_child_that_cannot_be_observed_is_restarted_and_its_circuit_closes_when_it_is() -> None:
@@ -451,7 +522,7 @@ def test_of_several_failed_children_the_one_a_person_was_called_for_is_named() -
 def test_an_open_circuit_is_a_line_of_the_status_with_what_comes_next() -> None:
     bench = bench_of(child("a", "soon"))
     go_bad(bench, "a")
-    line_of = open_circuit(bench.engine.root, "open", bench.now)
+    line_of = open_circuit(bench.engine.root, bench.engine, "open", bench.now)
     assert (line_of["path"], line_of["attempts"], line_of["escalated"]) == ("root", 0, False)
     assert line_of["why"].startswith("a has failed (healthy: degraded for 2 s")
     assert 0 < line_of["next_attempt_in_s"] <= 1.0

@@ -81,6 +81,8 @@ def test_an_open_breaker_wins_over_an_action_in_flight_and_lets_it_end() -> None
     assert len(bench.attempts(SwitchOn)) == 1
     assert bench.node("p").reason.startswith("infrastructure: no proc can be started")
     assert bench.node("p").results[SwitchOn].value == "done"
+    (ended,) = bench.heard(events.ActionEnded)
+    assert ended.circuit_open_s == pytest.approx(10.0, abs=2 * INTERVAL_S)
 
 
 def test_observations_go_on_while_a_breaker_is_open_and_one_action_follows_its_close() -> None:

@@ -19,7 +19,7 @@ from fsmv2.supervisor.store.protocol import Everything, Recalled
 from fsmv2.supervisor.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.proc
-KILLS = int(os.environ.get("FSMV2_STORE_KILLS", "20"))
+KILLS = int(os.environ.get("FSMV2_STORE_KILLS", "12"))
 SEED = int(os.environ.get("FSMV2_STORE_SEED", "2026"))
 TOKEN = "tok-5f0e4c"
 

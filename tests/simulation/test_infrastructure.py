@@ -23,6 +23,7 @@ from fsmv2.supervisor import (
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core import infrastructureevents as told
 from fsmv2.supervisor.core.limits import Limit
+from fsmv2.supervisor.relief import newest_to_spare
 from fsmv2.supervisor.settings import BreakerSettings, PoolSettings, WorkerSettings
 from fsmv2.supervisor.testing import Simulation
 
@@ -141,6 +142,80 @@ def test_short_of_memory_the_newest_action_that_may_be_tried_again_is_cancelled_
     assert [event.attempt_id for event in relieved] == [newest]
 
 
+def test_what_waits_for_a_proc_when_it_opens_is_taken_back_and_decided_anew() -> None:
+    """It has not begun: for the worker it is as if it had never been decided."""
+    sim = simulate(pressers=6, procs=2)
+    sim.run(5.0)
+    waiting = [node for node in sim.engine.nodes() if node.attempt is not None]
+    assert len(waiting) == 6
+    before = {node: dict(node.results) for node in waiting}
+    sim.probe.trip("no disk")
+    sim.run(0.2)
+    assert [event.count for event in heard(sim, told.ActionsRecalled)] == [4]
+    still = [node for node in waiting if node.attempt is not None]
+    assert len(still) == 2
+    for node in waiting:
+        if node not in still:
+            assert dict(node.results) == before[node]
+            assert not node.failures
+    sim.run(5.0)
+    assert pressing(sim) == 0
+    sim.probe.clear()
+    sim.run(12.0)
+    assert pressing(sim) == 6
+
+
+def test_an_action_from_outside_that_is_taken_back_waits_for_the_end_of_the_trouble() -> None:
+    """Who has asked for it gets its result, later."""
+    sim = simulate(pressers=3, procs=2)
+    sim.run(5.0)
+    ticket = sim.engine.submit_outside("root/p0", Press("me"))
+    sim.until(lambda: sim.node("root/p0").outside is not None, 2.0)
+    for _ in range(40):
+        outside = sim.node("root/p0").outside
+        running = None if outside is None else outside.in_flight
+        if running is not None and sim.pool.in_flight(running.attempt_id).proc is None:  # type: ignore[union-attr]
+            break
+        sim.step()
+    else:
+        raise AssertionError("it has never waited for a proc")
+    sim.probe.trip("no disk")
+    sim.run(5.0)
+    assert ticket.result is None
+    sim.probe.clear()
+    sim.run(12.0)
+    assert ticket.result is not None
+    assert ticket.result.succeeded
+
+
+def test_what_a_stop_has_asked_for_is_not_taken_back() -> None:
+    """Only what the workers wanted before it."""
+    sim = simulate(pressers=6, procs=2)
+    sim.run(5.0)
+    sim.engine.stop("test")
+    sim.run(0.3)
+    sim.probe.trip("no disk")
+    sim.run(5.0)
+    assert sim.engine.root.phase is Phase.STOPPED
+    ended = [event for event in heard(sim, events.ActionEnded) if event.action_type == "Shut"]
+    assert [event.status for event in ended] == ["succeeded"] * 6
+
+
+def test_what_waits_for_a_proc_holds_no_memory_and_is_not_cancelled_for_it() -> None:
+    sim = simulate(pressers=6, procs=2)
+    sim.run(5.0)
+    running = {
+        node.attempt.attempt_id
+        for node in sim.engine.nodes()
+        if node.attempt is not None and sim.pool.in_flight(node.attempt.attempt_id).proc is not None  # type: ignore[union-attr]
+    }
+    assert len(running) == 2
+    spare = newest_to_spare(sim.engine.nodes(), sim.pool)
+    assert spare is not None
+    assert spare.attempt is not None
+    assert spare.attempt.attempt_id == max(running)
+
+
 def test_half_open_lets_one_then_two_then_four_actions_run_at_a_time() -> None:
     sim = simulate(pressers=8)
     sim.run(5.0)
@@ -227,6 +302,10 @@ def test_a_reading_that_goes_missing_neither_opens_nor_closes_it() -> None:
     assert limit["missing"] == "cannot read memory.current"
     sim.run(30.0)  # nobody has seen the excess for half a minute
     assert sim.infrastructure.state(sim.clock.now) == "closed"
+    (forgotten,) = heard(sim, told.ExcessForgotten)
+    assert forgotten.reading == limit["reading"]
+    assert forgotten.reason == "cannot read memory.current"
+    assert forgotten.unseen_s >= 30.0
 
 
 def test_an_operator_holds_it_open_or_closed_for_a_time() -> None:
@@ -236,17 +315,30 @@ def test_an_operator_holds_it_open_or_closed_for_a_time() -> None:
     sim.run(2.0)
     before = started(sim)
     assert sim.node("root/p0").reason == "infrastructure: held open by an operator"
+    assert sim.infrastructure.document(sim.clock.now)["causes"] == ["held open by an operator"]
     sim.run(7.0)
     assert started(sim) == before
+    beats = heard(sim, told.InfrastructureStillOpen)
+    assert [(beat.state, beat.cause, beat.forced) for beat in beats] == [
+        ("open", "held open by an operator", True)
+    ] * len(beats)
+    assert [round(beat.elapsed_downtime_s) for beat in beats] == [*range(1, len(beats) + 1)]
+    assert len(beats) >= 8
     sim.run(3.0)
     assert started(sim) > before
-    assert [event.was for event in heard(sim, told.InfrastructureForceEnded)] == ["open"]
+    sim.events.clear()
+    sim.run(5.0)
+    assert heard(sim, told.InfrastructureStillOpen) == []
     sim.probe.trip("no disk")
     sim.infrastructure.force("closed", 10.0, "me", sim.clock.now)
     before = started(sim)
     sim.run(8.0)
     assert started(sim) > before
+    beat = heard(sim, told.InfrastructureStillOpen)[-1]
+    assert (beat.state, beat.forced) == ("closed", True)
+    assert beat.cause == "held closed by an operator; no disk"
     sim.run(3.0)
+    assert [event.was for event in heard(sim, told.InfrastructureForceEnded)] == ["closed"]
     assert sim.engine.context.infrastructure == "no disk"
     sim.infrastructure.force("closed", 10.0, "me", sim.clock.now)
     sim.infrastructure.force(None, 10.0, "me", sim.clock.now)
