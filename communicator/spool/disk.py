@@ -47,6 +47,12 @@ class Disk:
             self._make(path.parent)
             return path.open("wb")
 
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to the end of a file, durably but for the name of a new one."""
+        with path.open("ab") as file:
+            file.write(data)
+            self.sync(file)
+
     def overwrite(self, path: Path, offset: int, data: bytes) -> None:
         """Replace bytes in the middle of a file, durably. Takes no space, so that it works on a
         full disk too. A power cut may leave any part of it."""
