@@ -27,9 +27,11 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     API_URL. ``auth_token``: the instance's token; without it ``auth_token_file`` is read, without
     that the variable AUTH_TOKEN. ``timeout_s``: seconds a request may wait for an answer.
     ``allow_insecure_tls``: accept any certificate; without it the variable ALLOW_INSECURE_TLS.
-    Files and variables are read in the proc. ``poll_interval_s``: seconds between two
-    syncs while all is well. ``outbox`` and ``inbox``: folders, see `fsmv2.communicator.spool`;
-    without one that direction is off (pulling deletes at the relay, so it needs a place).
+    Files and variables are read in the proc. ``poll_interval_s``: seconds between two syncs while
+    nothing moves; for ``lively_s`` seconds after a message the outbox is looked at 50 times a
+    second and the relay asked 10 times (0: never). ``outbox`` and ``inbox``: folders, see
+    `fsmv2.communicator.spool`; without one that direction is off (pulling deletes at the relay, so
+    it needs a place).
     """
 
     relay_url: str | None = None
@@ -38,6 +40,7 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_S_MAX)] = 10.0
     allow_insecure_tls: bool | None = None
     poll_interval_s: Annotated[float, msgspec.Meta(ge=0.05, le=3600)] = 1.0
+    lively_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 2.0
     outbox: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_CHARS_MAX)] | None = None
     inbox: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_CHARS_MAX)] | None = None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,11 @@ from fsmv2.supervisor.configfault import (
     secret_texts,
     shown,
 )
+from fsmv2.supervisor.configtemplates import template_faults
 from fsmv2.supervisor.configwalk import describe, misfits
 from fsmv2.supervisor.containment import told
 from fsmv2.supervisor.core.action import Action, check_action_type
+from fsmv2.supervisor.core.circles import Declarer, check_no_circle
 from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError, TemplateError
 from fsmv2.supervisor.core.location import Location
@@ -42,11 +44,6 @@ from fsmv2.supervisor.core.spec import (
     check_name,
     dependency_faults,
 )
-from fsmv2.supervisor.core.template import (
-    render_template,
-    undeclared_variables,
-)
-from fsmv2.supervisor.core.templatemarkers import has_template
 from fsmv2.supervisor.core.variables import RESERVED, VariableBundle, name_faults
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.policies import check_observation, interval_fault, resolve_actions
@@ -85,7 +82,7 @@ def check_settings(
 @dataclass(frozen=True)
 class _Planned:
     """One node of the tree as it would be made. ``path`` is the node's, ``place`` the
-    config's; ``types`` are the worker types from the root down to this one."""
+    config's; ``lineage`` are the workers above, the root left out."""
 
     path: str
     parent_path: str
@@ -93,7 +90,7 @@ class _Planned:
     spec: ChildSpec
     above: VariableBundle
     location: Location
-    types: tuple[str, ...]
+    lineage: tuple[Declarer, ...] = ()
     hidden: tuple[str, ...] = ()
 
     @property
@@ -217,7 +214,6 @@ class _Check:
                     spec=child_spec(worker),
                     above=VariableBundle(global_=settings.global_),
                     location=settings.location.merge(worker.location),
-                    types=("root", worker.type),
                 )
             )
 
@@ -229,7 +225,7 @@ class _Check:
             return
         bundle = node.above.for_child(node.spec.user_spec.variables, self._internal(node))
         hidden = secret_texts(node.config) + secret_texts(bundle.flatten()) + node.hidden
-        found = list(_template_faults(node.config, bundle, at_key(node.place, "config")))
+        found = list(template_faults(node.config, bundle, at_key(node.place, "config")))
         for place, message in found:
             self.add(place, message, hidden)
         if found or node.worker_type not in self.factory:
@@ -310,8 +306,10 @@ class _Check:
     ) -> None:
         if not desired.children:
             return
+        declarer = Declarer(node.spec.name, node.worker_type, node.config, bundle)
+        lineage = (*node.lineage, declarer)
         if node.path.count("/") + 1 >= DEPTH_MAX:
-            chain = " -> ".join(node.types)
+            chain = " -> ".join(("root", *(above.worker_type for above in lineage)))
             self.add(node.place, f"got children below depth {DEPTH_MAX}, want less: {chain}")
             return
         try:
@@ -319,25 +317,20 @@ class _Check:
                 lambda: check_children(desired.children, self.factory.type_names, node.path),
                 f"worker {node.worker_type!r}, children",
             )
+            check_no_circle(lineage, desired.children)
         except SpecError as error:
             self.add(node.place, str(error), hidden)
             return
         for child in desired.children:
-            place = f"{node.place}.children[{child.name}]"
-            user_spec: Any = child.user_spec  # msgspec checks types when decoding only
-            if not isinstance(user_spec, UserSpec):
-                got = type(user_spec).__name__
-                self.add(place, f"user_spec: got {got}, want UserSpec")
-                continue
             self._node(
                 _Planned(
                     path=f"{node.path}/{child.name}",
                     parent_path=node.path,
-                    place=place,
+                    place=f"{node.place}.children[{child.name}]",
                     spec=child,
                     above=bundle,
                     location=node.location.merge(child.location),
-                    types=(*node.types, child.worker_type),
+                    lineage=lineage,
                     hidden=hidden,
                 )
             )
@@ -366,32 +359,3 @@ def _placed(error: SpecError, place: str) -> tuple[str, str]:
     """Split "config.port: Expected ..." into its place and its text."""
     found = _CONFIG_PLACE.match(str(error))
     return (f"{place}.{found['place']}", found["text"]) if found else (place, str(error))
-
-
-def _template_faults(config: Any, bundle: VariableBundle, place: str) -> Iterator[tuple[str, str]]:
-    """Templates that do not parse, and each variable that is missing."""
-    if isinstance(config, dict):
-        for key, item in config.items():
-            yield from _template_faults(item, bundle, at_key(place, str(key)))
-    elif isinstance(config, list | tuple):
-        for index, item in enumerate(config):
-            yield from _template_faults(item, bundle, f"{place}[{index}]")
-    elif isinstance(config, str) and has_template(config):
-        names = bundle.flatten()
-        try:
-            missing = undeclared_variables(config) - set(names)
-        except (TemplateError, RecursionError) as error:
-            yield place, str(error) or "cannot parse template: nested too deep"
-            return
-        if missing and not _renders(config, bundle):
-            for name in sorted(missing):
-                yield place, f"template needs {name!r}, which is no variable{hint(name, names)}"
-
-
-def _renders(text: str, bundle: VariableBundle) -> bool:
-    """True for a template that does without: ``{{ x | default(1) }}``, ``x is defined``."""
-    try:
-        render_template(text, bundle)
-    except TemplateError:
-        return False
-    return True

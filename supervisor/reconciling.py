@@ -20,10 +20,10 @@ from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core import reconcile as diff
 from fsmv2.supervisor.core.backoff import delay_s
+from fsmv2.supervisor.core.circles import Declarer, check_no_circle
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.gate import Gate
 from fsmv2.supervisor.core.restarts import Counted, carried_out, forget
-from fsmv2.supervisor.core.same import same
 from fsmv2.supervisor.core.spec import DEPTH_MAX, ChildSpec, check_children, start_order
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.leaving import ask_to_leave, shut_children, still_needed
@@ -122,34 +122,17 @@ def _accept(node: Node, ctx: Context, declared: tuple[ChildSpec, ...]) -> bool:
 
 
 def _check_no_circle(node: Node, declared: tuple[ChildSpec, ...]) -> None:
-    """Raise for a child that would derive what one of its ancestors has derived, and so declare
-    itself again: same worker type, same config, same variables."""
-    above: dict[str, list[Node]] = {}
+    lineage: list[Declarer] = []
     one: Node | None = node
     while one is not None:
-        above.setdefault(one.spec.worker_type, []).append(one)
+        spec = one.spec
+        lineage.append(Declarer(spec.name, spec.worker_type, spec.user_spec.config, one.variables))
         one = one.parent
-    for index, spec in enumerate(declared):
-        for ancestor in above.get(spec.worker_type, ()):
-            if not same(ancestor.spec.user_spec.config, spec.user_spec.config):
-                continue
-            inherited = node.variables.for_child(spec.user_spec.variables, {})
-            given = ancestor.variables
-            if same(inherited.user, given.user) and same(inherited.global_, given.global_):
-                chain = " -> ".join(_chain(ancestor, node))
-                raise SpecError(
-                    f"{node.path}: children[{index}]: declared in a circle: {chain} -> "
-                    f"{spec.name} ({spec.worker_type}), want a worker type, config or variables "
-                    "that no worker above has"
-                )
-
-
-def _chain(top: Node, bottom: Node) -> list[str]:
-    """The nodes from ``top`` down to ``bottom``, in words."""
-    trail = [bottom]
-    while trail[-1] is not top and trail[-1].parent is not None:
-        trail.append(trail[-1].parent)
-    return [f"{node.spec.name} ({node.spec.worker_type})" for node in reversed(trail)]
+    lineage.reverse()
+    try:
+        check_no_circle(lineage, declared)
+    except SpecError as error:
+        raise SpecError(f"{node.path}: {error}") from None
 
 
 def _apply(node: Node, ctx: Context, operation: diff.Operation, needed: set[str]) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -548,17 +548,43 @@ class Shelf(Worker):
 
 
 class Nest(Worker):
-    """Declares itself again, ``width`` times."""
+    """Declares itself again, ``width`` times; one level deeper each time, unless in a circle."""
 
     type_name = "nest"
     initial = stopping = Off
 
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """For ever."""
-        width = spec.decode(dict)["width"]
-        user = UserSpec(config={"width": width})
-        children = tuple(ChildSpec(f"n{i}", "nest", user_spec=user) for i in range(width))
-        return DesiredState("running", children=children)
+        config = spec.decode(dict)
+        user = UserSpec(config={**config, "level": config.get("level", 0) + 1})
+        children = (ChildSpec(f"n{i}", "nest", user_spec=user) for i in range(config["width"]))
+        return DesiredState("running", children=tuple(children))
+
+
+class Ring(Worker):
+    """Declares a worker of the type that declares it; of the next type, with more types."""
+
+    initial = stopping = Off
+    below: ClassVar[str]
+
+    def derive_desired_state(self, spec: UserSpec) -> DesiredState:
+        """Whatever the spec says."""
+        below = ChildSpec(f"its-{self.below}", self.below)
+        return DesiredState("running", children=(below,))
+
+
+class Hen(Ring):
+    """Declares an egg."""
+
+    type_name = "hen"
+    below = "egg"
+
+
+class Egg(Ring):
+    """Declares a hen."""
+
+    type_name = "egg"
+    below = "hen"
 
 
 class Unborn(Worker):
@@ -571,7 +597,7 @@ class Unborn(Worker):
         raise OSError("no such device")
 
 
-FACTORY = WorkerFactory([Lamp, Shelf, Nest, Unborn])
+FACTORY = WorkerFactory([Lamp, Shelf, Nest, Hen, Egg, Unborn])
 
 
 def checked(text: str, tmp_path: Path) -> list[str]:
@@ -689,11 +715,13 @@ def test_every_wrong_field_of_a_worker_config_is_told(tmp_path: Path) -> None:
         ("type: shelf, config: {trouble: spec}", "children[0]: user_spec is NoneType, want UserSp"),
         ("type: shelf, config: {observe: raise}", "observe: raised RuntimeError: observe is bro"),
         ("type: shelf, config: {observe: 3}", "observe: returned int, want Action or None"),
-        ("type: shelf, config: {child: lmp}", "unknown worker type 'lmp', want one of lamp"),
+        ("type: shelf, config: {child: lmp}", "worker type 'lmp', want one of egg, hen, l"),
         ("type: shelf, config: {names: [a, a]}", "name 'a' is used twice, first at children[0]"),
         ("type: shelf, config: {inner: {hots: 1}}", "workers[0].children[inner].config.hots: unk"),
         ("type: shelf, config: {names: [7]}", "children[0]: name is int, want str"),
         ("type: nest, config: {width: 1}", "got children below depth 16, want less: root -> nest"),
+        ("type: hen", "[0]: declared in a circle: w (hen) -> its-egg (egg) -> its-hen (hen)"),
+        ("type: hen, config: {a: 1}", "circle: its-egg (egg) -> its-hen (hen) -> its-egg (egg), w"),
         ("type: nest, config: {width: 3}", "got over 10000 workers, want at most that"),
     ],
 )  # fmt: skip

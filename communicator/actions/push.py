@@ -25,6 +25,9 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 REQUESTS_MAX = 100
 # Only these say "this message, whenever you send it". 404, 408 and 425 do not.
 POISON_STATUSES = frozenset({400, 413, 422})
+# A relay that refuses so many in a row refuses them all: that is an error of its own, or of what
+# stands before it, and no reason to empty the outbox.
+REFUSED_IN_ROW_MAX = 3
 
 
 class PushAction(Action, frozen=True):
@@ -62,21 +65,24 @@ def push_outbox(
 
     Sends in batches, or one by one while the last try had failed: so a message the relay does
     not take is found without holding back the others. An empty outbox makes no request. Stops
-    at the first error that is not one message's own, after `REQUESTS_MAX` requests so that a
-    pull gets its turn, and when ``may_go_on`` says no.
+    at the first error that is not one message's own, after `REQUESTS_MAX` requests so that others
+    get their turn, and when ``may_go_on`` says no.
     """
     if not may_go_on():
         return before
     single = before.problem is not None
-    moved = refused = waiting = 0
+    moved = refused = waiting = unreadable = 0
+    moved_then = refused_then = 0
     asked = False
     problem: Problem | None = None
     try:
         for _ in range(REQUESTS_MAX):
+            if moved > moved_then:
+                moved_then, refused_then = moved, refused
             taken, waiting, bad = spool.outgoing(
                 outbox, 1 if single else BATCH_MESSAGES_MAX, BATCH_BYTES_MAX
             )
-            refused += bad
+            unreadable += bad
             if not taken or not may_go_on():
                 break
             asked = True
@@ -85,7 +91,8 @@ def push_outbox(
                     call.token, [each.message for each in taken], call.instance_uuid
                 )
             except TransportError as error:
-                if not (len(taken) == 1 and error.problem.status in POISON_STATUSES):
+                few = refused - refused_then < REFUSED_IN_ROW_MAX
+                if not (few and len(taken) == 1 and _is_poison(error.problem)):
                     problem = error.problem
                     break
                 spool.set_aside(taken[0])
@@ -97,8 +104,14 @@ def push_outbox(
             waiting -= len(taken)
     except OSError as error:
         problem = Problem(Kind.UNKNOWN, f"cannot work in the outbox: {error.strerror}")
+    refused += unreadable
     if refused:
         call.ctx.log("messages set aside in the outbox", "warning", count=refused)
     direction = after(before, problem, asked=asked, moved=moved, waiting=waiting, refused=refused)
     told(call.ctx, "push", before, direction)
     return direction
+
+
+def _is_poison(problem: Problem) -> bool:
+    """Whether the relay itself, and no proxy on the way, has refused what it was sent."""
+    return problem.kind is Kind.UNKNOWN and problem.status in POISON_STATUSES

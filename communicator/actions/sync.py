@@ -7,6 +7,9 @@ the poll interval, or when its backoff ends. So a slow pull holds up no push, an
 pull. The attempt ends when neither has anything under way, and takes new tries for a few seconds
 only, so that the root sees results and can change its mind.
 
+While messages move it stays, and tries again much sooner than at the poll interval: a question is
+seldom the last one, and its answer is to leave at once. An empty outbox costs no request.
+
 Knows: which direction may begin when, what is carried over for one that is left out.
 Does not know: backoff, states.
 Invariants: at most one push and one pull are under way at a time; after its first error a
@@ -34,6 +37,9 @@ from fsmv2.supervisor import Action, ActionContext
 NEVER = math.inf
 # A pull begins within this many seconds of the attempt; a push too, or beside that last pull.
 TRIES_S = 5.0
+# How often it looks at outbox and relay while messages move.
+LIVELY_PUSH_S = 0.02
+LIVELY_PULL_S = 0.1
 
 
 class SyncAction(Action, frozen=True):
@@ -41,6 +47,7 @@ class SyncAction(Action, frozen=True):
 
     ``push`` and ``pull`` are how they stand. ``outbox`` or ``inbox`` None leaves that direction
     out; ``push_in_s`` and ``pull_in_s`` are the seconds until it is due, `NEVER` leaves it out too.
+    ``lively_s`` is for how long after a message it counts on more, and looks for them often.
     """
 
     # `TRIES_S`, the longest pull, and the longest push that began beside it.
@@ -56,10 +63,11 @@ class SyncAction(Action, frozen=True):
     push_in_s: float = 0.0
     pull_in_s: float = 0.0
     poll_interval_s: float = 1.0
+    lively_s: float = 0.0
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
-        sides = _Sides(ctx, self.access.request_s_max)
+        sides = _Sides(ctx, self.access.request_s_max, self.lively_s)
         push = pull = None
         if self.outbox is not None:
             pushing = PushAction(self.access, self.outbox)
@@ -126,11 +134,13 @@ class _Side:
 class _Sides:
     """Both directions, and when which of them may begin."""
 
-    def __init__(self, ctx: ActionContext, request_s_max: float) -> None:
+    def __init__(self, ctx: ActionContext, request_s_max: float, lively_s: float) -> None:
         self.began_at = time.monotonic()
         self._ctx = ctx
         self._request_s_max = request_s_max
         self._changed = threading.Condition()
+        self._lively_s = lively_s
+        self._lively_until = self.began_at
         self._pull: _Side | None = None
         self._failure: BaseException | None = None
 
@@ -187,29 +197,43 @@ class _Sides:
     ) -> None:
         """Try ``mine`` when it is due, for as long as that is now or ``other`` is under way."""
         due_at = self.began_at + mine.due_in_s
+        soon_s = min(poll_interval_s, LIVELY_PULL_S if mine is self._pull else LIVELY_PUSH_S)
+        soon_at = NEVER
         try:
-            while self._wait(mine, other, due_at) and may_begin():
+            while self._wait(mine, other, due_at, soon_at) and may_begin():
                 mine.once()
                 goes_on = has_more(mine is self._pull, mine.stands.waiting, mine.moved)
-                due_at = time.monotonic() + (0.0 if goes_on else poll_interval_s)
-                if mine.stands.problem is not None:
-                    return
+                now = time.monotonic()
+                due_at = now + (0.0 if goes_on else poll_interval_s)
+                soon_at = now + soon_s
+                with self._changed:
+                    if mine.moved:
+                        self._lively_until = now + self._lively_s
+                    if mine.stands.problem is not None:
+                        self._lively_until = self.began_at  # the root is to see it
+                        return
         finally:
             with self._changed:
                 mine.busy = False
                 self._changed.notify_all()
 
-    def _wait(self, mine: _Side, other: _Side | None, due_at: float) -> bool:
-        """Wait until ``mine`` is due and mark it busy; False if ``other`` is done before that."""
+    def _wait(self, mine: _Side, other: _Side | None, due_at: float, soon_at: float) -> bool:
+        """Wait until ``mine`` is due and mark it busy: at ``due_at``, or at ``soon_at`` while
+        messages move. False if they do not, and ``other`` is done before that."""
         with self._changed:
-            mine.busy = time.monotonic() >= due_at
+            mine.busy = False
             self._changed.notify_all()
-            while not mine.busy:
-                if other is None or not other.busy:
+            while True:
+                now = time.monotonic()
+                is_lively = now < self._lively_until and self._is_early
+                due = min(due_at, soon_at) if is_lively else due_at
+                mine.busy = now >= due
+                if mine.busy:
+                    return True
+                if not is_lively and (other is None or not other.busy):
                     return False
-                self._changed.wait(min(due_at - time.monotonic(), 3600.0))
-                mine.busy = time.monotonic() >= due_at
-            return True
+                until = min(due, self._lively_until) if is_lively else due
+                self._changed.wait(min(until - now, 3600.0))
 
 
 def _stands(side: _Side | None, before: Direction, began_at: float, ended: float) -> Direction:

@@ -16,7 +16,7 @@ import msgspec
 
 from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.reset import ResetAction
-from fsmv2.communicator.actions.sync import NEVER, SyncAction, has_more
+from fsmv2.communicator.actions.sync import LIVELY_PULL_S, NEVER, SyncAction, has_more
 from fsmv2.communicator.backoff import wait_s
 from fsmv2.communicator.outcomes import Direction, ResetOutcome
 from fsmv2.communicator.states.reading import (
@@ -151,6 +151,7 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         push_in_s=0.0 if both.push.problem is None else max(0.0, push_in_s),
         pull_in_s=0.0 if both.pull.problem is None else max(0.0, pull_in_s),
         poll_interval_s=config.poll_interval_s,
+        lively_s=config.lively_s,
     )
     return Act(action, reason=story)
 
@@ -160,7 +161,14 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
     if direction.problem is None:
         # The last attempt may have stopped at its limit, not at the end of what there was.
         goes_on = has_more(name == "pull", direction.waiting, direction.moved)
-        return 0.0 if goes_on and not direction.held else config.poll_interval_s - direction.idle_s
+        if goes_on and not direction.held:
+            return 0.0
+        outcome = sync_outcome(snap)
+        is_lively = outcome is not None and (outcome.push.moved > 0 or outcome.pull.moved > 0)
+        interval_s = config.poll_interval_s
+        if is_lively and config.lively_s > 0:
+            interval_s = min(interval_s, LIVELY_PULL_S)
+        return interval_s - direction.idle_s
     outcome = sync_outcome(snap)
     refused = direction.problem.kind is Kind.INVALID_TOKEN
     if refused and outcome is not None and outcome.login_id != usable.login_id:

@@ -53,9 +53,13 @@ class Observed:
             self._most[name] = max(self._most[name], self._under_way[name])
 
     def end(self, endpoint: str) -> None:
-        """Its last byte has left, or its connection is gone."""
+        """Its last byte is about to leave, or its connection is gone."""
         for name in (endpoint, ""):
             self._under_way[name] -= 1
+
+    def at_a_time(self, endpoint: str = "") -> int:
+        """How many requests of ``endpoint`` are under way; of all with ""."""
+        return self._under_way[endpoint]
 
     def requests(self, endpoint: str | None = None) -> list[Request]:
         """Those that are kept, oldest first, of one endpoint or of all."""

@@ -14,7 +14,7 @@ import ssl
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -123,9 +123,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._reply(Answer(200, msgspec.json.encode(self.server.relay.stats())), None)
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
-        with self.server.relay.under_way(path):
+        with self.server.relay.under_way(path) as ended:
             answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
-            self._reply(answer, fault)
+            self._reply(answer, fault, ended=ended)
 
     do_GET = _serve  # noqa: N815 - http.server's naming
     do_POST = _serve  # noqa: N815 - http.server's naming
@@ -134,29 +134,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_PATCH = _serve  # noqa: N815 - http.server's naming
     do_HEAD = _serve  # noqa: N815 - http.server's naming
 
-    def _reply(self, answer: Answer, fault: Fault | None, close: bool = False) -> None:
+    def _reply(
+        self,
+        answer: Answer,
+        fault: Fault | None,
+        close: bool = False,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         fault = fault or Fault()
         if fault.delay_s:
             self.server.relay.delay(fault.delay_s)
-        if fault.drop and fault.cut_bytes is None:
-            self._reset()
-            return
         body = answer.body if fault.keep_bytes is None else answer.body[: fault.keep_bytes]
-        head = self._head(answer, len(body), close or fault.cut_bytes is not None)
-        if self.command == "HEAD":
-            body = b""
-        if fault.cut_bytes is not None:
-            body = body[: fault.cut_bytes]
-        dripped = (head if fault.drip_head else b"") + (body if fault.drip_s else b"")
-        self.wfile.write((head + body).removesuffix(dripped) if dripped else head + body)
-        for byte in dripped:
-            self.wfile.write(bytes((byte,)))
-            if self.server.relay.closing.wait(fault.drip_s):
-                self.close_connection = True
-                return
+        data = self._head(answer, len(body), close or fault.cut_bytes is not None)
+        drips_from = 0 if fault.drip_head else len(data)
+        data += b"" if self.command == "HEAD" else body[: fault.cut_bytes]
+        if fault.drop and fault.cut_bytes is None:
+            data = b""
+        if fault.drip_s:
+            self.wfile.write(data[:drips_from])
+            for byte in data[drips_from:-1]:
+                self.wfile.write(bytes((byte,)))
+                if self.server.relay.closing.wait(fault.drip_s):
+                    self.close_connection = True
+                    return
+            data = data[max(drips_from, len(data) - 1) :]
+        # Before the last byte: who has it may ask again, and has one request under way then.
+        ended()
+        self.wfile.write(data)
         if fault.drop:
-            self._reset()
-        elif fault.close_after:
+            # Linger 0: the client sees a reset, as from a proxy that died.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if fault.drop or fault.close_after:
             self.close_connection = True
 
     def _head(self, answer: Answer, length: int, close: bool) -> bytes:
@@ -168,8 +176,3 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             lines.append("Connection: close")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-    def _reset(self) -> None:
-        # Linger 0: the client sees a reset, as from a proxy that died.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True

@@ -251,16 +251,25 @@ class Relay:
             return answer, fault
 
     @contextlib.contextmanager
-    def under_way(self, path: str) -> Iterator[None]:
-        """Count a request while the block runs. For the server."""
+    def under_way(self, path: str) -> Iterator[Callable[[], None]]:
+        """Count a request until what this yields is called, at the latest until the block ends.
+        For the server."""
         endpoint, _ = self._route(path)
+        left = [endpoint]
+
+        def ended() -> None:
+            with self.changed:
+                if left:
+                    self.observed.end(left.pop())
+                    self.changed.notify_all()
+
         with self.changed:
             self.observed.begin(endpoint)
+            self.changed.notify_all()
         try:
-            yield
+            yield ended
         finally:
-            with self.changed:
-                self.observed.end(endpoint)
+            ended()
 
     def _route(self, path: str) -> tuple[str, str]:
         return _ROUTES.get(path.removeprefix(self.prefix), ("", ""))

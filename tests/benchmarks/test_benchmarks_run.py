@@ -224,3 +224,14 @@ def test_communicator_kills_lose_nothing() -> None:
     assert told.startswith("50 seeds, ")
     assert "none lost, all in order" in told
     assert int(told.split(" kills")[0].split()[-1]) >= 150
+
+
+def test_communicator_tells_what_it_costs_and_how_long_messages_take(tmp_path: Path) -> None:
+    raw = tmp_path / "communicator.json"
+    told = run("communicator.py", "--seconds", "1", "--idle", "1", "--json", str(raw))
+
+    moved = json.loads(raw.read_text())["flow"]
+    assert moved["arrived_out"] == moved["sent_out"] > 0
+    assert moved["arrived_in"] == moved["sent_in"] > 0
+    assert 0 < moved["out_p50_s"] <= moved["out_p99_s"] <= moved["out_max_s"]
+    assert "relay to consumer, p50 / p99 / longest" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,8 +50,9 @@ class Attempts:
             spool.post(self.outbox, email="a@x", message_type="status", payload=payload)
 
     def action(self, **fields: Any) -> SyncAction:
-        fields = {"outbox": str(self.outbox), "inbox": str(self.inbox), **fields}
-        return SyncAction(fields.pop("access", self.access), poll_interval_s=0.02, **fields)
+        defaults = {"outbox": str(self.outbox), "inbox": str(self.inbox), "poll_interval_s": 0.02}
+        fields = {**defaults, **fields}
+        return SyncAction(fields.pop("access", self.access), **fields)
 
     def sync(self, **fields: Any) -> SyncOutcome:
         return self.action(**fields).execute(self.context)
@@ -82,7 +84,7 @@ def attempts(relay: Relay, context: Any, tmp_path: Path) -> Attempts:
 
 
 def is_open(relay: Relay, endpoint: str) -> bool:
-    return relay.observed._under_way[endpoint] == 1
+    return relay.observed.at_a_time(endpoint) == 1
 
 
 def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:
@@ -98,6 +100,35 @@ def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:
     assert found[0].push.moved == 3
     assert found[0].pull.problem is None
     relay.observed.assert_at_most()
+
+
+def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """The answer to a message leaves in the attempt that brought it, though the next poll would
+    be in an hour."""
+    relay.send("ada@example.com", "action", "question")
+    began = time.monotonic()
+    with attempts.under_way(lively_s=0.5, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 3)
+        attempts.post("answer")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+        relay.send("ada@example.com", "action", "next question")
+        assert relay.wait_for(lambda r: not r.instance.queue)
+    assert time.monotonic() - began >= 0.5
+    assert (found[0].push.moved, found[0].pull.moved) == (1, 2)
+
+
+def test_an_error_ends_an_attempt_that_stays(relay: Relay, attempts: Attempts) -> None:
+    """The root is to see it: the attempt does not look on for a minute."""
+    relay.send("ada@example.com", "action", "question")
+    with attempts.under_way(lively_s=4.9, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 2)
+        relay.fault("pull", Fault(status=503), times=None)
+        assert relay.wait_for(lambda r: r.requests("pull")[-1].status == 503)
+        pulls = len(relay.requests("pull"))
+    assert found[0].pull.problem is not None
+    assert len(relay.requests("pull")) == pulls
 
 
 def test_slow_push_holds_up_no_pull(relay: Relay, attempts: Attempts) -> None:
@@ -234,6 +265,31 @@ def test_only_the_message_that_is_refused_itself_is_set_aside(
     assert (outcome.push.moved, outcome.push.refused, outcome.push.waiting) == (2, 1, 0)
     assert attempts.pushed() == [1, 3]
     assert [name.endswith(".jsonl.refused") for name in attempts.files()] == [True]
+
+
+def test_relay_that_refuses_everything_does_not_empty_the_outbox(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """Three in a row may be the messages' fault; the fourth is the relay's, and waits."""
+    attempts.post(*range(6))
+    relay.fault("push", Fault(status=400), times=None)
+    failed = attempts.sync().push
+    outcome = attempts.sync(push=failed)
+    assert (outcome.push.refused, outcome.push.waiting, outcome.push.errors_in_row) == (3, 3, 2)
+    relay.heal()
+    relay.backend.poison = lambda message: message.payload != 5
+    outcome = attempts.sync(push=outcome.push)
+    assert (outcome.push.refused, outcome.push.moved) == (2, 1)
+    assert attempts.pushed() == [5]
+
+
+def test_proxy_that_answers_400_refuses_no_message(relay: Relay, attempts: Attempts) -> None:
+    """Whatever status its page has."""
+    attempts.post(1)
+    for status in (400, 413, 422):
+        relay.fault("push", faults.zscaler_block(status))
+        outcome = attempts.sync(push=Direction(1, Problem(Kind.SERVER_ERROR, "HTTP 500", 500)))
+        assert (outcome.push.refused, outcome.push.waiting) == (0, 1)
 
 
 @pytest.mark.parametrize("status", [401, 404, 408, 409, 425, 429, 500, 503])

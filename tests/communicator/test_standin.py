@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,7 +162,7 @@ def test_rate_and_simultaneity_are_asserted() -> None:
 
 
 def is_held(relay: Relay) -> bool:
-    return relay.observed._under_way["pull"] == 1
+    return relay.observed.at_a_time("pull") == 1
 
 
 def test_https_is_served(tmp_path: Any) -> None:
@@ -249,3 +253,26 @@ def test_console_checks_the_order_of_replies(
     assert not fault or any(fault in text for text in found)
     assert console.replies(order_id) == list(states)
     assert console.duplicates() == len(states) - len(set(states))
+
+
+@pytest.mark.proc
+def test_command_serves_https_with_faults(tmp_path: Path) -> None:
+    """The options of the program do what their names in the library do."""
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    pem = tmp_path / "relay.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    line = [sys.executable, "-P", "-m", "fsmv2.communicator.testing.relay", "--tls", str(pem)]
+    line += ["--fault", "login=nginx-502:1", "--fault", "pull=zscaler", "--chance", "1:0"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], WAIT_S)[0], "no line in time"
+            url = process.stdout.readline().split()[-1]
+            with calling(url, trusting) as caller:
+                assert [caller.log_in().status for _ in range(3)] == [502, 200, 200]
+                assert [caller.pull().status for _ in range(2)] == [403, 403]
+        finally:
+            process.terminate()
+            assert process.wait(WAIT_S) == 0

@@ -162,7 +162,7 @@ def test_stopped_goes_to_authenticating() -> None:
 
 @pytest.mark.parametrize("state", [Authenticating, Syncing, Degraded])
 def test_a_stop_leads_to_stopped_from_everywhere(state: type[State]) -> None:
-    """Also in the middle of an incident."""
+    """Scenario 53: also in the middle of an incident."""
     sick = synced(tried(9), tried(9))
     assert went(snapshot(state, logged_in=login(), sync=sick, shutdown=True)) is Stopped
 
@@ -250,7 +250,7 @@ def test_killed_login_is_waited_out() -> None:
 
 @pytest.mark.parametrize("state", [Syncing, Degraded])
 def test_token_is_renewed_before_it_expires(state: type[State]) -> None:
-    """At its refresh moment, not at its end, and not before."""
+    """Scenario 15: at its refresh moment, not at its end, and not before."""
     at = SESSION.refresh_at
     assert went(snapshot(state, logged_in=login(), now=at)) is Authenticating
     assert logs_in(snapshot(Authenticating, logged_in=login(), now=at)).errors_in_row == 0
@@ -260,7 +260,7 @@ def test_token_is_renewed_before_it_expires(state: type[State]) -> None:
 
 
 def test_a_token_that_dies_at_once_makes_no_login_loop() -> None:
-    """Two logins are at least a second apart, whatever a relay hands out."""
+    """Scenario 16: two logins are at least a second apart, whatever a relay hands out."""
     dead = Session(Secret(JWT), expires_at=NOW, refresh_at=NOW)
     waits(snapshot(Authenticating, logged_in=login(dead), login_s=0.5))
     logs_in(snapshot(Authenticating, logged_in=login(dead), login_s=1.0))
@@ -306,12 +306,27 @@ def test_first_sync_does_both_directions() -> None:
 
 def test_healthy_sync_waits_for_its_poll_interval() -> None:
     """With the time that is left in the reason."""
-    sync = synced(tried(moved=4), tried(moved=2))
+    sync = synced(tried(), tried())
     reason = waits(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.75))
-    assert "4 moved" in reason
+    assert "0 moved" in reason
     assert "next sync in 0.2 s" in reason
     assert "token good for 80000 s" in reason
     syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=1.0))
+
+
+@pytest.mark.parametrize("moved", [(1, 0), (0, 1)])
+def test_the_next_sync_comes_soon_after_a_message(moved: tuple[int, int]) -> None:
+    """Its answer, or the next one, is not to wait for the poll interval; unless that is wanted."""
+    sync = synced(tried(moved=moved[0]), tried(moved=moved[1]))
+    assert "next sync in 0.1 s" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.04)
+    )
+    action = syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11))
+    assert action.lively_s == 2.0
+    patient = msgspec.structs.replace(CONFIG, lively_s=0.0)
+    assert "next sync in 0.9 s" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11, config=patient)
+    )
 
 
 def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
@@ -323,7 +338,7 @@ def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
 @pytest.mark.parametrize("errors", [1, 2, 3, 4, 6, 50])
 @pytest.mark.parametrize("side", ["push", "pull"])
 def test_degraded_at_three_errors_of_one_direction(errors: int, side: str) -> None:
-    """Two are bad luck; three are an incident, whatever the other direction does."""
+    """Scenario 42: two are bad luck; three are an incident, whatever the other direction does."""
     both = {"push": tried(), "pull": tried(), side: tried(errors)}
     snap = snapshot(Syncing, logged_in=login(), sync=synced(**both), sync_s=0.1)
     if errors < 3:
@@ -333,7 +348,7 @@ def test_degraded_at_three_errors_of_one_direction(errors: int, side: str) -> No
 
 
 def test_first_success_ends_degraded() -> None:
-    """And not before: two errors in a row are still errors."""
+    """Scenario 44, and not before: two errors in a row are still errors."""
     well = synced(tried(moved=1), tried())
     assert went(snapshot(Degraded, logged_in=login(), sync=well)) is Syncing
     waits(snapshot(Degraded, logged_in=login(), sync=synced(tried(2), tried()), sync_s=0.1))
@@ -430,7 +445,7 @@ def test_degraded_at_100_messages_that_could_not_be_pushed(
 def test_full_inbox_is_told_and_is_no_trouble() -> None:
     """Scenario 44's other half: pulling keeps nothing back, so it only waits for room."""
     held = synced(tried(moved=1), tried(waiting=960, held=True))
-    reason = waits(snapshot(Syncing, logged_in=login(), sync=held, sync_s=0.1))
+    reason = waits(snapshot(Syncing, logged_in=login(), sync=held, sync_s=0.05))
     assert "960 waiting (inbox full)" in reason
 
 

@@ -35,6 +35,7 @@ class Line:
             auth_token=Secret(DEMO_TOKEN),
             outbox=str(folder / "out"),
             inbox=str(folder / "in"),
+            lively_s=0.0,  # the clock here is moved by hand
         )
         self.folder = folder
         self.context = context
@@ -130,7 +131,7 @@ def test_outage_degrades_and_recovers_without_a_loss(
 def test_revoked_token_leads_to_one_login_and_no_loss(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
-    """Though it has 23 h to live, and within a second."""
+    """Scenario 17: though it has 23 h to live, and within a second."""
     line = Line(relay, tmp_path, context)
     line.run(3)
     relay.revoke_tokens()
@@ -209,7 +210,7 @@ def test_parked_login_is_tried_after_an_hour(relay: Relay, tmp_path: Path, conte
 def test_short_lived_token_is_renewed_at_half_its_life(
     tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5 min of life: 24 logins in an hour, and never an expired token at the relay."""
+    """Scenario 19: 5 min of life: 24 logins in an hour, and never an expired token at the relay."""
     lines: list[Line] = []
 
     def clock_s() -> float:
@@ -227,7 +228,7 @@ def test_short_lived_token_is_renewed_at_half_its_life(
 def test_one_sick_direction_does_not_slow_the_other(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
-    """While every pull fails, a message is pushed within two poll intervals."""
+    """Scenario 50: while every pull fails, a message is pushed within two poll intervals."""
     line = Line(relay, tmp_path, context)
     relay.fault("pull", faults.nginx_502(), times=None)
     line.run(60)

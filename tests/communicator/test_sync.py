@@ -73,14 +73,15 @@ def names(folder: Path) -> list[str]:
 def test_sync_moves_messages_both_ways_in_order(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
-    """Pushed once each, then deleted here; pulled once each, then on disk here."""
+    """Scenarios 20 and 22: pushed once each, then deleted here; pulled once each, then on disk
+    here."""
     post(tmp_path, {"n": 1}, {"n": 2}, {"n": 3})
     for number in (7, 8):
         relay.send("ada@example.com", "action", {"n": number})
     outcome = sync(context, relay, tmp_path)
     assert [entry.payload["n"] for entry in relay.pushed()] == [1, 2, 3]
     assert {entry.batch for entry in relay.pushed()} == {0}
-    assert {entry.instance_uuid for entry in relay.pushed()} == {DEMO_UUID}
+    assert {entry.instance_uuid for entry in relay.pushed()} == {DEMO_UUID}  # scenario 24
     assert names(tmp_path / "out") == []
     assert received(tmp_path) == [{"n": 7}, {"n": 8}]
     assert (outcome.push.moved, outcome.pull.moved, outcome.pull.waiting) == (3, 2, 2)
@@ -92,7 +93,7 @@ def test_sync_moves_messages_both_ways_in_order(
 def test_idle_sync_makes_no_push_and_writes_no_file(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
-    """An empty outbox is no request; an empty reply, or 204, is no file."""
+    """Scenarios 21 and 23: an empty outbox is no request; an empty reply, or 204, is no file."""
     for status in (200, 204):
         relay.backend.idle_status = status
         outcome = sync(context, relay, tmp_path)
@@ -105,7 +106,8 @@ def test_idle_sync_makes_no_push_and_writes_no_file(
 def test_connection_is_kept_over_actions(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
-    """One TCP connection for each direction, for two logins and two syncs: it lives in the proc,
+    """Scenario 2: one TCP connection for each direction, for two logins and two syncs: it lives
+    in the proc,
     not in a client."""
     post(tmp_path, 1)
     sync(context, relay, tmp_path)
@@ -134,7 +136,8 @@ def test_connection_is_kept_over_actions(
 def test_failed_push_keeps_every_message_and_hides_no_pull(
     context: ActionContext, relay: Relay, tmp_path: Path, fault: Fault, kind: Kind
 ) -> None:
-    """Only a 2xx that is no page deletes a message; the pull goes on all the same."""
+    """Scenarios 69 and 70: only a 2xx that is no page deletes a message; the pull goes on all the
+    same."""
     files = post(tmp_path, "a", "b")
     relay.send("ada@example.com", "action", "in")
     relay.fault("push", fault)
@@ -253,7 +256,7 @@ def test_inbox_that_cannot_be_written_is_found_before_the_pull(
 def test_after_a_failure_messages_go_one_by_one_in_order(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
-    """So that one message the relay does not take cannot hold back the others."""
+    """Scenario 30: so that one message the relay does not take cannot hold back the others."""
     relay.fault("push", Fault(status=503))
     post(tmp_path, 1, 2, 3)
     outcome = sync(context, relay, tmp_path)
@@ -293,7 +296,8 @@ def test_outbox_file_that_is_no_message_is_set_aside(
 def test_lost_answer_duplicates_at_most_the_batch_in_flight(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
-    """The relay took it and the answer was lost: sent again, because losing is worse."""
+    """Scenario 57: the relay took it and the answer was lost: sent again, because losing is
+    worse."""
     post(tmp_path, 1, 2)
     relay.fault("push", faults.dropped(commit=True))
     outcome = sync(context, relay, tmp_path)

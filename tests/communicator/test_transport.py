@@ -169,7 +169,7 @@ def test_connection_closed_after_an_answer_is_noticed(relay: Relay) -> None:
     for endpoint in ("push", "pull"):
         relay.fault(endpoint, Fault(close_after=True))
     client.push(jwt, [message(1)], DEMO_UUID)
-    assert relay.wait_for(lambda r: not r.observed._under_way["push"])
+    assert relay.wait_for(lambda r: not r.observed.at_a_time("push"))
     client.push(jwt, [message(2)], DEMO_UUID)
     client.pull(jwt)
     assert [entry.payload for entry in relay.pushed()] == [1, 2]

@@ -40,8 +40,9 @@ class Got(NamedTuple):
 class Caller:
     """A bare HTTP client on one connection: no retries, no redirects, no opinions."""
 
-    def __init__(self, relay: Relay, tls: ssl.SSLContext | None = None) -> None:
-        host = relay.url.partition("://")[2].partition("/")[0]
+    def __init__(self, relay: Relay | str, tls: ssl.SSLContext | None = None) -> None:
+        url = relay if isinstance(relay, str) else relay.url
+        host = url.partition("://")[2].partition("/")[0]
         self.connection = (
             http.client.HTTPConnection(host, timeout=WAIT_S)
             if tls is None
@@ -82,7 +83,7 @@ class Caller:
 
 
 @contextmanager
-def calling(relay: Relay, tls: ssl.SSLContext | None = None) -> Iterator[Caller]:
+def calling(relay: Relay | str, tls: ssl.SSLContext | None = None) -> Iterator[Caller]:
     caller = Caller(relay, tls)
     with closing(caller.connection):
         yield caller
