@@ -23,7 +23,10 @@ from fsmv2.communicator.transport import codec
 from fsmv2.communicator.transport.codec import CodecError, Message
 
 WINDOW = 1_000
-POLL_S = 0.02
+# The folder is looked at so often: in a conversation, and when nothing has come for a while.
+LIVELY_S = 2.0
+LIVELY_POLL_S = 0.005
+IDLE_POLL_S = 0.05
 
 
 class Incoming:
@@ -61,12 +64,11 @@ class Inbound:
         counts: Counts | None = None,
         *,
         window: int = WINDOW,
-        poll_s: float = POLL_S,
     ) -> None:
         self.folder = Path(folder)
         self.counts = counts or Counts()
         self._window = window
-        self._poll_s = poll_s
+        self._lively_until = 0.0
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._open = 0
@@ -100,9 +102,11 @@ class Inbound:
                 found = next(self._messages, None) or self._next_file()
                 if found is not None:
                     self.counts.add("received")
+                    self._lively_until = time.monotonic() + LIVELY_S
                     return found
-            left_s = ends_at - time.monotonic()
-            if left_s <= 0 or self._woken.wait(min(left_s, self._poll_s)):
+            now = time.monotonic()
+            poll_s = LIVELY_POLL_S if now < self._lively_until else IDLE_POLL_S
+            if now >= ends_at or self._woken.wait(min(ends_at - now, poll_s)):
                 self._woken.clear()
                 return None
 

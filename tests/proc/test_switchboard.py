@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 from ordered_actions import KINDS
+from running import Running
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.spool import segments
 from fsmv2.communicator.switchboard import Switchboard
+from fsmv2.communicator.testing.console import Console
+from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport.codec import Message, decode_content, encode_content
 from fsmv2.supervisor import ActionPool
 
@@ -125,9 +128,58 @@ def test_a_stop_lets_short_orders_end_and_leaves_long_ones_for_the_next_start(
         assert sum(state in ("success", "failure") for state in found[uuid]) == 1
 
 
+def test_an_order_goes_from_the_console_to_a_pool_action_and_back(
+    tmp_path: Path, pool: ActionPool
+) -> None:
+    """The whole way in small: relay, pull, router, pool, push, relay, in a real tree. The
+    console sees the instance online, and nothing wrong in the order of the replies."""
+    with Relay(token="a-t0ken-that-must-not-show") as relay:
+        path = write_config(tmp_path, relay, "a-t0ken-that-must-not-show")
+        console = Console(relay)
+        with (
+            Switchboard(tmp_path / "outbox", tmp_path / "inbox", pool, KINDS, lambda full: full),
+            Running(path) as root,
+        ):
+            console.subscribe()
+            ids = [console.order("add", {"left": number}) for number in range(20)]
+            ids += [console.order("crash", {}), console.order("s3cret", {})]
+            console.order("add", {"left": 0}, ids[0])
+            until(lambda: not console.reply_faults(), "every order has its one end")
+            until(lambda: len(console.statuses()) > 1, "statuses came")
+            page = root.get("/metrics")
+            assert root.end() == 0
+        assert [console.replies(each)[-1] for each in ids[:20]] == ["action-success"] * 20
+        assert [console.replies(each)[-1] for each in ids[20:]] == ["action-failure"] * 2
+        assert console.statuses()[:2] == [True, False]
+        assert 'fsmv2_communicator_messages_total{direction="pull"} ' in page
+        for text in (page, root.log_text()):
+            assert "s3cret" not in text
+            assert "a-t0ken" not in text
+
+
+def write_config(folder: Path, relay: Relay, token: str) -> Path:
+    path = folder / "site.yaml"
+    path.write_text(
+        "name: site\n"
+        "plugins: [fsmv2.communicator]\n"
+        "pool: {procs: 2}\n"
+        "workers:\n"
+        "  - name: uplink\n"
+        "    type: communicator\n"
+        "    config:\n"
+        f"      relay_url: {relay.url}\n"
+        f"      auth_token: {token}\n"
+        f"      outbox: {folder}/outbox\n"
+        f"      inbox: {folder}/inbox\n"
+        "      poll_interval_s: 0.1\n"
+    )
+    return path
+
+
 _PROGRAM = """
 import sys
 from ordered_actions import KINDS
+from running import Running
 from fsmv2.communicator.switchboard import Switchboard
 from fsmv2.supervisor import ActionPool
 
