@@ -179,7 +179,6 @@ def write_config(folder: Path, relay: Relay, token: str) -> Path:
 _PROGRAM = """
 import sys
 from ordered_actions import KINDS
-from running import Running
 from fsmv2.communicator.switchboard import Switchboard
 from fsmv2.supervisor import ActionPool
 
@@ -231,6 +230,42 @@ def test_a_killed_switchboard_loses_no_order_and_ends_each_once(tmp_path: Path) 
     assert lines(notes) >= 300
     twice = sum(len(each) > 1 for each in ends.values())
     assert twice < 150, json.dumps({"twice": twice})
+
+
+_RUN_EXAMPLE = """
+import sys, plant
+if __name__ == "__main__":
+    print("ready", flush=True)
+    plant.serve(sys.argv[1], sys.argv[2], sys.stdin.read)
+"""
+
+
+def test_the_readmes_example_runs(tmp_path: Path) -> None:
+    """As it stands there: an order is answered, a subscriber gets a full status first."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    section = readme.partition("### Behind the folders")[2]
+    (tmp_path / "plant.py").write_text(section.partition("```python\n")[2].partition("```")[0])
+    (tmp_path / "program.py").write_text(_RUN_EXAMPLE)
+    out, box = tmp_path / "out", tmp_path / "in"
+    send(
+        box,
+        encode_content("subscribe", {}),
+        order("u1", "set-pump-speed", pump="P-1", rpm=900),
+        order("u2", "set-pump-speed", pump="P-1"),
+    )
+    program = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(out), str(box)],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    try:
+        until(lambda: spool.usage(box).messages == 0, "all is done")
+    finally:
+        assert program.stdin is not None
+        program.stdin.close()
+        assert program.wait(WAIT_S) == 0
+    assert replies(out)["u1"] == [*STATES, "success", "P-1 runs at 900 rpm"]
+    assert "missing required field `rpm`" in replies(out)["u2"][-1]
 
 
 def lines(path: Path) -> int:
