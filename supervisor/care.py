@@ -68,10 +68,25 @@ def is_strict(node: Node) -> bool:
 
 
 def goes_on(node: Node, child: Node) -> bool:
-    """Whether ``child`` is looked at though its parent's circuit is open and strict."""
+    """Whether ``child`` is looked at though its parent's circuit is open and strict: also one that
+    the failed one waits for, or that one waits for, or neither would ever run."""
     care = node.care
-    track = care.tracks.get(child.spec.name) if care is not None else None
-    return child.stop_asked or (track is not None and track.is_open)
+    if child.stop_asked or care is None:
+        return True
+    failed = {name for name, track in care.tracks.items() if track.is_open}
+    return child.spec.name in failed or child.spec.name in _needed(node, failed)
+
+
+def _needed(node: Node, names: set[str]) -> set[str]:
+    """The siblings that ``names`` wait for, and that those wait for."""
+    found: set[str] = set()
+    todo = [node.children[name] for name in names if name in node.children]
+    while todo:
+        for other in todo.pop().held_by:
+            if other not in found and other in node.children:
+                found.add(other)
+                todo.append(node.children[other])
+    return found
 
 
 def may_change(node: Node) -> None:

@@ -162,22 +162,23 @@ def _carry_out(
                 events.EscalationNear(
                     path=node.path,
                     child_name=name,
-                    attempts_remaining=DEFAULT.attempts - track.attempts_shown(),
+                    attempts_remaining=max(0, DEFAULT.attempts - track.attempts_shown()),
                     total_downtime_s=down_s,
                 )
             )
         case "escalate":
-            _escalate(node, ctx, name, down_s)
+            _escalate(node, ctx, name, track, down_s)
         case "closed":
             _recovered(node, ctx, name, before, "running" if sight.kind == "runs" else "gone")
 
 
-def _escalate(node: Node, ctx: Context, name: str, down_s: float) -> None:
+def _escalate(node: Node, ctx: Context, name: str, track: Track, down_s: float) -> None:
     kind = type_of_child(node, ctx.factory, name)
     ctx.emit(
         events.EscalationRequired(
             path=node.path,
             child_name=name,
+            cause=track.cause,
             max_attempts=DEFAULT.attempts,
             total_downtime_s=down_s,
             runbook_url=based(kind.runbook_url, ctx.runbooks),

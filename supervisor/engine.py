@@ -180,7 +180,7 @@ class Engine:
         every node, so all are looked at in the next tick."""
         context = self.context
         if trouble != context.infrastructure:
-            if context.infrastructure is None:
+            if (context.infrastructure is None) != (trouble is None):
                 context.infrastructure_since = context.now
             context.infrastructure = trouble
             for node in self.nodes():

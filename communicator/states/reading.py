@@ -122,10 +122,7 @@ def login_due_in_s(snap: Snapshot) -> float:
         return max(LOGIN_SPACING_S, _rejection_wait_s(snap)) - since_s
     if login is not None and problem.kind in LASTING:
         config: CommunicatorConfig = snap.config
-        asked_s_ago = login.asked_s_ago + since_s
-        if config.auth_token is not None:
-            return WAIT_S_MAX - asked_s_ago
-        return min(LOOK_S - since_s, WAIT_S_MAX - asked_s_ago)
+        return (WAIT_S_MAX if config.auth_token is not None else LOOK_S) - since_s
     return wait_s(problem, errors, f"{snap.identity.path}/login") - since_s
 
 

@@ -41,7 +41,10 @@ def has_failed(facts: Facts) -> Cause | None:
     if failed is None or facts.now.stopping:
         return None
     if failed.escalated:
-        follows = "nobody restarts it any more: a person has to help; it is well when it runs"
+        well = "it runs"
+        if failed.cause == "panic":
+            well = "what it has raised has left the window"
+        follows = f"nobody restarts it any more: a person has to help; it is well when {well}"
     elif failed.unless:
         follows = f"it is not restarted: {failed.unless}"
     else:
@@ -66,7 +69,7 @@ def circuit_open(facts: Facts) -> Cause | None:
     who = facts.failed_child
     return Cause(
         rule="circuit_open",
-        text=f"its circuit is open: {open_for}; it derives and begins nothing new",
+        text=f"its circuit is open: {open_for}; it begins nothing new",
         next="it goes on when that child runs" + (f"; see fsmv2 explain {who}" if who else ""),
         next_in_s=facts.retry_in_s,
         waits_for=(who or "its failed child",),

@@ -14,6 +14,7 @@ import pytest
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.actions import pull as pull_module
+from fsmv2.communicator.actions import sync as sync_module
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.pull import PullAction
@@ -100,6 +101,20 @@ def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:
     assert found[0].push.moved == 3
     assert found[0].pull.problem is None
     relay.observed.assert_at_most()
+
+
+def test_pushes_begin_for_as_long_as_a_pull_is_open(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the seconds in which new tries are made otherwise; no second pull begins then."""
+    relay.fault("pull", SLOW)
+    with attempts.under_way():
+        assert relay.wait_for(lambda r: is_open(r, "pull"))
+        monkeypatch.setattr(sync_module, "TRIES_S", 0.0)  # those seconds are over
+        attempts.post("late")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+        assert is_open(relay, "pull")
+    assert len(relay.requests("pull")) == 1
 
 
 def test_while_messages_move_an_attempt_stays_and_looks_again_soon(

@@ -196,9 +196,18 @@ def test_refused_token_in_a_file_is_not_sent_again_but_its_successor_is(
     assert line.trail[-1] == "syncing"
 
 
-def test_parked_login_is_tried_after_an_hour(relay: Relay, tmp_path: Path, context: Any) -> None:
+@pytest.mark.parametrize("from_file", [False, True])
+def test_parked_login_is_tried_after_an_hour(
+    relay: Relay, tmp_path: Path, context: Any, from_file: bool
+) -> None:
     """The token may have been mended at the other end; nobody would tell us."""
     line = Line(relay, tmp_path, context)
+    if from_file:
+        file = tmp_path / "token"
+        file.write_text(DEMO_TOKEN)
+        line.config = msgspec.structs.replace(
+            line.config, auth_token=None, auth_token_file=str(file)
+        )
     relay.fault("login", Fault(status=401))
     line.step_s = 20
     line.run(3500)
