@@ -24,9 +24,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
-from fsmv2.communicator.spool import Bounds
+from fsmv2.communicator.spool import Bounds, claim
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound
@@ -85,6 +85,7 @@ class Switchboard:
         )
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._claim: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -102,7 +103,9 @@ class Switchboard:
         return f"<Switchboard {self.router!r}, {self.outbound!r}>"
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads. Raises `spool.Claimed` when another consumer reads the inbox, and
+        `OSError`; then nothing was started."""
+        self._claim = claim(self.inbound.folder)
         self.outbound.start()
         self._begin("switchboard-router", self._route)
         if self._publisher is not None:
@@ -130,6 +133,8 @@ class Switchboard:
         messages = self.outbound.close(max(0.1, ends_at - time.monotonic()))
         orders = self.router.in_flight
         self.router.abandon()
+        if self._claim is not None:
+            self._claim.close()
         return LeftOver(orders, messages)
 
     @property

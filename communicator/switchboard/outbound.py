@@ -162,6 +162,9 @@ class Outbound:
         except OSError as error:
             self.counts.tell("spool_failures", str(error))
             return False
+        except Exception as error:  # ours: tried again, for the thread must go on
+            self.counts.tell("faults", f"cannot write messages: {type(error).__name__}")
+            return False
         with self._changed:
             for _ in group:
                 self._waiting.popleft()

@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+import msgspec
+
 from fsmv2.communicator.spool import SpoolFull, TooLarge
 from fsmv2.communicator.spool.journal import Journal
 from fsmv2.communicator.switchboard import orders
@@ -40,6 +42,7 @@ from fsmv2.communicator.transport.codec import (
 from fsmv2.supervisor import Action, ActionResult
 
 IN_FLIGHT_MAX = 1_000
+EMAIL_CHARS_MAX = 1_000
 # Orders that ended are noted in groups: so many, or after so many seconds.
 SETTLE_ORDERS = 100
 SETTLE_S = 0.05
@@ -61,6 +64,11 @@ class _Open:
         self.order = order
         self.incoming = incoming
         self.future: Future[ActionResult] | None = None
+
+    def forget_content(self) -> None:
+        """The pool has it: keep what a reply needs, a thousand of them may be open."""
+        self.incoming.message = msgspec.structs.replace(self.incoming.message, content="")
+        self.order = msgspec.structs.replace(self.order, payload=None)
 
 
 class Router:
@@ -170,8 +178,11 @@ class Router:
         incoming.done()
 
     def _subscribe(self, message: Message, payload: Any) -> None:
-        if not message.email:
-            raise CodecError("cannot subscribe: the message has no email")
+        if not 0 < len(message.email) <= EMAIL_CHARS_MAX:
+            raise CodecError(
+                f"cannot subscribe: email has {len(message.email)} characters, want 1 to "
+                f"{EMAIL_CHARS_MAX}"
+            )
         resubscribed = isinstance(payload, dict) and payload.get("resubscribed") is True
         if self._subscribers.add_or_refresh(message.email, resubscribed):
             self._counts.add("subscribes")
@@ -200,6 +211,7 @@ class Router:
             self._fail(one, orders.NOT_STARTED, why)
             return
         self._counts.add("started")
+        one.forget_content()
         one.future.add_done_callback(lambda future: self._ended(one, future.result()))
 
     # --- answers: any thread ----------------------------------------------------------------

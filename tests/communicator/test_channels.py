@@ -11,7 +11,14 @@ import pytest
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.spool import Bounds, SpoolFull, segments
-from fsmv2.communicator.switchboard import Closed, Counts, Inbound, Outbound, outbound
+from fsmv2.communicator.switchboard import (
+    Closed,
+    Counts,
+    Inbound,
+    Outbound,
+    Switchboard,
+    outbound,
+)
 from fsmv2.communicator.transport.codec import Message
 
 WAIT_S = 20.0
@@ -279,3 +286,39 @@ def test_a_message_that_comes_ends_the_wait(tmp_path: Path) -> None:
     assert "x" not in repr(found).split("Message")[1].replace("characters", "")
     woken.join()
     writes.join()
+
+
+def test_an_inbox_has_one_consumer(tmp_path: Path) -> None:
+    """A second switchboard on the same folder is refused before it starts anything: two would run
+    orders twice."""
+    claimed = spool.claim(tmp_path / "in")
+    board = Switchboard(tmp_path / "out", tmp_path / "in", None, {})  # type: ignore[arg-type]
+    before = threading.active_count()
+    with pytest.raises(spool.Claimed, match=r"/in': another consumer reads it, want one"):
+        board.start()
+    assert threading.active_count() == before
+    claimed.close()
+    with board:
+        assert threading.active_count() == before + 2
+    spool.claim(tmp_path / "in").close()
+
+
+def test_an_error_of_ours_ends_no_channel(
+    out: Outbound, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in writing nor in a callback; it is told by its type."""
+    monkeypatch.setattr(outbound, "RETRY_S", 0.01)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("s3cret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbound, "append", broken)
+        out.start()
+        out.put(message(1), on_durable=broken)
+        until(lambda: out.counts["faults"] > 1, "it is tried again")
+    assert out.flush(WAIT_S)
+    out.put(message(2))
+    assert out.flush(WAIT_S)
+    assert Relay(out.folder).drain() == ["1", "2"]
+    assert "s3cret" not in caplog.text

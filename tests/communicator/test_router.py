@@ -119,6 +119,7 @@ def test_an_order_is_confirmed_executed_and_ended_once(line: Line) -> None:
     line.run()
     assert [action for action, _ in line.pool.taken] == [Add(left=2, right=3)]
     assert (line.states(), line.left()) == (["confirmed", "executing"], 1)
+    assert line.router._open["u1"].incoming.message.content == ""  # not kept while it runs
     line.pool.end(value=5)
     line.run()
     assert (line.states(), line.left()) == (["confirmed", "executing", "success"], 0)
@@ -298,9 +299,10 @@ def test_a_subscription_without_the_word_wants_the_full_set(line: Line, payload:
     line.send(encode_content("subscribe", payload))
     line.run()
     assert line.subscribers.get_subscribers()[0].bootstrapped is False
-    line.send(encode_content("subscribe", {}), email="")
+    for email in ("", "a" * 1001):
+        line.send(encode_content("subscribe", {}), email=email)
     line.run()
-    assert line.counts["unreadable"] == 1
+    assert line.counts["unreadable"] == 2
 
 
 def test_a_full_outbox_holds_orders_back_and_drops_no_reply(tmp_path: Path) -> None:
