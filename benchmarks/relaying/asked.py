@@ -1,4 +1,6 @@
-"""What a user may ask for in `communicator_spool.py`."""
+"""What a user may ask for in `communicator_spool.py` and `communicator_orders.py`."""
+
+import time
 
 from fsmv2.supervisor import Action, ActionContext
 
@@ -8,3 +10,8 @@ class Echo(Action, frozen=True):
 
     def execute(self, ctx: ActionContext) -> int:
         return self.value
+
+
+class WhatTime(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> float:
+        return time.time()

@@ -83,7 +83,7 @@ class Router:
         runner: Runner,
         actions: Mapping[str, type[Action]],
     ) -> None:
-        self._inbound = inbound
+        self.inbound = inbound
         self._outbound = outbound
         self._subscribers = subscribers
         self._identity = identity
@@ -120,7 +120,7 @@ class Router:
             # Not the inbound's wait: it would return at once for what must not be taken yet.
             time.sleep(min(timeout_s, SETTLE_S))
             return False
-        incoming = self._inbound.receive(min(timeout_s, SETTLE_S) if self._open else timeout_s)
+        incoming = self.inbound.receive(min(timeout_s, SETTLE_S) if self._open else timeout_s)
         if incoming is None:
             self.settle(all_of_it=True)
             return False
@@ -147,12 +147,12 @@ class Router:
                     self._answered.popleft()
                 self._settle_at = time.monotonic() + SETTLE_S
         if settled or all_of_it:
-            self._inbound.sweep()
+            self.inbound.sweep()
 
     def stop(self) -> None:
         """Begin nothing new. What is in flight goes on, and is answered."""
         self._stopping = True
-        self._inbound.wake()
+        self.inbound.wake()
 
     def abandon(self) -> None:
         """Answer nothing more: what ends now was ended by the stop, and comes again."""

@@ -248,3 +248,13 @@ def test_communicator_spool_tells_rates_and_waits(tmp_path: Path) -> None:
     figures = json.loads(raw.read_text())
     assert all(name in told for name in figures)
     assert all(value > 0 for name, value in figures.items() if name.split()[0] != "memory")
+
+
+def test_communicator_orders_tells_where_the_time_goes(tmp_path: Path) -> None:
+    raw = tmp_path / "orders.json"
+    told = run("communicator_orders.py", "--orders", "2", "--rest", "0", "--json", str(raw))
+
+    assert "whole way" in told
+    for order in json.loads(raw.read_text())["in a conversation"]:
+        whole, *parts = order.values()
+        assert whole == pytest.approx(sum(parts))
