@@ -72,6 +72,7 @@ def config(folder: Path, url: str) -> Path:
         "workers:\n  - name: uplink\n    type: communicator\n    config:\n"
         f"      relay_url: {url}\n      auth_token: {TOKEN}\n"
         f"      outbox: {folder}/outbox\n      inbox: {folder}/inbox\n"
+        "    shutdown_timeout_s: 1.0\n"
     )
     return path
 

@@ -172,6 +172,7 @@ def write_config(folder: Path, relay: Relay, token: str) -> Path:
         f"      outbox: {folder}/outbox\n"
         f"      inbox: {folder}/inbox\n"
         "      poll_interval_s: 0.1\n"
+        "    shutdown_timeout_s: 1.0\n"
     )
     return path
 
