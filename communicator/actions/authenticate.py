@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from fsmv2.communicator import metrics
 from fsmv2.communicator.actions.call import is_insecure, transport_of
 from fsmv2.communicator.failurerate import LOGIN, FailureRate
 from fsmv2.communicator.outcomes import Credentials, LoginOutcome, Session
@@ -82,6 +83,7 @@ class AuthenticateAction(Action, frozen=True):
     ) -> LoginOutcome:
         # Without the text, unlike the state's reason: it may hold what the relay chose to say.
         facts = {"kind": str(problem.kind), "status": problem.status}
+        metrics.failed("login", problem)
         if self.errors_in_row == 0:  # once per incident; the state's reason tells of the rest
             ctx.log("login failed", "warning", **facts)
         rate = self.rate.with_outcome(True, LOGIN)

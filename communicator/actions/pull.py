@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import msgspec
 
-from fsmv2.communicator import spool
+from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction
@@ -47,6 +47,7 @@ class PullAction(Action, frozen=True):
     access: Access
     inbox: str
     before: Direction = Direction()
+    messages_max: int = INBOX_MESSAGES_MAX
 
     def execute(self, ctx: ActionContext) -> Direction:
         """Pull once."""
@@ -58,10 +59,12 @@ class PullAction(Action, frozen=True):
             call = self.access.call(ctx)
         except TransportError as error:
             return after(before, error.problem)
-        return pull_inbox(call, Path(self.inbox), before)
+        return pull_inbox(call, Path(self.inbox), before, self.messages_max)
 
 
-def pull_inbox(call: Call, inbox: Path, before: Direction) -> Direction:
+def pull_inbox(
+    call: Call, inbox: Path, before: Direction, messages_max: int = INBOX_MESSAGES_MAX
+) -> Direction:
     """Take what waits at the relay into ``inbox`` and return how pulling stands."""
     moved = unreadable = 0
     waiting = before.waiting
@@ -71,18 +74,22 @@ def pull_inbox(call: Call, inbox: Path, before: Direction) -> Direction:
         for reply in spool.saved_replies(inbox):  # a killed attempt got this far
             moved += _unpack(call.ctx, reply)[0]
         waiting, size, _ = spool.usage(inbox)
-        room = INBOX_MESSAGES_MAX - waiting if size < INBOX_BYTES_MAX else 0
+        room = messages_max - waiting if size < INBOX_BYTES_MAX else 0
         if room < (ROOM_AGAIN if before.held else ROOM_MIN):
-            return msgspec.structs.replace(
+            held = msgspec.structs.replace(
                 before, moved=moved, waiting=waiting, idle_s=0.0, held=True
             )
+            metrics.tried("pull", before, held)
+            return held
         with spool.writing(inbox) as draft:
             asked = True
-            body = call.transport.pull(call.token)
+            with metrics.request("pull"):
+                body = call.transport.pull(call.token)
             if body.strip() not in _EMPTY_REPLIES:
                 draft.file.write(body)
                 found, unreadable = _unpack(call.ctx, draft.publish(".reply"))
                 moved += found
+                metrics.moved("pull", found, len(body))
         waiting = spool.usage(inbox).messages
     except TransportError as error:
         problem = error.problem

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from fsmv2.communicator import spool
+from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction
@@ -87,9 +87,10 @@ def push_outbox(
                 break
             asked = True
             try:
-                call.transport.push(
-                    call.token, [each.message for each in taken], call.instance_uuid
-                )
+                with metrics.request("push"):
+                    call.transport.push(
+                        call.token, [each.message for each in taken], call.instance_uuid
+                    )
             except TransportError as error:
                 few = refused - refused_then < REFUSED_IN_ROW_MAX
                 if not (few and len(taken) == 1 and _is_poison(error.problem)):
@@ -100,6 +101,7 @@ def push_outbox(
                 call.ctx.log("message refused by the relay", "warning", status=error.problem.status)
                 continue
             spool.acknowledge(taken)
+            metrics.moved("push", len(taken), sum(each.size for each in taken))
             moved += len(taken)
             waiting -= len(taken)
     except OSError as error:

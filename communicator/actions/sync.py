@@ -28,7 +28,7 @@ from typing import ClassVar
 import msgspec
 
 from fsmv2.communicator.actions.call import Access
-from fsmv2.communicator.actions.pull import LARGE_REPLY, PullAction
+from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX, LARGE_REPLY, PullAction
 from fsmv2.communicator.actions.push import PushAction
 from fsmv2.communicator.outcomes import Direction, SyncOutcome
 from fsmv2.communicator.transport.errors import Kind
@@ -64,6 +64,7 @@ class SyncAction(Action, frozen=True):
     pull_in_s: float = 0.0
     poll_interval_s: float = 1.0
     lively_s: float = 0.0
+    inbox_messages_max: int = INBOX_MESSAGES_MAX
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
@@ -77,7 +78,7 @@ class SyncAction(Action, frozen=True):
                 self.push_in_s,
             )
         if self.inbox is not None:
-            pulling = PullAction(self.access, self.inbox)
+            pulling = PullAction(self.access, self.inbox, messages_max=self.inbox_messages_max)
             pull = _Side(self.pull, lambda before: pulling.run(ctx, before), self.pull_in_s)
         sides.run(push, pull, self.poll_interval_s)
         ended = time.monotonic()

@@ -9,6 +9,7 @@ for the rate, unless it failed at that.
 
 from __future__ import annotations
 
+from fsmv2.communicator import metrics
 from fsmv2.communicator.failurerate import SYNC
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.transport.errors import Problem
@@ -41,7 +42,9 @@ def after(
 
 
 def told(ctx: ActionContext, name: str, before: Direction, now: Direction) -> None:
-    """Log what has just begun: a row of errors, and a rate of failures that is too high."""
+    """Count it, and log what has just begun: a row of errors, a rate of failures that is too
+    high."""
+    metrics.tried(name, before, now)
     problem = now.problem
     if problem is None:
         return

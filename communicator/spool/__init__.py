@@ -7,7 +7,9 @@ the push empties it (`outgoing`, `acknowledge`, `set_aside`). The pull writes to
 
 from fsmv2.communicator.spool.bounds import Bounds, Policy, SpoolFull, TooLarge, Usage
 from fsmv2.communicator.spool.inbox import (
+    Claimed,
     Draft,
+    claim,
     finish,
     inbox_files,
     read_messages,
@@ -28,6 +30,7 @@ from fsmv2.communicator.spool.segments import usage
 
 __all__ = [
     "Bounds",
+    "Claimed",
     "Draft",
     "Outgoing",
     "Policy",
@@ -36,6 +39,7 @@ __all__ = [
     "Usage",
     "acknowledge",
     "append",
+    "claim",
     "encode",
     "finish",
     "inbox_files",

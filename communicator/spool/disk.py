@@ -10,6 +10,7 @@ that dies between any two steps, or forgets what was not synced.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 from typing import IO
@@ -47,6 +48,12 @@ class Disk:
             self._make(path.parent)
             return path.open("wb")
 
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to the end of a file, durably but for the name of a new one."""
+        with path.open("ab") as file:
+            file.write(data)
+            self.sync(file)
+
     def overwrite(self, path: Path, offset: int, data: bytes) -> None:
         """Replace bytes in the middle of a file, durably. Takes no space, so that it works on a
         full disk too. A power cut may leave any part of it."""
@@ -74,6 +81,20 @@ class Disk:
     def unlink(self, path: Path) -> None:
         """Remove a file; one that is gone already is fine."""
         path.unlink(missing_ok=True)
+
+    def lock(self, path: Path) -> IO[bytes] | None:
+        """Hold the lock of that name until the file that is returned is closed, or we are gone;
+        None: somebody else holds it."""
+        file = self.create(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def sync_folder(self, folder: Path) -> None:
         """Make the names in ``folder`` durable."""

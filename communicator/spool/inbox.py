@@ -107,6 +107,23 @@ def read_messages(path: Path, disk: Disk = DISK) -> list[Message]:
     return [codec.decode_message(line) for line in segments.lines_of(disk.read(path), path.name)]
 
 
+class Claimed(Exception):
+    """An inbox that another consumer reads."""
+
+
+def claim(inbox: str | Path, disk: Disk = DISK) -> IO[bytes]:
+    """Be the inbox's one consumer until the returned file is closed, or this process is gone.
+
+    Raises `Claimed`, and `OSError`.
+    """
+    held = disk.lock(Path(inbox) / ".reader")
+    if held is None:
+        raise Claimed(
+            f"cannot read the inbox {str(inbox)!r}: another consumer reads it, want one at a time"
+        )
+    return held
+
+
 def finish(paths: Sequence[Path], disk: Disk = DISK) -> None:
     """All in these files is dealt with: remove them, durably, with one sync. Raises `OSError`."""
     for path in paths:

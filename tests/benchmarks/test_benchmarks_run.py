@@ -235,3 +235,26 @@ def test_communicator_tells_what_it_costs_and_how_long_messages_take(tmp_path: P
     assert moved["arrived_in"] == moved["sent_in"] > 0
     assert 0 < moved["out_p50_s"] <= moved["out_p99_s"] <= moved["out_max_s"]
     assert "relay to consumer, p50 / p99 / longest" in told
+
+
+def test_communicator_spool_tells_rates_and_waits(tmp_path: Path) -> None:
+    raw = tmp_path / "figures.json"
+    told = run(
+        *("communicator_spool.py", "--messages", "300", "--orders", "20", "--posts", "20"),
+        *("--idle", "0.2", "--json", str(raw)),
+    )
+
+    assert told.startswith("300 messages of 300 bytes each way")
+    figures = json.loads(raw.read_text())
+    assert all(name in told for name in figures)
+    assert all(value > 0 for name, value in figures.items() if name.split()[0] != "memory")
+
+
+def test_communicator_orders_tells_where_the_time_goes(tmp_path: Path) -> None:
+    raw = tmp_path / "orders.json"
+    told = run("communicator_orders.py", "--orders", "2", "--rest", "0", "--json", str(raw))
+
+    assert "whole way" in told
+    for order in json.loads(raw.read_text())["in a conversation"]:
+        whole, *parts = order.values()
+        assert whole == pytest.approx(sum(parts))

@@ -349,13 +349,12 @@ def test_pulling_needs_room_and_more_of_it_to_begin_again(
     pulls: bool,
 ) -> None:
     """Scenarios 27 and 28: skipped below 50, resumed at 100, no outcome; pushing goes on."""
-    monkeypatch.setattr(pull_module, "INBOX_MESSAGES_MAX", 100)
     attempts.inbox.mkdir()
     for number in range(100 - free):
         (attempts.inbox / f"{number:020d}-1.json").write_text("{}")
     attempts.post("out")
     relay.send("ada@example.com", "action", "in")
-    outcome = attempts.sync(pull=Direction(held=held))
+    outcome = attempts.sync(pull=Direction(held=held), inbox_messages_max=100)
     assert bool(relay.requests("pull")) is pulls
     assert outcome.pull.held is not pulls
     assert (outcome.pull.moved, outcome.pull.rate.count) == ((1, 1) if pulls else (0, 0))

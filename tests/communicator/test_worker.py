@@ -25,6 +25,7 @@ def test_importing_the_worker_loads_no_http_client() -> None:
         "import fsmv2.communicator.actions.sync, fsmv2.communicator.actions.authenticate\n"
         "import fsmv2.communicator.actions.reset, fsmv2.communicator.spool\n"
         "clients = ('urllib3', 'ssl', 'http', 'urllib.request', 'backports', 'compression')\n"
+        "clients += ('prometheus_client',)\n"
         "print([name for name in clients if name in sys.modules])\n"
     )
     run = subprocess.run(

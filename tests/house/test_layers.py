@@ -52,7 +52,10 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "multiprocess": ("supervisor/processes.py",),
     # The value class must be there before any metric, in the root and in the template, and
     # the two may share nothing but ipc.
-    "prometheus_client": ("supervisor/metrics.py", "supervisor/web/*", "ipc/metricfile.py"),
+    "prometheus_client": (
+        *("supervisor/metrics.py", "supervisor/web/*", "ipc/metricfile.py"),
+        "communicator/metrics.py",
+    ),
     "psutil": ("supervisor/probe/host.py", "supervisor/web/*"),
     "starlette": ("supervisor/web/*",),
     "structlog": ("supervisor/logs.py",),

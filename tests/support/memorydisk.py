@@ -99,6 +99,14 @@ class MemoryDisk(Disk):
         self._set(path.name, file)
         return _Open(self, file)
 
+    def append(self, path: Path, data: bytes) -> None:
+        file = self._get(path)
+        for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+            self.step()
+            file.data += part
+        self.step()
+        file.synced = file.data
+
     def overwrite(self, path: Path, offset: int, data: bytes) -> None:
         file = self._get(path)
         for part in (data[: len(data) // 2], data[len(data) // 2 :]):
