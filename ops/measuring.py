@@ -10,11 +10,14 @@ coverage.py writes when a process ends. Most of ours end by SIGKILL, and nothing
 each process appends its new arcs to a file of its own before it reads or selects: a proc before it
 waits for the next action, the template before it waits for an order. No thread, no timer and no
 signal handler is needed for that, and nothing stays open: the template would refuse to fork with
-one of those.
+one of those. A fork goes on being measured as what it is a copy of: a new start of coverage.py
+in each would cost some 50 ms, and miss the function that has forked.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import selectors
@@ -55,20 +58,19 @@ class _Keeper:
         self.is_busy = False
 
     def keep(self) -> None:
-        cov: Any = Coverage.current()
-        collector = None if cov is None else cov._collector  # noqa: SLF001
-        if collector is None or self.is_busy:
+        if self.collector is None:
+            cov: Any = Coverage.current()
+            self.collector = None if cov is None else cov._collector  # noqa: SLF001
+        if self.collector is None or self.is_busy:
             return
         self.is_busy = True
         try:
-            if collector is not self.collector:  # we are a fork
-                self.collector, self.lengths, self.seen = collector, {}, {}
-            data = collector.data
+            data = self.collector.data
             lengths = {name: len(arcs) for name, arcs in data.copy().items()}
             if lengths != self.lengths:
                 self._write(data)
                 self.lengths = lengths
-        except OSError:
+        except (OSError, MemoryError):
             pass  # a limit that an action runs under
         finally:
             self.is_busy = False
@@ -76,18 +78,26 @@ class _Keeper:
     def _write(self, data: dict[str, set[int]]) -> None:
         new = {}
         for name, arcs in data.copy().items():
-            seen = self.seen.setdefault(name, set())
-            if more := arcs.copy() - seen:
+            if more := arcs.copy() - self.seen.get(name, set()):
                 new[name] = list(more)
-                seen |= more
         if not new:
             return
-        path = f"{self.folder}/{os.getpid()}"
+        path = f"{self.folder}/{os.getpid()}.{os.geteuid()}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, json.dumps(new).encode() + b"\n")
+            # A line of one that was killed while writing ends here.
+            os.write(fd, b"\n" + json.dumps(new).encode() + b"\n")
         finally:
             os.close(fd)
+        for name, packed in new.items():
+            self.seen.setdefault(name, set()).update(packed)
+
+    def is_forked(self) -> None:
+        """What the parent has measured is the parent's to write into its database."""
+        self.is_busy = False
+        cov: Any = Coverage.current()
+        if cov is not None:
+            cov._auto_save = False  # noqa: SLF001
 
 
 def _keeping(keeper: _Keeper, wait: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,23 +105,27 @@ def _keeping(keeper: _Keeper, wait: Callable[..., Any]) -> Callable[..., Any]:
         keeper.keep()
         return wait(*args, **named)
 
+    # Pickled by name, like the original.
+    keeping.__name__, keeping.__qualname__ = wait.__name__, wait.__qualname__
+    keeping.__module__ = getattr(wait, "__module__", "socket").replace("posix", "os")
     return keeping
 
 
 def coverage_init(_registry: Any, _options: Any) -> None:
-    """coverage.py calls this in each process, and again after a fork."""
+    """coverage.py calls this in each process that begins, and not in a fork of one."""
     folder = os.environ.get(KEPT)
-    if not folder or hasattr(os.read, "__wrapped_by_measuring__"):
+    if not folder:
         return
     keeper = _Keeper(folder)
-    read = _keeping(keeper, os.read)
-    read.__wrapped_by_measuring__ = True  # type: ignore[attr-defined]
-    os.read = read
-    taken: Any = socket.socket
-    for name in ("recv", "recvmsg"):
-        setattr(taken, name, _keeping(keeper, getattr(taken, name)))
-    epoll: Any = selectors.EpollSelector
-    epoll.select = _keeping(keeper, epoll.select)
+    os.register_at_fork(after_in_child=keeper.is_forked)
+    atexit.register(keeper.keep)  # a fork that ends by itself
+    for owner, names in (
+        (os, ("read", "_exit")),
+        (socket.socket, ("recv", "recvmsg")),
+        (selectors.EpollSelector, ("select",)),
+    ):
+        for name in names:
+            setattr(owner, name, _keeping(keeper, getattr(owner, name)))
 
 
 # --- when all have ended ------------------------------------------------------------------------
@@ -128,8 +142,8 @@ def take_in(folder: Path, data_file: str) -> int:
     arcs: dict[str, set[int]] = defaultdict(set)
     files = list(folder.iterdir())
     for file in files:
-        for line in file.read_text("utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # else it was killed while writing
+        for line in file.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):  # half a line
                 for name, more in json.loads(line).items():
                     arcs[name].update(more)
     data = CoverageData(data_file, suffix="kept")
