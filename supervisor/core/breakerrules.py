@@ -10,6 +10,19 @@ from __future__ import annotations
 from fsmv2.supervisor.core.facts import Cause, Facts
 
 
+# How the trouble of a machine begins to be told, and what helps.
+_PAGES = {
+    "memory": "memory-pressure",
+    "swap": "memory-pressure",
+    "pressure.memory": "memory-pressure",
+    "disk": "disk-full",
+    "inodes": "disk-full",
+    "no proc": "procs-cannot-start",
+    "pids": "procs-cannot-start",
+    "pool.": "procs-cannot-start",
+}
+
+
 def infrastructure_open(facts: Facts) -> Cause | None:
     """The machine is in trouble."""
     trouble = facts.now.infrastructure_open
@@ -18,8 +31,10 @@ def infrastructure_open(facts: Facts) -> Cause | None:
     return Cause(
         rule="infrastructure_open",
         text=f"the infrastructure breaker is open: {trouble}; no worker begins anything new",
-        next="all go on when it closes",
+        next="all go on when it closes"
+        + (", or with fsmv2 breaker auto" if trouble.startswith("held ") else ""),
         waits_for=("infrastructure breaker",),
+        runbook=next((page for words, page in _PAGES.items() if trouble.startswith(words)), ""),
     )
 
 
