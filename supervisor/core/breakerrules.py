@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from fsmv2.supervisor.core.facts import Cause, Facts
 
-
 # How the trouble of a machine begins to be told, and what helps.
 _PAGES = {
     "memory": "memory-pressure",

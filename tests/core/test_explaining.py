@@ -119,10 +119,10 @@ GATE: list[tuple[dict[str, Any], dict[str, Any], str, str, float | None]] = [
         1.5,
     ),
     (
-        {"infrastructure_open": "disk full"},
+        {"infrastructure_open": "cpu at 99%"},
         {},
         "infrastructure_open",
-        "breaker is open: disk full",
+        "breaker is open: cpu at 99%",
         None,
     ),
     ({"never_derived": True}, {}, "never_derived", "has not been derived yet", None),
