@@ -40,7 +40,7 @@ def test_200_random_kills_lose_one_attempt_each_at_most_and_leave_nothing_behind
 @pytest.mark.timeout(600)
 def test_50_random_kills_of_a_communicator_lose_no_message() -> None:
     """Scenario 41 of the communicator: its procs, its template, its supervisor, in any moment."""
-    soak = run("relaysoak.py", RELAY_KILLS)
+    soak = run("communicator_soak.py", RELAY_KILLS)
 
     assert soak.returncode == 0, soak.stdout + soak.stderr
     assert f"{RELAY_KILLS} kills (" in soak.stdout

@@ -1,6 +1,6 @@
 """Kills a communicator's procs and its supervisor at random while messages go both ways.
 
-    python benchmarks/relaysoak.py [--kills 1000] [--seed N] [--keep]
+    python benchmarks/communicator_soak.py [--kills 1000] [--seed N] [--keep]
 
 A supervisor with one communicator works against the relay's stand-in. Before each kill messages
 are posted and others are queued at the relay; then a random proc, the template, or now and then
@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--keep", action="store_true", help="leave the folder, and say where it is")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="fsmv2-relaysoak-"))
+    folder = Path(tempfile.mkdtemp(prefix="fsmv2-soak-"))
     for name in ("outbox", "inbox"):
         (folder / name).mkdir()
     try:
