@@ -6,7 +6,8 @@ A supervisor with one communicator, the relay's stand-in in a process of its own
 as the user of outbox and inbox. First nothing happens for a while: requests and CPU time. Then
 ``--rate`` messages a second go each way: how long each takes from the caller's hand to the relay
 and from the relay to the consumer, how much memory the processes take in the beginning and in the
-end, and whether all of them arrived. `communicator_soak.py` says what becomes of messages when procs die.
+end, and whether all of them arrived. `communicator_soak.py` says what becomes of messages when
+procs die.
 
 Exit status: 0 when every message arrived, 1 when not, 2 for wrong options.
 """
