@@ -18,7 +18,10 @@ class Care:
     from when on it counts, with the incarnation; ``blamed`` is whom and what a sanity check says,
     by the check's name."""
 
-    __slots__ = ("blamed", "closed_at", "degraded", "heartbeat_at", "opened_at", "orders", "tracks")
+    __slots__ = (
+        "_failed", "blamed", "closed_at", "degraded", "due_at", "heartbeat_at", "opened_at",
+        "orders", "tracks",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.tracks: dict[str, Track] = {}
@@ -28,6 +31,21 @@ class Care:
         self.opened_at: float | None = None
         self.closed_at = -NEVER
         self.heartbeat_at = NEVER
+        # When the first of the tracks has something due; many may be open at a time.
+        self.due_at = NEVER
+        self._failed: list[str] | None = None
+
+    def keep(self, name: str, track: Track) -> None:
+        """``track`` is what is known of the child ``name`` from now on."""
+        if self.tracks.get(name) is not track:
+            self.tracks[name] = track
+            self._failed = None
+        self.due_at = min(self.due_at, track.wake_at())
+
+    def drop(self, name: str) -> Track:
+        """Forget what is known of the child ``name``, and return it."""
+        self._failed = None
+        return self.tracks.pop(name, CALM)
 
     @property
     def is_open(self) -> bool:
@@ -42,8 +60,10 @@ class Care:
     def failed(self) -> list[str]:
         """The children that have failed, at the head the one that matters most: for whom a person
         was called, who was restarted most often, who failed first. Others may only wait for it."""
-        names = [name for name, track in self.tracks.items() if track.is_open]
-        return sorted(names, key=self._weight)
+        if self._failed is None:
+            names = [name for name, track in self.tracks.items() if track.is_open]
+            self._failed = sorted(names, key=self._weight)
+        return self._failed
 
     def _weight(self, name: str) -> tuple[bool, int, float]:
         track = self.tracks[name]

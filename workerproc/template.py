@@ -163,17 +163,24 @@ def _in_the_middle(
         else:
             for fd in (told_read, told_write, control.detach()):
                 os.close(fd)
-            if with_metrics:
-                from fsmv2.ipc import metricfile
-
-                metricfile.set_identity(order.slot)
-            scratch = Path(run_folder) / f"scratch-{order.slot}-{os.getpid()}"
-            code = proc_main(order, middle_pid, str(scratch), fds)
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
+            code = _as_proc(order, fds, run_folder, with_metrics, middle_pid)
     except BaseException:
         with contextlib.suppress(Exception):
             traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _as_proc(
+    order: Fork, fds: list[int], run_folder: str, with_metrics: bool, middle_pid: int
+) -> int:
+    if with_metrics:
+        from fsmv2.ipc import metricfile
+
+        metricfile.set_identity(order.slot)
+    scratch = Path(run_folder) / f"scratch-{order.slot}-{os.getpid()}"
+    code = proc_main(order, middle_pid, str(scratch), fds)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return code

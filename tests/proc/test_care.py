@@ -179,19 +179,20 @@ def test_a_proc_is_recycled_by_age_while_idle_and_by_what_memory_it_keeps() -> N
 
 
 def test_a_storm_of_deaths_starts_procs_at_the_governed_rate_and_says_so_once() -> None:
+    # So few a second that a slow machine could make more, too.
     began = time.monotonic()
-    with driven({"actions": 4}, starts_per_s=20.0) as made:
+    with driven({"actions": 4}, starts_per_s=5.0) as made:
         made.wait_ready()
-        dying = [made.submit(deadly.ExitAtOnce(1)) for _ in range(100)]
+        dying = [made.submit(deadly.ExitAtOnce(1)) for _ in range(45)]
         made.until(lambda: all(one in made.results for one in dying), "all dead")
         seconds = time.monotonic() - began
 
         starts = len(made.heard(events.ProcStarted))
         # What is granted at once: those wanted from the start, and 20 beyond them.
-        assert starts <= 5 + 20 + 20.0 * seconds
+        assert starts <= 5 + 20 + 5.0 * seconds
         told = made.heard(events.StartsThrottled)
         assert 1 <= len(told) < 20
-        assert all(one.per_s == 20.0 and one.waiting >= 1 for one in told)
+        assert all(one.per_s == 5.0 and one.waiting >= 1 for one in told)
         assert made.run(deadly.WhoAmI()).succeeded
 
 
