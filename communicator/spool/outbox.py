@@ -55,10 +55,6 @@ class Outgoing(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"<Outgoing {self.path.name} [{self.index}], {self.size} bytes>"
 
-    def delete(self) -> None:
-        """The relay has it: forget it. It must be the first that waits; for many, `acknowledge`."""
-        acknowledge([self])
-
 
 def encode(message: Message) -> bytes:
     """A message as a segment holds it; raises `TooLarge`."""

@@ -13,6 +13,7 @@ writers that were killed are removed after ten minutes), and notes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -93,11 +94,17 @@ def segment_names(folder: Path, disk: Disk = DISK) -> list[str]:
 
 
 def publish(folder: Path, stem: str, lines: Sequence[bytes], disk: Disk = DISK) -> Path:
-    """Have one segment of ``lines`` in ``folder``, on disk. Raises `OSError`; then it is not."""
+    """Have one segment of ``lines`` in ``folder``, on disk. Raises `OSError`; then it is not there
+    (where not even it can be removed again, it may be)."""
     data = b"\n".join(lines) + b"\n"
     target = folder / f"{stem}.{len(lines)}.{len(data)}{SEGMENT}"
     write_whole(disk, folder / f".{stem}.draft", target, data)
-    disk.sync_folder(folder)
+    try:
+        disk.sync_folder(folder)
+    except OSError:
+        with contextlib.suppress(OSError):  # seen, but not durable: its writer will try again
+            disk.unlink(target)
+        raise
     return target
 
 

@@ -155,3 +155,32 @@ def test_saved_reply_survives_death_at_any_step(power_cut: bool) -> None:
         assert emails(left) in ([0, 1, 2], []), seed
         assert emails(left) or consumed or not saved, f"seed {seed}: a saved reply is lost"
         assert not (finished and left), f"seed {seed}: what is dealt with comes again"
+
+
+def test_a_step_without_space_leaves_nothing_half_done() -> None:
+    """ENOSPC, or EIO, at any single step: a group is taken or it is not there, what was there is
+    still there, and the next try works."""
+    told: list[str] = []
+    for fails_at in range(1, 80):
+        rng = random.Random(fails_at)
+        disk = MemoryDisk()
+        disk.fails_at = fails_at
+        outbox = Outbox(rng, disk)
+        for _ in range(12):
+            try:
+                outbox.append()
+            except OSError as error:
+                told.append(str(error))
+                outbox.coming = []
+            assert outbox.left() == outbox.sent[outbox.acknowledged :], fails_at
+            try:
+                outbox.deliver()
+            except OSError:
+                told.append("")
+                gone = len(outbox.sent) - len(outbox.left())
+                assert outbox.acknowledged <= gone <= outbox.acknowledged + outbox.in_flight
+                outbox.acknowledged = gone
+                outbox.in_flight = 0
+    assert all("none of them was kept" in text for text in told if text)
+    assert len(told) > 60
+    assert "" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import random
 from pathlib import Path
@@ -33,11 +34,13 @@ class _Open(io.BytesIO):
 
 
 class MemoryDisk(Disk):
-    """One folder. ``steps_left`` is how many steps this process may still do, None: any number."""
+    """One folder. ``steps_left`` is how many steps this process may still do, None: any number;
+    the step number ``fails_at`` finds no space."""
 
     def __init__(self) -> None:
         self.steps_left: int | None = None
         self.steps = 0
+        self.fails_at: int | None = None
         self._names: dict[str, _File] = {}
         self._durable: dict[str, _File] = {}
         self._log: list[tuple[str, _File | None]] = []
@@ -49,6 +52,8 @@ class MemoryDisk(Disk):
                 raise Died
             self.steps_left -= 1
         self.steps += 1
+        if self.steps == self.fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def power_cut(self, rng: random.Random) -> None:
         """Names: as synced, and some of what came after it, in order. Bytes: as synced, or any
