@@ -168,9 +168,12 @@ def _rejection_wait_s(snap: Snapshot) -> float:
 
 
 def unfinished(snap: Snapshot, kind: type[Action]) -> tuple[int, Problem | None]:
-    """How many attempts of ``kind`` have ended without an outcome of their own, and how."""
+    """How many attempts of ``kind`` have ended without an outcome of their own, and how. One that
+    was cancelled says nothing of the relay, and is not counted."""
     result = snap.result(kind)
     if result is None or result.succeeded:
+        return 0, None
+    if result.status == "cancelled" and not snap.failures(kind):
         return 0, None
     # The verdict only: an exception's own text may be about anything.
     how = f"{result.verdict}: {result.error.type}" if result.error else result.verdict

@@ -74,6 +74,7 @@ def snapshot(
     sync_s: float = 0.5,
     config: CommunicatorConfig = CONFIG,
     killed: dict[type[Action], int] | None = None,
+    how: Any = "timed_out",
     reset: ResetOutcome | None = None,
     reset_s: float | None = None,
     login_id: int = LOGIN_ID,
@@ -95,10 +96,10 @@ def snapshot(
         )
     for kind in killed or {}:
         results[kind] = ActionResult(
-            status="timed_out",
+            status=how,
             action_type=kind.__name__,
             attempt_id=300,
-            certificate=DeathCertificate(verdict="timed_out"),
+            certificate=DeathCertificate(verdict=how),
         )
     if reset_s is not None:
         results[ResetAction] = ActionResult(
@@ -246,6 +247,23 @@ def test_killed_login_is_waited_out() -> None:
     reason = waits(snapshot(Authenticating, killed=killed, login_s=7.9))
     assert "timed_out" in reason
     assert logs_in(snapshot(Authenticating, killed=killed, login_s=9.7)).errors_in_row == 3
+
+
+@pytest.mark.parametrize("kind", [AuthenticateAction, SyncAction])
+def test_an_attempt_that_was_cancelled_is_no_error(kind: type[Action]) -> None:
+    """Scenario 13: an operator or a machine short of memory has ended it; nothing is recorded, and
+    the next one waits for no backoff."""
+    state = Authenticating if kind is AuthenticateAction else Syncing
+    logged_in = None if kind is AuthenticateAction else login()
+    snap = snapshot(
+        state, logged_in=logged_in, killed={kind: 0}, how="cancelled", login_s=1.5, sync_s=1.5
+    )
+    decision = decided(snap)
+    assert isinstance(decision, Act), decision
+    if kind is AuthenticateAction:
+        assert logs_in(snap).errors_in_row == 0
+    else:
+        assert syncs(snap).push == Direction(idle_s=1.5)
 
 
 @pytest.mark.parametrize("state", [Syncing, Degraded])
