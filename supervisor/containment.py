@@ -31,7 +31,9 @@ def contain(
 ) -> None:
     """Worker code raised: this node waits, with its last good desired state and children.
     ``seen`` are others that the code was shown, whose secrets it may tell."""
-    is_config = step == DERIVE and isinstance(error, SpecError | WorkerFault)
+    # ValueError is how Python's own code, and a worker's, says that a value cannot be used: a new
+    # instance would get the very same.
+    is_config = step == DERIVE and isinstance(error, SpecError | WorkerFault | ValueError)
     # A check is of the children: a new instance of their parent would ask the very same.
     if not is_config and step != CHECKS:
         node.raises = panic.raised(node.raises, ctx.now)

@@ -80,6 +80,27 @@ def test_a_failed_child_that_comes_to_rest_ends_its_incident() -> None:
     assert bench.heard(EscalationRequired) == []
 
 
+def test_a_config_that_a_worker_refuses_with_value_error_restarts_nobody() -> None:
+    """It is how Python's own code says that a value cannot be used."""
+
+    def derive(self: Any, spec: Any) -> Any:
+        if MOOD.get("config") == "bad":
+            return int("a hundred")
+        return SOON.derive_desired_state(self, spec)
+
+    bench = bench_of(
+        child("a", "picky"), workers=[worker_type("picky", SOON, derive_desired_state=derive)]
+    )
+    bench.settle()
+    MOOD["config"] = "bad"
+    bench.redeclare(child("a", "picky", config={"speed": "a hundred"}))
+    bench.run(400.0)
+    assert bench.heard(PanicBreakerOpened) == []
+    assert bench.heard(ChildRestarted) == []
+    assert "invalid literal" in bench.node("a").reason
+    assert bench.tree() == {"a": "running"}
+
+
 class Slow(State):
     phase = Phase.STARTING
 
