@@ -3,8 +3,9 @@
 Knows: the message types, which actions users may ask for, which of them are running.
 Does not know: relays, files' inside, how an action is run (its pool's business).
 Invariants: an order has confirmed, executing and exactly one last reply, in this order; its
-message is done when the last reply is on disk and noted in the journal, so that a kill before it
-runs the order again (actions are idempotent) and a kill after it does not; the same actionUUID is
+message is done when the last reply is on disk and noted in the journal, `SETTLE_S` seconds or
+`SETTLE_ORDERS` orders later: a kill before that runs the order again (actions are idempotent) and
+may end it twice, a kill after it does neither; the same actionUUID is
 run once, its second delivery is counted and not answered; a message that cannot be routed is
 warned of and the next one is routed; nothing but the pool runs a user's action.
 
