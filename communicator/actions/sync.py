@@ -37,6 +37,8 @@ from fsmv2.supervisor import Action, ActionContext
 NEVER = math.inf
 # A pull begins within this many seconds of the attempt; a push too, or beside that last pull.
 TRIES_S = 5.0
+# It stays no longer than this where nothing is under way: a stop waits for it.
+STAYS_S = 2.0
 # How often it looks at outbox and relay while messages move.
 LIVELY_PUSH_S = 0.02
 LIVELY_PULL_S = 0.1
@@ -226,14 +228,14 @@ class _Sides:
             self._changed.notify_all()
             while True:
                 now = time.monotonic()
-                is_lively = now < self._lively_until and self._is_early
+                is_lively = now < min(self._lively_until, self.began_at + STAYS_S)
                 due = min(due_at, soon_at) if is_lively else due_at
                 mine.busy = now >= due
                 if mine.busy:
                     return True
                 if not is_lively and (other is None or not other.busy):
                     return False
-                until = min(due, self._lively_until) if is_lively else due
+                until = min(due, self._lively_until, self.began_at + STAYS_S) if is_lively else due
                 self._changed.wait(min(until - now, 3600.0))
 
 

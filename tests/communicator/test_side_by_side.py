@@ -137,7 +137,7 @@ def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
 def test_an_error_ends_an_attempt_that_stays(relay: Relay, attempts: Attempts) -> None:
     """The root is to see it: the attempt does not look on for a minute."""
     relay.send("ada@example.com", "action", "question")
-    with attempts.under_way(lively_s=4.9, poll_interval_s=3600.0) as found:
+    with attempts.under_way(lively_s=60.0, poll_interval_s=3600.0) as found:
         assert relay.wait_for(lambda r: len(r.requests("pull")) >= 2)
         relay.fault("pull", Fault(status=503), times=None)
         assert relay.wait_for(lambda r: r.requests("pull")[-1].status == 503)
