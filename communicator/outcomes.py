@@ -1,6 +1,6 @@
 """What the communicator's actions bring back, and what the next ones take along.
 
-Knows: the data of a login, of a session, of the two directions.
+Knows: the data of a login, of a session, of the two directions, of a reset.
 Does not know: transports, files, states.
 Invariants: everything a decision needs is in here, so that no client and no session lives in
 the root; a token is always a `Secret`.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fsmv2.communicator.failurerate import FailureRate
 from fsmv2.communicator.transport.errors import Problem
 from fsmv2.supervisor import Secret
 
@@ -18,14 +19,15 @@ class Credentials(msgspec.Struct, frozen=True):
     """Which relay, and who we are there. Two equal ones may share a session.
 
     The auth token is looked for in this order: ``auth_token``, the file ``auth_token_file``,
-    the environment variable AUTH_TOKEN; always in the proc, never in the root.
+    the environment variable AUTH_TOKEN; always in the proc, never in the root. So are the
+    variables that an empty ``relay_url`` and an ``allow_insecure_tls`` of None stand for.
     """
 
-    relay_url: str
+    relay_url: str = ""
     auth_token: Secret | None = None
     auth_token_file: str | None = None
     timeout_s: float = 10.0
-    allow_insecure_tls: bool = False
+    allow_insecure_tls: bool | None = None
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -37,6 +39,7 @@ class Session(msgspec.Struct, frozen=True):
     token: Secret
     expires_at: float
     refresh_at: float
+    made_at: float = 0.0
 
 
 class LoginOutcome(msgspec.Struct, frozen=True):
@@ -44,6 +47,8 @@ class LoginOutcome(msgspec.Struct, frozen=True):
 
     The identity is the last one the relay told us, kept over failures and over replies
     without one. ``errors_in_row`` counts failed logins since the last that succeeded.
+    ``refused_mark`` recognises the auth token that was refused, without telling it;
+    ``asked_s_ago`` are the seconds since the relay was last asked, at the end of this attempt.
     """
 
     made_for: Credentials
@@ -52,6 +57,9 @@ class LoginOutcome(msgspec.Struct, frozen=True):
     errors_in_row: int = 0
     instance_uuid: str = ""
     instance_name: str = ""
+    refused_mark: Secret | None = None
+    asked_s_ago: float = 0.0
+    rate: FailureRate = FailureRate()
 
 
 class Direction(msgspec.Struct, frozen=True):
@@ -59,8 +67,9 @@ class Direction(msgspec.Struct, frozen=True):
 
     ``errors_in_row`` and ``problem`` are of the last tries, 0 and None after a success;
     ``idle_s`` are the seconds from the last try of this direction to the end of the attempt
-    that reports it; ``moved`` counts the messages of the last try; ``waiting`` the files left
-    in the folder afterwards; ``refused`` the messages that the last try set aside.
+    that reports it; ``moved`` counts the messages of the last attempt that tried it; ``waiting``
+    the files left in the folder afterwards; ``refused`` the messages that this attempt set aside;
+    ``held`` says that the inbox has no room, so that nothing is pulled.
     """
 
     errors_in_row: int = 0
@@ -69,13 +78,16 @@ class Direction(msgspec.Struct, frozen=True):
     moved: int = 0
     waiting: int = 0
     refused: int = 0
+    held: bool = False
+    rate: FailureRate = FailureRate()
 
 
 class SyncOutcome(msgspec.Struct, frozen=True):
     """Both directions after one attempt, each with its own error.
 
     ``login_id`` is the attempt id of the login whose session was used: a rejection concerns
-    that login only, not a later one.
+    that login only, not a later one. ``generation`` is the reset it was made under.
+    ``push_tried`` and ``pull_tried`` tell which direction has anything new to say.
     """
 
     made_for: Credentials
@@ -83,3 +95,12 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     push: Direction = Direction()
     pull: Direction = Direction()
     token_rejected: bool = False
+    generation: int = 0
+    push_tried: bool = True
+    pull_tried: bool = True
+
+
+class ResetOutcome(msgspec.Struct, frozen=True):
+    """Connections made before ``generation`` are used no more."""
+
+    generation: int

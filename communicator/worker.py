@@ -8,12 +8,13 @@ is refused without showing it.
 
 from __future__ import annotations
 
-import urllib.parse
 from typing import Annotated, ClassVar
 
 import msgspec
 
+from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX
 from fsmv2.communicator.states.stopped import Stopped
+from fsmv2.communicator.transport.address import check_relay_url
 from fsmv2.communicator.transport.protocol import TIMEOUT_S_MAX
 from fsmv2.supervisor import Action, DesiredState, Secret, State, UserSpec, Worker
 
@@ -23,25 +24,31 @@ PATH_CHARS_MAX = 4096
 class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a user may set.
 
-    ``relay_url``: the base of the relay's API, ``https://host/api``. ``auth_token``: the
-    instance's token; without it ``auth_token_file`` is read, without that the variable
-    AUTH_TOKEN, both in the proc. ``timeout_s``: seconds a request may wait for an answer.
-    ``allow_insecure_tls``: accept any certificate. ``poll_interval_s``: seconds between two
-    syncs while all is well. ``outbox`` and ``inbox``: folders, see `fsmv2.communicator.spool`;
-    without one that direction is off (pulling deletes at the relay, so it needs a place).
+    ``relay_url``: the base of the relay's API, ``https://host/api``; without it the variable
+    API_URL. ``auth_token``: the instance's token; without it ``auth_token_file`` is read, without
+    that the variable AUTH_TOKEN. ``timeout_s``: seconds a request may wait for an answer.
+    ``allow_insecure_tls``: accept any certificate; without it the variable ALLOW_INSECURE_TLS.
+    Files and variables are read in the proc. ``poll_interval_s``: seconds between two syncs while
+    nothing moves; for ``lively_s`` seconds after a message the outbox is looked at 50 times a
+    second and the relay asked 10 times (0: never). ``outbox`` and ``inbox``: folders, see
+    `fsmv2.communicator.spool`; without one that direction is off (pulling deletes at the relay, so
+    it needs a place). ``inbox_messages_max``: with so many in the inbox nothing is pulled.
     """
 
-    relay_url: str
+    relay_url: str | None = None
     auth_token: Secret | None = None
     auth_token_file: str | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_S_MAX)] = 10.0
-    allow_insecure_tls: bool = False
+    allow_insecure_tls: bool | None = None
     poll_interval_s: Annotated[float, msgspec.Meta(ge=0.05, le=3600)] = 1.0
+    lively_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 2.0
     outbox: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_CHARS_MAX)] | None = None
     inbox: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_CHARS_MAX)] | None = None
+    inbox_messages_max: Annotated[int, msgspec.Meta(ge=200, le=1_000_000)] = INBOX_MESSAGES_MAX
 
     def __post_init__(self) -> None:
-        check_relay_url(self.relay_url)
+        if self.relay_url is not None:
+            check_relay_url(self.relay_url)
         if self.outbox is not None and self.outbox == self.inbox:
             raise ValueError(f"outbox and inbox are both {self.outbox!r}, want two folders")
 
@@ -53,6 +60,9 @@ class Communicator(Worker):
     config_type: ClassVar[type[CommunicatorConfig]] = CommunicatorConfig
     initial: ClassVar[type[State]] = Stopped
     stopping: ClassVar[type[State]] = Stopped
+    # An outage of the relay is no failure of ours: a restart would forget the session and how
+    # long to wait, and ask the relay all the more often.
+    unhealthy_after_s: ClassVar[float | None] = None
 
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """Always running, with the decoded config; raises `SpecError` for an unusable one."""
@@ -61,18 +71,3 @@ class Communicator(Worker):
     def observe(self, desired: DesiredState) -> Action | None:
         """None: what the relay answered to the last action is all there is to see."""
         return None
-
-
-def check_relay_url(url: str) -> None:
-    """Raise `ValueError` unless ``url`` is the plain http(s) base of a relay."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("relay_url is no URL, want http(s)://host[:port][/path]") from None
-    if "@" in parts.netloc:
-        raise ValueError("relay_url has a user or a password in it, want auth_token instead")
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"relay_url is {url!r}, want http(s)://host[:port][/path]")
-    if parts.query or parts.fragment or any(c <= " " or c == "\x7f" for c in url):
-        raise ValueError("relay_url has a query, a fragment or a blank in it, want none of them")

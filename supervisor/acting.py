@@ -273,7 +273,9 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
             error=str(result.error) if result.error is not None else None,
             traceback=result.error.traceback if result.error is not None else "",
             certificate=result.certificate,
-            circuit_open_s=None if ctx.infrastructure is None else now - ctx.infrastructure_since,
+            circuit_open_s=None
+            if ctx.infrastructure is None
+            else max(0.0, now - ctx.infrastructure_since),
         )
     )
     if in_flight.never_began(result):

@@ -18,7 +18,10 @@ class Care:
     from when on it counts, with the incarnation; ``blamed`` is whom and what a sanity check says,
     by the check's name."""
 
-    __slots__ = ("blamed", "closed_at", "degraded", "heartbeat_at", "opened_at", "orders", "tracks")
+    __slots__ = (
+        "_failed", "blamed", "closed_at", "degraded", "due_at", "heartbeat_at", "opened_at",
+        "orders", "tracks",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.tracks: dict[str, Track] = {}
@@ -28,6 +31,21 @@ class Care:
         self.opened_at: float | None = None
         self.closed_at = -NEVER
         self.heartbeat_at = NEVER
+        # When the first of the tracks has something due; many may be open at a time.
+        self.due_at = NEVER
+        self._failed: list[str] | None = None
+
+    def keep(self, name: str, track: Track) -> None:
+        """``track`` is what is known of the child ``name`` from now on."""
+        if self.tracks.get(name) is not track:
+            self.tracks[name] = track
+            self._failed = None
+        self.due_at = min(self.due_at, track.wake_at())
+
+    def drop(self, name: str) -> Track:
+        """Forget what is known of the child ``name``, and return it."""
+        self._failed = None
+        return self.tracks.pop(name, CALM)
 
     @property
     def is_open(self) -> bool:
@@ -42,8 +60,10 @@ class Care:
     def failed(self) -> list[str]:
         """The children that have failed, at the head the one that matters most: for whom a person
         was called, who was restarted most often, who failed first. Others may only wait for it."""
-        names = [name for name, track in self.tracks.items() if track.is_open]
-        return sorted(names, key=self._weight)
+        if self._failed is None:
+            names = [name for name, track in self.tracks.items() if track.is_open]
+            self._failed = sorted(names, key=self._weight)
+        return self._failed
 
     def _weight(self, name: str) -> tuple[bool, int, float]:
         track = self.tracks[name]
@@ -68,10 +88,25 @@ def is_strict(node: Node) -> bool:
 
 
 def goes_on(node: Node, child: Node) -> bool:
-    """Whether ``child`` is looked at though its parent's circuit is open and strict."""
+    """Whether ``child`` is looked at though its parent's circuit is open and strict: also one that
+    the failed one waits for, or that one waits for, or neither would ever run."""
     care = node.care
-    track = care.tracks.get(child.spec.name) if care is not None else None
-    return child.stop_asked or (track is not None and track.is_open)
+    if child.stop_asked or care is None:
+        return True
+    failed = {name for name, track in care.tracks.items() if track.is_open}
+    return child.spec.name in failed or child.spec.name in _needed(node, failed)
+
+
+def _needed(node: Node, names: set[str]) -> set[str]:
+    """The siblings that ``names`` wait for, and that those wait for."""
+    found: set[str] = set()
+    todo = [node.children[name] for name in names if name in node.children]
+    while todo:
+        for other in todo.pop().held_by:
+            if other not in found and other in node.children:
+                found.add(other)
+                todo.append(node.children[other])
+    return found
 
 
 def may_change(node: Node) -> None:

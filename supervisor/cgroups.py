@@ -125,10 +125,13 @@ class ProcGroups:
         give_up = time.monotonic() + patience_s
         while is_ours:
             left = [each for each in (*shared.living, *shared.leaving) if not each.remove()]
-            if not left or time.monotonic() > give_up:
+            if not left:
                 break
+            # Before the clock is asked: who has no time left for waiting is to kill all the same.
             for group in left:
                 group.kill_or_signal()
+            if time.monotonic() > give_up:
+                break
             time.sleep(_AGAIN_S)
         is_gone = not (shared.living or shared.leaving)
         for group in (*shared.living, *shared.leaving):

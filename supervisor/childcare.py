@@ -41,6 +41,9 @@ from fsmv2.supervisor.core.words import REASON_CHARS_MAX, presentable
 from fsmv2.supervisor.leaving import ask_to_leave
 from fsmv2.supervisor.node import Node
 
+# So many tracks are looked at each time; of more, those that something is due of or heard of.
+FEW = 10
+
 
 def watch(node: Node, ctx: Context) -> None:
     """Look at the children that have changed, and at those in trouble."""
@@ -60,7 +63,10 @@ def watch(node: Node, ctx: Context) -> None:
         every = bool(type(node.worker).sanity_checks)
         names |= {name: None for name, one in node.children.items() if every or may_fail(one)}
         names |= dict.fromkeys(node.later)
-    names |= {name: None for name, track in care.tracks.items() if track.is_open}
+    if ctx.full or ctx.now >= min(care.due_at, care.heartbeat_at) or len(care.tracks) <= FEW:
+        # All of them, as something of one may have changed that nobody tells of.
+        names |= dict.fromkeys(care.failed())
+        care.due_at = NEVER
     names |= {name: None for name, (_, due) in care.degraded.items() if due <= ctx.now}
     if type(node.worker).sanity_checks:
         ask_sanity(node, care, ctx, names)
@@ -69,7 +75,8 @@ def watch(node: Node, ctx: Context) -> None:
         before = care.tracks.get(name, CALM)
         if not before.is_open and sight.kind != "failed":
             continue
-        care.tracks[name], orders = look(before, sight, ctx.now, ctx.random.random)
+        track, orders = look(before, sight, ctx.now, ctx.random.random)
+        care.keep(name, track)
         for order in orders:
             _carry_out(node, ctx, care, name, order, before, sight)
     _tend(node, ctx, care)
@@ -85,10 +92,13 @@ def _in_order(node: Node, names: Iterable[str]) -> list[str]:
 
 def _tend(node: Node, ctx: Context, care: Care) -> None:
     """Close or go on, wake in time, and the heartbeat."""
-    for name, track in list(care.tracks.items()):
-        kept = care.tracks[name] = pruned(track, ctx.now)
-        if kept == CALM:
-            del care.tracks[name]
+    if ctx.now >= care.heartbeat_at or len(care.tracks) <= FEW or not care.failed():
+        for name, track in list(care.tracks.items()):
+            kept = pruned(track, ctx.now)
+            if kept == CALM:
+                care.drop(name)
+            else:
+                care.keep(name, kept)
     dues = [due for _, due in care.degraded.values() if due > ctx.now]
     if dues:
         ctx.wake(node, min(dues))
@@ -104,8 +114,7 @@ def _tend(node: Node, ctx: Context, care: Care) -> None:
         care.heartbeat_at = ctx.now + ctx.heartbeat_s
         _beat(node, ctx, care, failed)
     # One interval at least: a heartbeat of no interval is one in each tick of the ticket.
-    moment = min(care.tracks[name].wake_at() for name in failed)
-    ctx.wake(node, min(moment, max(care.heartbeat_at, ctx.now + ctx.interval_s)))
+    ctx.wake(node, min(care.due_at, max(care.heartbeat_at, ctx.now + ctx.interval_s)))
 
 
 def _close(node: Node, ctx: Context, care: Care) -> None:
@@ -162,22 +171,23 @@ def _carry_out(
                 events.EscalationNear(
                     path=node.path,
                     child_name=name,
-                    attempts_remaining=DEFAULT.attempts - track.attempts_shown(),
+                    attempts_remaining=max(0, DEFAULT.attempts - track.attempts_shown()),
                     total_downtime_s=down_s,
                 )
             )
         case "escalate":
-            _escalate(node, ctx, name, down_s)
+            _escalate(node, ctx, name, track, down_s)
         case "closed":
             _recovered(node, ctx, name, before, "running" if sight.kind == "runs" else "gone")
 
 
-def _escalate(node: Node, ctx: Context, name: str, down_s: float) -> None:
+def _escalate(node: Node, ctx: Context, name: str, track: Track, down_s: float) -> None:
     kind = type_of_child(node, ctx.factory, name)
     ctx.emit(
         events.EscalationRequired(
             path=node.path,
             child_name=name,
+            cause=track.cause,
             max_attempts=DEFAULT.attempts,
             total_downtime_s=down_s,
             runbook_url=based(kind.runbook_url, ctx.runbooks),
@@ -248,7 +258,7 @@ def forget(node: Node, ctx: Context, name: str, outcome: str = "respecified") ->
     """A child has another spec, or is not declared any more: what has failed, failed on the old
     one."""
     node.suspects[name] = None
-    track = node.care.tracks.pop(name, CALM) if node.care is not None else CALM
+    track = node.care.drop(name) if node.care is not None else CALM
     if track.is_open:
         _recovered(node, ctx, name, track, outcome)
         node.mark_dirty()  # to see whether that was all that kept the circuit open

@@ -15,17 +15,19 @@ counts as failed; a check that raises is a fault of the worker that has it.
 from __future__ import annotations
 
 from fsmv2.supervisor.care import Care
-from fsmv2.supervisor.containment import contain, in_time, recover
+from fsmv2.supervisor.containment import CHECKS, contain, in_time, recover
 from fsmv2.supervisor.context import Context
-from fsmv2.supervisor.core import sanity
-from fsmv2.supervisor.core.childbreaker import CALM, Sight
+from fsmv2.supervisor.core import panic, sanity
+from fsmv2.supervisor.core.childbreaker import CALM, DEFAULT, Sight
 from fsmv2.supervisor.core.errors import BugError
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.words import REASON_CHARS_MAX, presentable
 from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.restarting import is_done
 
-STEP = "sanity_checks"
+STEP = CHECKS
+# After the machine was in trouble: what it has kept from being observed has to be seen again.
+AFTERMATH_S = 10.0
 
 _RUNS, _COMES, _WAITS, _AWAY = Sight("runs"), Sight("comes"), Sight("waits"), Sight("away")
 
@@ -44,16 +46,19 @@ def sight_of(node: Node, care: Care, ctx: Context, name: str) -> Sight:
         return _AWAY
     if child.held_by and child.phase is Phase.STOPPED:
         return _WAITS
+    is_open = care.tracks.get(name, CALM).is_open
+    if child.panic_since is None and _is_held_up(care, ctx, child):
+        # It cannot come up, nor be observed: that is the machine's trouble, not its own.
+        return Sight("waits", unless="the machine is in trouble, or was until just now")
+    if is_open and _is_at_rest(child):
+        return _AWAY if ctx.now - child.entered_at >= DEFAULT.settle_s else _WAITS
     if node.together is not None and name in node.together.names:
         return _WAITS
     unless = "" if ctx.restart_failed else "restarts of failed children are off"
-    if ctx.infrastructure is not None:
-        # It could not come up: its restarts would be spent on the machine's trouble.
-        unless = "the infrastructure breaker is open"
     if child.spec.restart == "temporary":
         unless = "its restart type is temporary"
     if child.config_fault:
-        if not care.tracks.get(name, CALM).is_open:
+        if not is_open:
             return _WAITS
         unless = f"its config is refused: {child.fault_text}"
     return _of_present(care, ctx, child, unless)
@@ -83,7 +88,8 @@ def _of_absent(node: Node, name: str) -> Sight:
 
 def _of_present(care: Care, ctx: Context, child: Node, unless: str) -> Sight:
     if child.panic_since is not None:
-        raises = f"raised {len(child.raises)} times, last {child.fault_text or 'in time'}"
+        last = f", last {child.fault_text}" if child.fault_text else ""
+        raises = f"raised {len(child.raises)} times in {panic.WINDOW_S:g} s{last}"
         return Sight("failed", "panic", raises, unless)
     if child.is_lost:
         return Sight("failed", "fresh", "it cannot be observed", unless)
@@ -94,7 +100,36 @@ def _of_present(care: Care, ctx: Context, child: Node, unless: str) -> Sight:
             return Sight("failed", "sanity", f"{check}: {text}", unless)
     if child.phase is Phase.RUNNING:
         return _RUNS
-    return Sight("comes", unless=unless) if unless else _COMES
+    busy = child.attempt is not None
+    return Sight("comes", unless=unless, busy=busy) if unless or busy else _COMES
+
+
+def _is_held_up(care: Care, ctx: Context, child: Node) -> bool:
+    """Whether the machine's breaker keeps ``child`` from what it would do, or did so just now."""
+    if ctx.infrastructure is not None:
+        until = ctx.now + DEFAULT.settle_s
+    elif ctx.leases is not None and ctx.leases.waits(child):
+        return True
+    elif ctx.now < ctx.infrastructure_since + AFTERMATH_S:
+        until = ctx.infrastructure_since + AFTERMATH_S
+    else:
+        return False
+    if child.phase is Phase.DEGRADED:
+        # As long as that, and then as long as its type allows, from the end of the trouble on.
+        limit_s = type(child.worker).unhealthy_after_s
+        care.degraded[child.spec.name] = (child, until + (0.0 if limit_s is None else limit_s))
+    return True
+
+
+def _is_at_rest(child: Node) -> bool:
+    """Whether it is stopped because it wants to be: nothing it has tried has failed."""
+    return (
+        child.phase is Phase.STOPPED
+        and child.desired is not None
+        and child.attempt is None
+        and child.fault_until is None
+        and not (child.failures or child.retry_at or child.raises)
+    )
 
 
 def _of_degraded(care: Care, ctx: Context, child: Node, unless: str) -> Sight:
@@ -144,7 +179,8 @@ def ask_sanity(node: Node, care: Care, ctx: Context, names: dict[str, None]) -> 
         except BugError:
             raise
         except BaseException as error:  # worker code may raise anything at all
-            contain(node, ctx, STEP, error)
+            seen = [node.children[name] for name in check.participants if name in node.children]
+            contain(node, ctx, STEP, error, seen)
             return
         blamed = care.blamed
         if answer is None:

@@ -172,7 +172,7 @@ def _infrastructure(record: dict[str, Any]) -> str:
         words.append(f"({record['mode']} only)" if record["mode"] == "report" else "(off)")
     if record["forced"]:
         words.append(f"(held by an operator, {duration(record['forced_for_s'])} to go)")
-    if record["down_s"]:
+    if record["down_s"] and record["state"] != "closed":
         words.append(f"for {duration(record['down_s'])}")
     text = " ".join(words)
     # What an operator holds is said already.

@@ -115,7 +115,8 @@ class Commands:
         forced = None if command.state == "auto" else command.state
         taken = self._infrastructure.force(forced, command.for_s, command.client, self._clock())
         if not taken:
-            detail = "cannot hold the breaker: the config says breaker.mode: off"
+            mode = self._infrastructure.mode
+            detail = f"cannot hold the breaker: the config says breaker.mode: {mode}, want enforce"
             return CommandAnswered(command.number, "refused", detail=detail)
         return CommandAnswered(command.number, "done")
 

@@ -10,6 +10,7 @@ variables is in what is told of it.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 
 from fsmv2.ipc.redact import redact
 from fsmv2.supervisor.context import FAULT_BACKOFF_S_MAX, Context
@@ -22,17 +23,24 @@ from fsmv2.supervisor.nodesecrets import all_secrets
 
 SLOW = "slow"
 DERIVE = "derive_desired_state"
+CHECKS = "sanity_checks"
 
 
-def contain(node: Node, ctx: Context, step: str, error: BaseException) -> None:
-    """Worker code raised: this node waits, with its last good desired state and children."""
-    is_config = step == DERIVE and isinstance(error, SpecError | WorkerFault)
-    if not is_config:
+def contain(
+    node: Node, ctx: Context, step: str, error: BaseException, seen: Iterable[Node] = ()
+) -> None:
+    """Worker code raised: this node waits, with its last good desired state and children.
+    ``seen`` are others that the code was shown, whose secrets it may tell."""
+    # ValueError is how Python's own code, and a worker's, says that a value cannot be used: a new
+    # instance would get the very same.
+    is_config = step == DERIVE and isinstance(error, SpecError | WorkerFault | ValueError)
+    # A check is of the children: a new instance of their parent would ask the very same.
+    if not is_config and step != CHECKS:
         node.raises = panic.raised(node.raises, ctx.now)
     # Only a config that is derived ends this: what another step raises says nothing of it.
     node.config_fault = node.config_fault or is_config
     wait_s = _back_off(node, ctx)
-    secrets = all_secrets(node)
+    secrets = tuple(secret for one in (node, *seen) for secret in all_secrets(one))
     text = told(error, secrets)
     if node.panic_since is None and panic.is_open(node.raises):
         _open_panic(node, ctx, step, panic.kind_of(error), text, _trace(error, text, secrets))

@@ -126,7 +126,8 @@ class Context:
         self.outside_max = outside_max
         # The infrastructure breaker: what it is open for, and, not closed, whom it lets start.
         self.infrastructure: str | None = None
-        self.infrastructure_since = 0.0
+        # When that last changed.
+        self.infrastructure_since = float("-inf")
         self.leases: LeasePort | None = None
         # The children's breakers: whether they restart, and how often they say that they are open.
         self.restart_failed = restart_failed

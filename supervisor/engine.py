@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 
@@ -164,6 +165,7 @@ class Engine:
         """Drain the inbox, then one tick at ``now`` (monotonic) and ``wall`` (epoch) seconds."""
         context = self.context
         context.now, context.wall, context.full = now, wall, full
+        context.infrastructure_since = min(context.infrastructure_since, now)
         self._inbox.drain(context)
         self._wake_due(now)
         if self._store is not None:
@@ -180,8 +182,8 @@ class Engine:
         every node, so all are looked at in the next tick."""
         context = self.context
         if trouble != context.infrastructure:
-            if context.infrastructure is None:
-                context.infrastructure_since = context.now
+            if (context.infrastructure is None) != (trouble is None):
+                context.infrastructure_since = math.inf  # the next tick knows when
             context.infrastructure = trouble
             for node in self.nodes():
                 node.mark_dirty()

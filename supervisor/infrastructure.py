@@ -53,7 +53,7 @@ class Infrastructure:
         self._engine = engine
         self._pool = pool
         self._emit = emit
-        self._breaker = core.Breaker(probe_s=rules.probe_s)
+        self._breaker = core.Breaker(probe_s=rules.probe_s, since=engine.context.now)
         self._tracks: dict[str, Track] = {}
         self._missing: dict[str, str] = {}
         self._troubles: tuple[str, ...] = ()
@@ -199,8 +199,9 @@ class Infrastructure:
     def _causes(self, now: float) -> list[str]:
         """What it is not closed for, an operator's word first."""
         breaker = self._breaker
-        state = core.effective(breaker, now)
-        held = "" if state == breaker.state else HELD_OPEN if state == "open" else HELD_CLOSED
+        held = ""
+        if breaker.forced is not None and now < breaker.forced_until:
+            held = HELD_OPEN if breaker.forced == "open" else HELD_CLOSED
         return [text for text in (held, self._words(breaker.causes)) if text]
 
     def _beat(self, now: float) -> None:
@@ -304,8 +305,8 @@ class Infrastructure:
 
     def force(self, forced: core.Forced | None, for_s: float, client: str, now: float) -> bool:
         """Hold the breaker open or closed for ``for_s`` seconds; None: let it go by itself. False:
-        there is none to hold."""
-        if self._rules.mode == "off":
+        in this mode it holds nothing back."""
+        if self._rules.mode != "enforce":
             return False
         self._breaker = core.force(self._breaker, forced, now + for_s, now)
         self._emit(
@@ -320,6 +321,11 @@ class Infrastructure:
     def state(self, now: float) -> core.BreakerState:
         """The state that counts at ``now``."""
         return core.effective(self._breaker, now)
+
+    @property
+    def mode(self) -> Mode:
+        """What the config wants of it."""
+        return self._rules.mode
 
     @property
     def limits(self) -> dict[str, float]:

@@ -500,7 +500,9 @@ class FakeReloader:
 
 
 class FakeInfrastructure:
-    """Takes one word, and is switched off from then on."""
+    """Takes one word, and only reports from then on."""
+
+    mode = "report"
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -558,7 +560,7 @@ def test_the_root_holds_the_breaker_and_says_when_there_is_none() -> None:
     commands.carry_out(ForceBreaker(2, "there", "auto", 60.0), answers.append)
     assert breaker.asked == [("open", 60.0, "there", 5.0), (None, 60.0, "there", 5.0)]
     assert [(answer.number, answer.outcome) for answer in answers] == [(1, "done"), (2, "refused")]
-    assert "breaker.mode: off" in answers[1].detail
+    assert "breaker.mode: report, want enforce" in answers[1].detail
     assert [(e.command, e.target) for e in told if isinstance(e, OperatorCommanded)] == [
         ("breaker", "open"),
         ("breaker", "auto"),

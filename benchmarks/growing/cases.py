@@ -159,7 +159,14 @@ def health(count: int, times: int) -> dict[str, float]:
     failed_s = step_s()
     assert root.care is not None
     assert root.care.is_open
-    return {"changed_s": changed_s, "failed_s": failed_s}
+    found = {"changed_s": changed_s, "failed_s": failed_s}
+    for share in (0.1, 1.0):
+        for other in list(root.children.values())[: int(share * count)]:
+            if not other.is_lost:
+                other.is_lost = True
+                root.suspects[other.spec.name] = None
+        found[f"failed_{share:.0%}_s"] = step_s()
+    return found
 
 
 def changed_leaves(

@@ -61,6 +61,8 @@ ROWS = [
     _ms("tick_10000.one_leaf_s", "one changed leaf in 10,000", "a whole tick", "< 5 ms", 0.2),
     _ms("health.changed_s", "health step of 1,000 children, one changed", "-", "< 5 ms", 0.1),
     _ms("health.failed_s", "  and failed: its circuit is open", "-", "< 5 ms", 0.1),
+    _ms("health.failed_10%_s", "  while 100 of them have failed", "-", "< 5 ms", 0.1),
+    _ms("health.failed_100%_s", "  while all of them have failed", "-", "< 5 ms", 0.1),
     _ms("reconcile_10.add_s", "add 10 children", "0.8–1.7 ms", "< 10 ms", 0.5),
     _ms("reconcile_10.first_tick_s", "  and the first tick of each"),
     _ms("reconcile_10.update_s", "  update 10"),

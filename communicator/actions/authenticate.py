@@ -3,30 +3,41 @@
 Knows: where an auth token may come from, what a session is made of.
 Does not know: when to log in, how long to wait.
 Invariants: a login that the relay or the network refused is an outcome, never an exception, so
-that the state machine sees its kind; the auth token is read in the proc.
+that the state machine sees its kind; the auth token is read in the proc; a token that is known to
+be refused is not sent again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import ClassVar
 
+from fsmv2.communicator import metrics
+from fsmv2.communicator.actions.call import is_insecure, transport_of
+from fsmv2.communicator.failurerate import LOGIN, FailureRate
 from fsmv2.communicator.outcomes import Credentials, LoginOutcome, Session
 from fsmv2.communicator.transport import token
+from fsmv2.communicator.transport.address import TOKEN_ENV
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext, Secret
 
-TOKEN_ENV = "AUTH_TOKEN"
+# What only people can mend: the same token would be refused again.
+LASTING = frozenset({Kind.INVALID_TOKEN, Kind.INSTANCE_DELETED})
 TOKEN_FILE_BYTES_MAX = 16_384
 # A name of its own, so that a test can let years pass for logins and for nothing else.
 wall_clock_s = time.time
 
 
 class AuthenticateAction(Action, frozen=True):
-    """Log in with ``credentials``. The identity of the last login and the count of failures
-    travel along, so that the outcome can carry them on."""
+    """Log in with ``credentials``. The identity of the last login, the count of failures and
+    their rate travel along, so that the outcome can carry them on.
+
+    With the ``refused`` outcome of before, nothing is sent unless the token has changed since.
+    """
 
     timeout_s: ClassVar[float] = 40.0
 
@@ -34,20 +45,23 @@ class AuthenticateAction(Action, frozen=True):
     errors_in_row: int = 0
     instance_uuid: str = ""
     instance_name: str = ""
+    rate: FailureRate = FailureRate()
+    refused: LoginOutcome | None = None
 
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
-        # Here, not above: the module is imported in the root, the HTTP client must not be.
-        from fsmv2.communicator.transport.http import Relay, transport_for
-
         credentials = self.credentials
-        if credentials.allow_insecure_tls:
-            ctx.log("TLS certificates are not verified", "warning", relay=credentials.relay_url)
-        relay = Relay(credentials.relay_url, credentials.timeout_s, credentials.allow_insecure_tls)
+        auth_token: Secret | None = None
         try:
-            login = transport_for(relay).authenticate(resolve_auth_token(credentials))
+            auth_token = resolve_auth_token(credentials)
+            if self.refused is not None and _is_marked(auth_token, self.refused.refused_mark):
+                return self.refused
+            transport = transport_of(credentials)
+            if is_insecure(credentials):
+                ctx.log("TLS certificates are not verified", "warning", relay=credentials.relay_url)
+            login = transport.authenticate(auth_token)
         except TransportError as error:
-            return self._failed(ctx, error.problem)
+            return self._failed(ctx, error.problem, auth_token)
         if not login.instance_uuid:
             ctx.log("the login reply has no uuid, keeping the last one", "warning")
         now = wall_clock_s()
@@ -58,21 +72,44 @@ class AuthenticateAction(Action, frozen=True):
                 token=login.token,
                 expires_at=now + life_s,
                 refresh_at=now + life_s - token.refresh_margin_s(life_s),
+                made_at=now,
             ),
             instance_uuid=login.instance_uuid or self.instance_uuid,
             instance_name=login.instance_name or self.instance_name,
         )
 
-    def _failed(self, ctx: ActionContext, problem: Problem) -> LoginOutcome:
+    def _failed(
+        self, ctx: ActionContext, problem: Problem, auth_token: Secret | None
+    ) -> LoginOutcome:
+        # Without the text, unlike the state's reason: it may hold what the relay chose to say.
+        facts = {"kind": str(problem.kind), "status": problem.status}
+        metrics.failed("login", problem)
         if self.errors_in_row == 0:  # once per incident; the state's reason tells of the rest
-            ctx.log("login failed", "warning", kind=str(problem.kind), status=problem.status)
+            ctx.log("login failed", "warning", **facts)
+        rate = self.rate.with_outcome(True, LOGIN)
+        if rate.alarmed and not self.rate.alarmed:
+            ctx.log("logins keep failing", "error", failed=rate.failures, of=rate.count, **facts)
+        refused = auth_token is not None and problem.kind in LASTING
         return LoginOutcome(
             made_for=self.credentials,
             problem=problem,
             errors_in_row=self.errors_in_row + 1,
             instance_uuid=self.instance_uuid,
             instance_name=self.instance_name,
+            refused_mark=_mark(auth_token) if refused and auth_token is not None else None,
+            rate=rate,
         )
+
+
+def _mark(auth_token: Secret, salt: str = "") -> Secret:
+    """What recognises a token and tells nothing of it: its keyed hash, under a salt of its own."""
+    salt = salt or secrets.token_hex(16)
+    digest = hashlib.blake2b(auth_token.reveal().encode(), key=bytes.fromhex(salt), digest_size=16)
+    return Secret(f"{salt}:{digest.hexdigest()}")
+
+
+def _is_marked(auth_token: Secret, mark: Secret | None) -> bool:
+    return mark is not None and _mark(auth_token, mark.reveal().partition(":")[0]) == mark
 
 
 def resolve_auth_token(credentials: Credentials) -> Secret:

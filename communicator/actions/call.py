@@ -1,11 +1,42 @@
-"""What one sync speaks with, in both directions."""
+"""What an action speaks to the relay with, and where that is resolved.
+
+Knows: that the environment may stand in for the config, and that it is read in the proc.
+Does not know: what is said.
+Invariants: whatever cannot be resolved is a `TransportError`, so an outcome and no crash.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from fsmv2.communicator.transport.protocol import Transport
+import msgspec
+
+from fsmv2.communicator.outcomes import Credentials, Session
+from fsmv2.communicator.transport import address
+from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
+from fsmv2.communicator.transport.protocol import CONNECT_S, Transport
 from fsmv2.supervisor import ActionContext, Secret
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who speaks to which relay: all that a push and a pull have in common. ``login_id`` is the
+    attempt that made ``session``; ``generation`` counts the resets."""
+
+    credentials: Credentials
+    session: Session
+    login_id: int
+    instance_uuid: str
+    generation: int = 0
+
+    @property
+    def request_s_max(self) -> float:
+        """The longest that one request may take, in seconds."""
+        return CONNECT_S + self.credentials.timeout_s
+
+    def call(self, ctx: ActionContext) -> Call:
+        """The means to make requests in this attempt; raises `TransportError`."""
+        transport = transport_of(self.credentials, self.generation)
+        return Call(ctx, transport, self.session.token, self.instance_uuid)
 
 
 class Call(NamedTuple):
@@ -15,3 +46,26 @@ class Call(NamedTuple):
     transport: Transport
     token: Secret
     instance_uuid: str
+
+
+def transport_of(credentials: Credentials, generation: int = 0) -> Transport:
+    """This proc's transport for the relay that ``credentials`` or the environment name.
+
+    Raises `TransportError` where neither names one that can be used.
+    """
+    # Here, not above: the module is imported in the root, the HTTP client must not be.
+    from fsmv2.communicator.transport.http import Relay, transport_for
+
+    try:
+        url = credentials.relay_url or address.relay_url_of_environment()
+        insecure = is_insecure(credentials)
+    except ValueError as error:
+        raise TransportError(Problem(Kind.UNKNOWN, f"cannot reach the relay: {error}")) from None
+    return transport_for(Relay(url, credentials.timeout_s, insecure, generation))
+
+
+def is_insecure(credentials: Credentials) -> bool:
+    """Whether any certificate is taken; raises `ValueError` for an unusable variable."""
+    if credentials.allow_insecure_tls is None:
+        return address.insecure_by_environment()
+    return credentials.allow_insecure_tls

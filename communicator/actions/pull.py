@@ -1,65 +1,105 @@
 """Relay to inbox: one direction of a sync.
 
-Knows: that a pull is destructive, and so that its reply is saved before it is read.
+Knows: that a pull is destructive, and so that its reply is saved before it is read; how much room
+an inbox must have.
 Does not know: states, backoff, the other direction, who empties the inbox.
 Invariants: the file that takes the reply is open before the request is made; a reply is synced
-to disk before it is decoded; a full inbox is not pulled into, which is neither error nor
-success.
+to disk before it is decoded; without room nothing is pulled, which is neither error nor success,
+and what waits is safe where it is.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
-from fsmv2.communicator import spool
-from fsmv2.communicator.actions.call import Call
+from fsmv2.communicator import metrics, spool
+from fsmv2.communicator.actions.call import Access, Call
+from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
-from fsmv2.supervisor import ActionContext
+from fsmv2.supervisor import Action, ActionContext
 
-INBOX_FILES_MAX = 1_000
+INBOX_MESSAGES_MAX = 1_000
+INBOX_BYTES_MAX = 256 * 1024 * 1024
+# Nothing is pulled with less room than this, until there is as much again: without the second
+# number a consumer that is a little too slow would have pulling stop and go with every message.
+ROOM_MIN = 50
+ROOM_AGAIN = 100
+# A reply of this many may not have been all: relays bound what they hand out at a time.
+LARGE_REPLY = 100
 # Replies known to hold nothing: an idle relay sends one per poll, not worth two disk syncs.
 _EMPTY_REPLIES = frozenset(
     (b"", b"null", b"{}", b'{"UMHMessages":[]}', b'{"UMHMessages":null}', b'{"UMHMessages": []}')
 )
 
 
-def pull_inbox(call: Call, inbox: Path, before: Direction) -> Direction:
+class PullAction(Action, frozen=True):
+    """Take what waits at the relay into ``inbox``; ``before`` is how pulling stands."""
+
+    timeout_s: ClassVar[float] = 40.0
+    # A pull that has left must be allowed to arrive: the relay has forgotten it already.
+    grace_s: ClassVar[float] = 1.0
+
+    access: Access
+    inbox: str
+    before: Direction = Direction()
+    messages_max: int = INBOX_MESSAGES_MAX
+
+    def execute(self, ctx: ActionContext) -> Direction:
+        """Pull once."""
+        return self.run(ctx, self.before)
+
+    def run(self, ctx: ActionContext, before: Direction) -> Direction:
+        """The same as part of a sync."""
+        try:
+            call = self.access.call(ctx)
+        except TransportError as error:
+            return after(before, error.problem)
+        return pull_inbox(call, Path(self.inbox), before, self.messages_max)
+
+
+def pull_inbox(
+    call: Call, inbox: Path, before: Direction, messages_max: int = INBOX_MESSAGES_MAX
+) -> Direction:
     """Take what waits at the relay into ``inbox`` and return how pulling stands."""
     moved = unreadable = 0
+    waiting = before.waiting
+    asked = False
     problem: Problem | None = None
     try:
         for reply in spool.saved_replies(inbox):  # a killed attempt got this far
             moved += _unpack(call.ctx, reply)[0]
-        waiting = len(spool.inbox_files(inbox))
-        if waiting >= INBOX_FILES_MAX:
-            return msgspec.structs.replace(before, moved=moved, waiting=waiting, idle_s=0.0)
+        waiting, size, _ = spool.usage(inbox)
+        room = messages_max - waiting if size < INBOX_BYTES_MAX else 0
+        if room < (ROOM_AGAIN if before.held else ROOM_MIN):
+            held = msgspec.structs.replace(
+                before, moved=moved, waiting=waiting, idle_s=0.0, held=True
+            )
+            metrics.tried("pull", before, held)
+            return held
         with spool.writing(inbox) as draft:
-            body = call.transport.pull(call.token)
+            asked = True
+            with metrics.request("pull"):
+                body = call.transport.pull(call.token)
             if body.strip() not in _EMPTY_REPLIES:
                 draft.file.write(body)
                 found, unreadable = _unpack(call.ctx, draft.publish(".reply"))
                 moved += found
-        waiting = len(spool.inbox_files(inbox))
+                metrics.moved("pull", found, len(body))
+        waiting = spool.usage(inbox).messages
     except TransportError as error:
-        problem, waiting = error.problem, before.waiting
+        problem = error.problem
     except OSError as error:
-        text = f"cannot work in the inbox: {error.strerror}"
-        problem, waiting = Problem(Kind.UNKNOWN, text), before.waiting
+        problem = Problem(Kind.UNKNOWN, f"cannot work in the inbox: {error.strerror}")
     if problem is None and unreadable and not moved:
         problem = Problem(Kind.UNKNOWN, "cannot read the pull reply: it is kept as .unreadable")
-    if problem is not None and before.problem is None:
-        call.ctx.log("pull failed", "warning", kind=str(problem.kind), status=problem.status)
-    return Direction(
-        errors_in_row=0 if problem is None else before.errors_in_row + 1,
-        problem=problem,
-        idle_s=0.0,
-        moved=moved,
-        waiting=waiting,
-    )
+    direction = after(before, problem, asked=asked, moved=moved, waiting=waiting)
+    told(call.ctx, "pull", before, direction)
+    return direction
 
 
 def _unpack(ctx: ActionContext, reply: Path) -> tuple[int, int]:

@@ -1,89 +1,246 @@
-"""Push, then pull: the coordinator of both directions, as one action.
+"""The coordinator of both directions: a push and a pull side by side, in one attempt.
 
-The engine runs at most one action of a worker at a time, so both directions share an attempt.
-Neither starves the other: each has its own error and its own backoff, a direction that waits is
-left out, and pushing stops while there is time for a pull.
+The engine runs one action of a worker at a time, and children cannot be handed a session at run
+time, so the two directions share an attempt; in it each has a thread. A direction that is done
+early does not wait for the other: as long as that one has a request under way, it tries again at
+the poll interval, or when its backoff ends. So a slow pull holds up no push, and a long push no
+pull. The attempt ends when neither has anything under way, and takes new tries for a few seconds
+only, so that the root sees results and can change its mind.
 
-Knows: the order, the time budget, what is carried over for a direction that is left out.
+While messages move it stays, and tries again much sooner than at the poll interval: a question is
+seldom the last one, and its answer is to leave at once. An empty outbox costs no request.
+
+Knows: which direction may begin when, what is carried over for one that is left out.
 Does not know: backoff, states.
-Invariants: one direction's failure never hides the other's outcome.
+Invariants: at most one push and one pull are under way at a time; after its first error a
+direction is not tried again in this attempt; one direction's failure never hides the other's
+outcome; at the attempt's deadline no request that keeps to its own limits is still under way.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
 
-from fsmv2.communicator.actions.call import Call
-from fsmv2.communicator.actions.pull import pull_inbox
-from fsmv2.communicator.actions.push import push_outbox
-from fsmv2.communicator.outcomes import Credentials, Direction, Session, SyncOutcome
+from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX, LARGE_REPLY, PullAction
+from fsmv2.communicator.actions.push import PushAction
+from fsmv2.communicator.outcomes import Direction, SyncOutcome
 from fsmv2.communicator.transport.errors import Kind
-from fsmv2.communicator.transport.protocol import CONNECT_S
 from fsmv2.supervisor import Action, ActionContext
+
+NEVER = math.inf
+# A pull begins within this many seconds of the attempt; a push too, or beside that last pull.
+TRIES_S = 5.0
+# It stays no longer than this where nothing is under way: a stop waits for it.
+STAYS_S = 2.0
+# How often it looks at outbox and relay while messages move.
+LIVELY_PUSH_S = 0.02
+LIVELY_PULL_S = 0.1
 
 
 class SyncAction(Action, frozen=True):
-    """One attempt at both directions. ``outbox`` or ``inbox`` None leaves that direction out,
-    as does ``push_now`` or ``pull_now`` False; ``push`` and ``pull`` are how they stand."""
+    """One attempt at both directions.
 
-    # Above one request of each direction at the longest configurable timeout.
-    timeout_s: ClassVar[float] = 40.0
+    ``push`` and ``pull`` are how they stand. ``outbox`` or ``inbox`` None leaves that direction
+    out; ``push_in_s`` and ``pull_in_s`` are the seconds until it is due, `NEVER` leaves it out too.
+    ``lively_s`` is for how long after a message it counts on more, and looks for them often.
+    """
+
+    # `TRIES_S`, the longest pull, and the longest push that began beside it.
+    timeout_s: ClassVar[float] = 45.0
     # A pull that has left must be allowed to arrive: the relay has forgotten it already.
     grace_s: ClassVar[float] = 1.0
 
-    credentials: Credentials
-    session: Session
-    login_id: int
-    instance_uuid: str
+    access: Access
     outbox: str | None
     inbox: str | None
     push: Direction = Direction()
     pull: Direction = Direction()
-    push_now: bool = True
-    pull_now: bool = True
+    push_in_s: float = 0.0
+    pull_in_s: float = 0.0
+    poll_interval_s: float = 1.0
+    lively_s: float = 0.0
+    inbox_messages_max: int = INBOX_MESSAGES_MAX
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
-        """Push and pull once; returns both outcomes, whatever the relay says."""
-        from fsmv2.communicator.transport.http import Relay, transport_for
-
-        made_for = self.credentials
-        relay = Relay(made_for.relay_url, made_for.timeout_s, made_for.allow_insecure_tls)
-        call = Call(ctx, transport_for(relay), self.session.token, self.instance_uuid)
-        request_s_max = CONNECT_S + made_for.timeout_s
-        started = time.monotonic()
-        push, pull = self.push, self.pull
-        pushed_at = pulled_at = None
-        if self.outbox is not None and self.push_now:
-            push = push_outbox(
-                call,
-                Path(self.outbox),
+        """Push and pull; returns both outcomes, whatever the relay says."""
+        sides = _Sides(ctx, self.access.request_s_max, self.lively_s)
+        push = pull = None
+        if self.outbox is not None:
+            pushing = PushAction(self.access, self.outbox)
+            push = _Side(
                 self.push,
-                may_go_on=lambda: not ctx.cancelled and ctx.deadline_s > 2 * request_s_max,
+                lambda before: pushing.run(ctx, before, lambda: sides.push_may_go_on),
+                self.push_in_s,
             )
-            pushed_at = time.monotonic()
-        if self.inbox is not None and self.pull_now and not ctx.cancelled:
-            pull = pull_inbox(call, Path(self.inbox), self.pull)
-            pulled_at = time.monotonic()
+        if self.inbox is not None:
+            pulling = PullAction(self.access, self.inbox, messages_max=self.inbox_messages_max)
+            pull = _Side(self.pull, lambda before: pulling.run(ctx, before), self.pull_in_s)
+        sides.run(push, pull, self.poll_interval_s)
         ended = time.monotonic()
         return SyncOutcome(
-            made_for=made_for,
-            login_id=self.login_id,
-            push=_aged(push, started, pushed_at, ended),
-            pull=_aged(pull, started, pulled_at, ended),
-            token_rejected=any(
-                tried_at is not None
-                and direction.problem is not None
-                and direction.problem.kind is Kind.INVALID_TOKEN
-                for direction, tried_at in ((push, pushed_at), (pull, pulled_at))
-            ),
+            made_for=self.access.credentials,
+            login_id=self.access.login_id,
+            push=_stands(push, self.push, sides.began_at, ended),
+            pull=_stands(pull, self.pull, sides.began_at, ended),
+            token_rejected=any(each is not None and each.is_rejected for each in (push, pull)),
+            generation=self.access.generation,
+            push_tried=push is not None and push.tried_at is not None,
+            pull_tried=pull is not None and pull.tried_at is not None,
         )
 
 
-def _aged(direction: Direction, started: float, tried_at: float | None, ended: float) -> Direction:
-    """``direction`` with ``idle_s`` as of the attempt's end."""
-    idle_s = direction.idle_s + ended - started if tried_at is None else ended - tried_at
-    return msgspec.structs.replace(direction, idle_s=idle_s)
+def has_more(is_pull: bool, waiting: int, moved: int) -> bool:
+    """Whether a try that went well has left something that need not wait for the poll interval."""
+    return moved >= LARGE_REPLY if is_pull else moved > 0 and waiting > 0
+
+
+class _Side:
+    """One direction of an attempt. ``busy`` from before it begins a try until it has ended."""
+
+    def __init__(
+        self, stands: Direction, attempt: Callable[[Direction], Direction], due_in_s: float
+    ) -> None:
+        self.stands = stands
+        self.attempt = attempt
+        self.due_in_s = due_in_s
+        self.busy = due_in_s <= 0
+        self.tried_at: float | None = None
+        self.moved = 0
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether this attempt has found the token to be refused."""
+        problem = self.stands.problem
+        tried = self.tried_at is not None
+        return tried and problem is not None and problem.kind is Kind.INVALID_TOKEN
+
+    def once(self) -> None:
+        """Try once, and add it to what this attempt has moved."""
+        before = self.stands
+        now = self.attempt(before)
+        self.moved = now.moved
+        if self.tried_at is not None:
+            now = msgspec.structs.replace(
+                now, moved=before.moved + now.moved, refused=before.refused + now.refused
+            )
+        self.stands = now
+        self.tried_at = time.monotonic()
+
+
+class _Sides:
+    """Both directions, and when which of them may begin."""
+
+    def __init__(self, ctx: ActionContext, request_s_max: float, lively_s: float) -> None:
+        self.began_at = time.monotonic()
+        self._ctx = ctx
+        self._request_s_max = request_s_max
+        self._changed = threading.Condition()
+        self._lively_s = lively_s
+        self._lively_until = self.began_at
+        self._pull: _Side | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def push_may_go_on(self) -> bool:
+        """Whether a push may begin, or go on with its next request."""
+        return self._has_time and (self._is_early or (self._pull is not None and self._pull.busy))
+
+    @property
+    def pull_may_begin(self) -> bool:
+        """Whether a pull may begin."""
+        return self._has_time and self._is_early
+
+    @property
+    def _is_early(self) -> bool:
+        return time.monotonic() - self.began_at < TRIES_S
+
+    @property
+    def _has_time(self) -> bool:
+        return not self._ctx.cancelled and self._ctx.deadline_s > self._request_s_max
+
+    def run(self, push: _Side | None, pull: _Side | None, poll_interval_s: float) -> None:
+        """Try what is due of both until neither has anything under way."""
+        self._pull = pull
+        thread = None
+        if push is not None and pull is not None and pull.due_in_s < TRIES_S:
+            thread = threading.Thread(
+                target=self._run_pull, args=(pull, push, poll_interval_s), name="pull"
+            )
+            thread.start()
+        elif pull is not None and push is None:
+            self._side(pull, push, lambda: self.pull_may_begin, poll_interval_s)
+        try:
+            if push is not None:
+                self._side(push, pull, lambda: self.push_may_go_on, poll_interval_s)
+        finally:
+            if thread is not None:
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run_pull(self, pull: _Side, push: _Side, poll_interval_s: float) -> None:
+        try:
+            self._side(pull, push, lambda: self.pull_may_begin, poll_interval_s)
+        except BaseException as error:  # told where the attempt ends, not in a thread's last words
+            self._failure = error
+
+    def _side(
+        self,
+        mine: _Side,
+        other: _Side | None,
+        may_begin: Callable[[], bool],
+        poll_interval_s: float,
+    ) -> None:
+        """Try ``mine`` when it is due, for as long as that is now or ``other`` is under way."""
+        due_at = self.began_at + mine.due_in_s
+        soon_s = min(poll_interval_s, LIVELY_PULL_S if mine is self._pull else LIVELY_PUSH_S)
+        soon_at = NEVER
+        try:
+            while self._wait(mine, other, due_at, soon_at) and may_begin():
+                mine.once()
+                goes_on = has_more(mine is self._pull, mine.stands.waiting, mine.moved)
+                now = time.monotonic()
+                due_at = now + (0.0 if goes_on else poll_interval_s)
+                soon_at = now + soon_s
+                with self._changed:
+                    if mine.moved:
+                        self._lively_until = now + self._lively_s
+                    if mine.stands.problem is not None:
+                        self._lively_until = self.began_at  # the root is to see it
+                        return
+        finally:
+            with self._changed:
+                mine.busy = False
+                self._changed.notify_all()
+
+    def _wait(self, mine: _Side, other: _Side | None, due_at: float, soon_at: float) -> bool:
+        """Wait until ``mine`` is due and mark it busy: at ``due_at``, or at ``soon_at`` while
+        messages move. False if they do not, and ``other`` is done before that."""
+        with self._changed:
+            mine.busy = False
+            self._changed.notify_all()
+            while True:
+                now = time.monotonic()
+                is_lively = now < min(self._lively_until, self.began_at + STAYS_S)
+                due = min(due_at, soon_at) if is_lively else due_at
+                mine.busy = now >= due
+                if mine.busy:
+                    return True
+                if not is_lively and (other is None or not other.busy):
+                    return False
+                until = min(due, self._lively_until, self.began_at + STAYS_S) if is_lively else due
+                self._changed.wait(min(until - now, 3600.0))
+
+
+def _stands(side: _Side | None, before: Direction, began_at: float, ended: float) -> Direction:
+    """How a direction stands, with ``idle_s`` as of the attempt's end."""
+    if side is None or side.tried_at is None:
+        return msgspec.structs.replace(before, idle_s=before.idle_s + ended - began_at)
+    return msgspec.structs.replace(side.stands, idle_s=ended - side.tried_at)

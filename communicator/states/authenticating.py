@@ -2,19 +2,19 @@
 
 Knows: how a failed login is waited out.
 Does not know: syncing.
-Invariants: never gives up; a permanent error waits 60 s or 300 s and is tried again, because
-the token may be mended at the other end; a changed config is tried at once, and once.
+Invariants: a changed relay or token is tried at once, and once; a token that was refused is not
+sent again, or after an hour at the earliest, because it may be mended at the other end; what may
+pass by itself is tried again for ever.
 """
 
 from __future__ import annotations
 
-from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.authenticate import LASTING
 from fsmv2.communicator.states import syncing
 from fsmv2.communicator.states.reading import (
-    credentials,
     login_due_in_s,
     login_failures,
-    login_outcome,
+    next_login,
     usable_session,
 )
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
@@ -34,16 +34,9 @@ class Authenticating(State):
         why = usable
         if problem is not None:
             why = f"login failed {errors} in a row, last: {problem}"
+            if problem.kind in LASTING:
+                why += "; parked until the relay or the token is changed"
         due_in_s = login_due_in_s(snap)
         if due_in_s > 0:
             return Stay(reason=f"{why}; next login in {due_in_s:.1f} s")
-        before = login_outcome(snap)
-        # An identity belongs to a relay and a token; it must not outlive a change of either.
-        same = before is not None and before.made_for == credentials(snap)
-        action = AuthenticateAction(
-            credentials=credentials(snap),
-            errors_in_row=errors,
-            instance_uuid=before.instance_uuid if before is not None and same else "",
-            instance_name=before.instance_name if before is not None and same else "",
-        )
-        return Act(action, reason=f"logging in: {why}")
+        return Act(next_login(snap), reason=f"logging in: {why}")

@@ -1,19 +1,20 @@
-"""Degraded: logged in, but a direction has failed at least 3 times in a row.
+"""Degraded: logged in, but a direction has failed 3 times in a row or holds up 100 messages.
 
 Knows: when it is well again.
-Does not know: how long errors are waited out (`reading`).
+Does not know: how long errors are waited out, at which of them connections are reset (`flow`).
 Invariants: goes on trying; the first success of what failed ends it.
 """
 
 from __future__ import annotations
 
 from fsmv2.communicator.states import authenticating, syncing
-from fsmv2.communicator.states.reading import directions, sync_step, usable_session
+from fsmv2.communicator.states.flow import directions, reset_due, sync_step
+from fsmv2.communicator.states.reading import usable_session
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 
 
 class Degraded(State):
-    """Syncs on, each direction at its own backoff."""
+    """Syncs on, each direction at its own backoff; resets connections now and then."""
 
     phase = Phase.DEGRADED
 
@@ -25,4 +26,7 @@ class Degraded(State):
         both = directions(snap)
         if both.errors_in_row == 0:
             return Go(syncing.Syncing, reason=str(both))
+        reset = reset_due(snap)
+        if reset is not None:
+            return Act(reset, reason=f"{both}; connections are reset")
         return sync_step(snap, usable, both)

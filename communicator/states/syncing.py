@@ -1,19 +1,15 @@
 """Syncing: logged in, messages move both ways.
 
 Knows: when it must log in again, and when it is no longer well.
-Does not know: how long errors are waited out (`reading`).
+Does not know: how long errors are waited out (`flow`).
 Invariants: no sync without a session that is good beyond its refresh moment.
 """
 
 from __future__ import annotations
 
 from fsmv2.communicator.states import authenticating, degraded
-from fsmv2.communicator.states.reading import (
-    DEGRADED_AT_ERRORS,
-    directions,
-    sync_step,
-    usable_session,
-)
+from fsmv2.communicator.states.flow import directions, sync_step
+from fsmv2.communicator.states.reading import usable_session
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 
 
@@ -23,11 +19,12 @@ class Syncing(State):
     phase = Phase.RUNNING
 
     def next(self, snap: Snapshot) -> Go | Act | Stay:
-        """To Authenticating without a session, to Degraded at 3 errors in a row."""
+        """To Authenticating without a session, to Degraded at 3 errors in a row or 100 messages
+        that could not be pushed."""
         usable = usable_session(snap)
         if isinstance(usable, str):
             return Go(authenticating.Authenticating, reason=usable)
         both = directions(snap)
-        if both.errors_in_row >= DEGRADED_AT_ERRORS:
+        if both.is_in_trouble:
             return Go(degraded.Degraded, reason=str(both))
         return sync_step(snap, usable, both)

@@ -53,6 +53,7 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
     payload: Any
     content: str
     content_hash: str
+    at: float = 0.0
     trace_id: str = ""
 
 
@@ -73,13 +74,18 @@ class Instance:
 class Backend:
     """The state behind the three paths. Not thread-safe: its owner holds the lock.
 
-    ``token_life_s`` seconds is what a JWT lives; ``pull_messages_max`` bounds one reply.
+    ``token_life_s`` seconds is what a JWT lives; ``pull_messages_max`` bounds one reply;
+    ``long_poll_s`` is how long a pull waits for messages if its header asks for it. A push of
+    more than ``push_bytes_max`` bytes is 413, one with a message that ``poison`` is true of is 400.
     """
 
     def __init__(self, clock: Callable[[], float], token_life_s: float) -> None:
         self.clock = clock
         self.token_life_s = token_life_s
         self.pull_messages_max = 1000
+        self.long_poll_s = 0.0
+        self.push_bytes_max: int | None = None
+        self.poison: Callable[[Pushed], bool] | None = None
         self.login_body: bytes | None = None
         self.idle_status = 200
         self.instances: list[Instance] = []
@@ -105,7 +111,7 @@ class Backend:
             {
                 "umhInstance": instance.uuid,
                 "email": email,
-                "content": encode_content(message_type, payload),
+                "content": encode_content(message_type, payload, compress=False),
                 "metadata": {"traceId": str(uuids.uuid4())},
             }
         )
@@ -149,6 +155,8 @@ class Backend:
         instance = self._caller(headers)
         if isinstance(instance, Answer):
             return instance
+        if self.push_bytes_max is not None and len(body) > self.push_bytes_max:
+            return self._refuse(413, "too large")
         try:
             if b'"UMHMessages"' not in body:
                 raise CodecError("the list must be called UMHMessages")
@@ -157,21 +165,31 @@ class Backend:
             return self._refuse(400, "bad body")
         if any(message.umh_instance != instance.uuid for message in messages):
             return self._refuse(403, "umhInstance is not the caller")
+        batch, first, at = next(self._batches), len(self.ledger), self.clock()
+        entries = [_entry(each, first + index, batch, at) for index, each in enumerate(messages)]
+        if self.poison is not None and any(map(self.poison, entries)):
+            return self._refuse(400, "bad message")
         self.counts["pushes"] += 1
-        batch = next(self._batches)
-        for message in messages:
-            self.ledger.append(_entry(message, len(self.ledger), batch))
+        self.ledger += entries
         return Answer(200, b"{}")
 
-    def _caller(self, headers: Mapping[str, str]) -> Instance | Answer:
+    def waits_for_messages(self, headers: Mapping[str, str]) -> bool:
+        """Whether a pull with these headers is held until there is something to tell."""
+        instance = self._caller(headers, counted=False)
+        asked = "longpoll" in headers.get("x-features", "").replace(" ", "").split(";")
+        return asked and isinstance(instance, Instance) and not instance.queue
+
+    def _caller(self, headers: Mapping[str, str], counted: bool = True) -> Instance | Answer:
         for part in headers.get("cookie", "").split(";"):
             name, _, jwt = part.strip().partition("=")
             if name == "token" and jwt in self._tokens:
                 instance, expires_at = self._tokens[jwt]
                 if self.clock() >= expires_at:
                     break
-                return self._refuse(404, "instance deleted") if instance.deleted else instance
-        return self._refuse(401, "unauthorized")
+                if not instance.deleted:
+                    return instance
+                return self._refuse(404, "instance deleted", counted)
+        return self._refuse(401, "unauthorized", counted)
 
     def _issue(self, instance: Instance) -> str:
         now = self.clock()
@@ -186,8 +204,8 @@ class Backend:
         self._tokens[jwt] = (instance, expires_at)
         return jwt
 
-    def _refuse(self, status: int, why: str) -> Answer:
-        self.counts["refused"] += 1
+    def _refuse(self, status: int, why: str, counted: bool = True) -> Answer:
+        self.counts["refused"] += counted
         return Answer(status, msgspec.json.encode({"error": why}))
 
 
@@ -195,7 +213,7 @@ def _base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
-def _entry(message: Message, arrival: int, batch: int) -> Pushed:
+def _entry(message: Message, arrival: int, batch: int, at: float) -> Pushed:
     try:
         message_type, payload = decode_content(message.content)
     except CodecError:
@@ -209,5 +227,6 @@ def _entry(message: Message, arrival: int, batch: int) -> Pushed:
         payload=payload,
         content=message.content,
         content_hash=hashlib.sha256(message.content.encode()).hexdigest(),
+        at=at,
         trace_id=message.trace_id,
     )

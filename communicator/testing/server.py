@@ -9,11 +9,12 @@ one write; no wait outlives the relay.
 from __future__ import annotations
 
 import http.server
-import itertools
 import socket
+import ssl
 import struct
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,9 +36,16 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, address: tuple[str, int], relay: Relay) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        relay: Relay,
+        connections: Iterator[int],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.relay = relay
-        self.connections = itertools.count(1)
+        self.connections = connections
+        self.tls = tls
         self._open: set[socket.socket] = set()
         self._guard = threading.Lock()
         super().__init__(address, Handler)
@@ -47,6 +55,15 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self.tls is not None:
+            # The handshake is the connection's own thread's: here it would hold up all others.
+            connection = self.tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
 
     def track(self, connection: socket.socket, is_open: bool) -> None:
         """Remember an open connection, or forget a closed one."""
@@ -68,7 +85,8 @@ class Server(http.server.ThreadingHTTPServer):
                     continue  # the other end was quicker
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):
+        # Who does not like our certificate ends the handshake: that is what it is for.
+        if not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
@@ -105,8 +123,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._reply(Answer(200, msgspec.json.encode(self.server.relay.stats())), None)
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
-        self._reply(answer, fault)
+        with self.server.relay.under_way(path) as ended:
+            answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
+            self._reply(answer, fault, ended=ended)
 
     do_GET = _serve  # noqa: N815 - http.server's naming
     do_POST = _serve  # noqa: N815 - http.server's naming
@@ -115,34 +134,45 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_PATCH = _serve  # noqa: N815 - http.server's naming
     do_HEAD = _serve  # noqa: N815 - http.server's naming
 
-    def _reply(self, answer: Answer, fault: Fault | None, close: bool = False) -> None:
+    def _reply(
+        self,
+        answer: Answer,
+        fault: Fault | None,
+        close: bool = False,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         fault = fault or Fault()
         if fault.delay_s:
-            self.server.relay.closing.wait(fault.delay_s)
+            self.server.relay.delay(fault.delay_s)
+        body = answer.body if fault.keep_bytes is None else answer.body[: fault.keep_bytes]
+        data = self._head(answer, len(body), close or fault.cut_bytes is not None)
+        drips_from = 0 if fault.drip_head else len(data)
+        data += b"" if self.command == "HEAD" else body[: fault.cut_bytes]
+        if fault.drop and fault.cut_bytes is None:
+            data = b""
+        if fault.drip_s:
+            self.wfile.write(data[:drips_from])
+            for byte in data[drips_from:-1]:
+                self.wfile.write(bytes((byte,)))
+                if self.server.relay.closing.wait(fault.drip_s):
+                    self.close_connection = True
+                    return
+            data = data[max(drips_from, len(data) - 1) :]
+        # Before the last byte: who has it may ask again, and has one request under way then.
+        ended()
+        self.wfile.write(data)
         if fault.drop:
             # Linger 0: the client sees a reset, as from a proxy that died.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if fault.drop or fault.close_after:
             self.close_connection = True
-            return
-        body = answer.body if fault.keep_bytes is None else answer.body[: fault.keep_bytes]
+
+    def _head(self, answer: Answer, length: int, close: bool) -> bytes:
         lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('',))[0]}"]
         lines += [f"{name}: {value}" for name, value in answer.headers]
         if answer.status != 204:
-            lines.append(f"Content-Length: {len(body)}")
-        if close or fault.cut_bytes is not None:
+            lines.append(f"Content-Length: {length}")
+        if close:
             self.close_connection = True
             lines.append("Connection: close")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        if self.command == "HEAD":
-            body = b""
-        if fault.cut_bytes is not None:
-            body = body[: fault.cut_bytes]
-        if not fault.drip_s:
-            self.wfile.write(head + body)
-            return
-        self.wfile.write(head)
-        for byte in body:
-            self.wfile.write(bytes((byte,)))
-            if self.server.relay.closing.wait(fault.drip_s):
-                self.close_connection = True
-                return
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -1,9 +1,11 @@
 """Messages to bytes and back: the envelope, the list around it, the content inside it.
 
-Knows: the JSON keys (emitted exactly, read in any case), both places a trace id may be in.
+Knows: the JSON keys (emitted exactly, read in any case), both places a trace id may be in, from
+which size on content is compressed.
 Does not know: HTTP, files, what a message means.
-Invariants: a zero trace UUID is never emitted; decoding raises `CodecError` and nothing else;
-no error text and no `repr` shows content.
+Invariants: a zero trace UUID is neither emitted nor taken for one; decoding raises `CodecError`
+and nothing else, and unpacks no more than it was told to; no error text and no `repr` shows
+content. zstd is loaded when the first content needs it, so not in the root.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import msgspec
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CONTENT_BYTES_MAX = 64 * 1024 * 1024
+# Below this zstd gains nothing worth its price; the instances in the field draw the line here.
+COMPRESSED_FROM_BYTES = 1024
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -106,35 +110,50 @@ def message_from(document: Any) -> Message:
     """
     fields = _object(document, "message")
     metadata = _field(fields, "metadata")
-    trace = _field(fields, "traceId")
-    if trace is None and isinstance(metadata, dict):
-        trace = _field(metadata, "traceId")
+    trace_id = _trace_id(_field(fields, "traceId"))
+    if not trace_id and isinstance(metadata, dict):
+        trace_id = _trace_id(_field(metadata, "traceId"))
     return Message(
         umh_instance=_text(fields, "umhInstance"),
         email=_text(fields, "email"),
         content=_text(fields, "content"),
-        trace_id=trace if isinstance(trace, str) else "",
+        trace_id=trace_id,
     )
 
 
-def encode_content(message_type: str, payload: Any) -> str:
-    """The content of an envelope: plain JSON in base64, which every decoder reads."""
+def encode_content(message_type: str, payload: Any, *, compress: bool = True) -> str:
+    """The content of an envelope: JSON in base64, zstd around the JSON from 1024 bytes on.
+
+    ``compress`` False leaves it plain, as consoles send it; every decoder reads both.
+    """
     inner = msgspec.json.encode({"Payload": payload, "MessageType": message_type})
+    if compress and len(inner) >= COMPRESSED_FROM_BYTES:
+        from fsmv2.communicator.transport import compression
+
+        inner = compression.compress(inner)
     return base64.b64encode(inner).decode("ascii")
 
 
-def decode_content(content: str) -> tuple[str, Any]:
-    """``(message type, payload)`` of a content; raises `CodecError`, for zstd too (not yet)."""
-    if len(content) > CONTENT_BYTES_MAX:
+def decode_content(content: str, bytes_max: int = CONTENT_BYTES_MAX) -> tuple[str, Any]:
+    """``(message type, payload)`` of a content, whose JSON has at most ``bytes_max`` bytes.
+
+    Raises `CodecError`.
+    """
+    if len(content) > (bytes_max + 2) // 3 * 4:
         raise CodecError(
-            f"cannot read content: got {len(content)} characters, want at most {CONTENT_BYTES_MAX}"
+            f"cannot read content: got {len(content)} characters, want at most {bytes_max} bytes"
         )
     try:
         inner = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError):
         raise CodecError("cannot read content: got no base64, want standard base64") from None
     if inner.startswith(ZSTD_MAGIC):
-        raise CodecError("cannot read content: it is compressed with zstd, want plain JSON")
+        from fsmv2.communicator.transport import compression
+
+        try:
+            inner = compression.decompress(inner, bytes_max)
+        except compression.CompressionError as error:
+            raise CodecError(f"cannot read content: {error}") from None
     fields = _object(_json(inner, "content"), "content")
     return _text(fields, "MessageType"), _field(fields, "Payload")
 
@@ -161,6 +180,10 @@ def _object(document: Any, what: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CodecError(f"cannot read {what}: got {type(document).__name__}, want an object")
     return document
+
+
+def _trace_id(value: Any) -> str:
+    return value if isinstance(value, str) and value != ZERO_UUID else ""
 
 
 def _field(fields: dict[str, Any], key: str) -> Any:

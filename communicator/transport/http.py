@@ -1,23 +1,22 @@
-"""The relay over HTTP/1.1: the one file that knows urllib3.
+"""The relay over HTTP/1.1.
 
-Knows: paths, headers, cookies, timeouts, proxies, which replies are a success.
+Knows: paths, headers, cookies, timeouts, which replies are a success.
 Does not know: states, files, when it is called. Import it inside an action, never at the top
 of a module: the root must not load an HTTP client.
-Invariants: no redirect is followed and nothing is retried; a body is bounded in bytes and in
-time; after a network error the relay's connections are dropped, so the next call resolves and
-connects anew; only this file reveals a secret, and no error text contains one.
+Invariants: no redirect is followed and nothing is retried; a request is bounded in bytes and, as
+a whole, in time; after a network error the relay's connections are dropped, so the next call
+resolves and connects anew, while a call under way in another thread ends on its own connection;
+only this file reveals a secret, and no error text contains one.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import socket
+import threading
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import urllib3
@@ -25,6 +24,7 @@ import urllib3.exceptions
 
 from fsmv2.communicator.transport import codec, errors, token
 from fsmv2.communicator.transport.codec import CodecError, Message
+from fsmv2.communicator.transport.connections import certificate_fault, held_to, new_manager
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.protocol import CONNECT_S, Login
 from fsmv2.supervisor import Secret
@@ -33,14 +33,10 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 # Pooled connections are dropped at this age, so that a relay that moved in DNS is found.
 POOL_AGE_S_MAX = 300.0
+# And when they have been idle for this long: firewalls forget them without a word after 30 s.
+IDLE_S_MAX = 25.0
 RELAYS_MAX = 8
 NAME_BYTES_MAX = 128
-
-_KEEPALIVE = [
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-]
-
 
 # A hash, a JWT, a key: no word of an error message is as long as this.
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9_\-+/=.]{32,}")
@@ -49,12 +45,15 @@ _TOKEN_LIKE = re.compile(r"[A-Za-z0-9_\-+/=.]{32,}")
 class Relay(msgspec.Struct, frozen=True):
     """Where a relay is and how to speak to it: the key of this proc's connections.
 
-    ``timeout_s`` seconds is the longest silence of the relay, and bounds a whole body too.
+    ``timeout_s`` seconds is the longest silence of the relay; with the time for connecting it
+    bounds a whole request too. ``generation`` counts the resets: where it has grown, connections
+    of before are not used again.
     """
 
     url: str
     timeout_s: float = 10.0
     allow_insecure_tls: bool = False
+    generation: int = 0
 
 
 class Reply(NamedTuple):
@@ -69,35 +68,41 @@ class Reply(NamedTuple):
         return errors.is_html(self.body, self.headers.get("content-type", ""))
 
 
-# One entry per relay, alive as long as this proc: killing the proc is what resets it.
-_transports: dict[Relay, HttpTransport] = {}
+# One entry per relay, alive as long as this proc.
+_transports: dict[str, HttpTransport] = {}
 
 
 def transport_for(relay: Relay) -> HttpTransport:
-    """This proc's transport for ``relay``, made on first use."""
-    found = _transports.pop(relay, None)
-    if found is None:
-        found = HttpTransport(relay)
-    _transports[relay] = found  # last used goes last
+    """This proc's transport for ``relay``, made on first use and anew when anything about it has
+    changed: a URL has one transport, so a reset is seen once."""
+    found = _transports.pop(relay.url, None)
+    if found is not None and found.relay != relay:
+        found.close()
+        found = None
+    _transports[relay.url] = found = found or HttpTransport(relay)  # last used goes last
     while len(_transports) > RELAYS_MAX:
         _transports.pop(next(iter(_transports))).close()
     return found
 
 
-def close_all() -> None:
-    """Close every connection of this proc and forget the relays."""
+def close_all() -> int:
+    """Close every idle connection of this proc, forget the relays, and return how many there
+    were. Requests under way end on the connections they have."""
+    count = len(_transports)
     while _transports:
         _transports.popitem()[1].close()
+    return count
 
 
 class HttpTransport:
-    """Implements `Transport` with urllib3."""
+    """Implements `Transport` with urllib3. A push and a pull may run at a time."""
 
     def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+        self.relay = relay
         self._base = relay.url.rstrip("/")
+        self._guard = threading.Lock()
         self._manager: urllib3.PoolManager | None = None
-        self._made_at = 0.0
+        self._made_at = self._used_at = 0.0
 
     def __repr__(self) -> str:
         return f"<HttpTransport {self._base}>"
@@ -153,28 +158,30 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close all connections; the next call connects anew."""
-        manager, self._manager = self._manager, None
+        with self._guard:
+            manager, self._manager = self._manager, None
         if manager is not None:
             manager.clear()
 
     def _request(
         self, method: str, path: str, headers: dict[str, str], body: bytes | None
     ) -> Reply:
-        timeout_s = self._relay.timeout_s
-        ends_at = time.monotonic() + CONNECT_S + timeout_s
+        timeout_s = self.relay.timeout_s
         response: urllib3.BaseHTTPResponse | None = None
         try:
-            response = self._pool().request(
-                method,
-                self._base + path,
-                body=body,
-                headers={**headers, "User-Agent": "fsmv2-communicator"},
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
-            )
-            reply = Reply(response.status, response.headers, _read(response, ends_at))
+            with held_to(time.monotonic() + CONNECT_S + timeout_s):
+                response = self._pool().request(
+                    method,
+                    self._base + path,
+                    body=body,
+                    headers={**headers, "User-Agent": "fsmv2-communicator"},
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                    timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
+                )
+                reply = Reply(response.status, response.headers, _read(response))
+                response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._drop(response)
             text = f"cannot reach the relay: {_network_text(error, timeout_s)}"
@@ -182,7 +189,6 @@ class HttpTransport:
         except BaseException:
             self._drop(response)
             raise
-        response.release_conn()
         return reply
 
     def _drop(self, response: urllib3.BaseHTTPResponse | None) -> None:
@@ -192,66 +198,26 @@ class HttpTransport:
 
     def _pool(self) -> urllib3.PoolManager:
         now = time.monotonic()
-        if self._manager is not None and now - self._made_at > POOL_AGE_S_MAX:
+        if now - self._made_at > POOL_AGE_S_MAX or now - self._used_at > IDLE_S_MAX:
             self.close()
-        if self._manager is None:
-            self._manager = _new_manager(self._relay)
-            self._made_at = now
-        return self._manager
+        with self._guard:
+            self._used_at = now
+            if self._manager is None:
+                self._manager = new_manager(self.relay.url, self.relay.allow_insecure_tls)
+                self._made_at = now
+            return self._manager
 
 
-def _new_manager(relay: Relay) -> urllib3.PoolManager:
-    options: dict[str, Any] = {
-        "num_pools": 2,
-        "maxsize": 1,
-        "socket_options": _KEEPALIVE,
-    }
-    if relay.allow_insecure_tls:
-        # The operator's choice, logged at every login; urllib3 would warn on each request.
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        options |= {"cert_reqs": "CERT_NONE", "assert_hostname": False}
-    proxy = _proxy_for(relay.url)
-    if proxy is None:
-        return urllib3.PoolManager(**options)
-    parts = urllib.parse.urlsplit(proxy)
-    headers = None
-    if parts.username is not None:
-        login = (
-            f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        )
-        headers = urllib3.make_headers(proxy_basic_auth=login)
-    bare = urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
-    return urllib3.ProxyManager(bare, proxy_headers=headers, **options)
-
-
-def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for ``url``; loopback is always direct."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.hostname or ""
-    if host == "localhost" or host == "::1" or host.startswith("127."):
-        return None
-    proxies = urllib.request.getproxies_environment()
-    if urllib.request.proxy_bypass(host):
-        return None
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    return found if found is None or "://" in found else f"http://{found}"
-
-
-def _read(response: urllib3.BaseHTTPResponse, ends_at: float) -> bytes:
-    """The body, to its end. Raises `TransportError` at the size limit and at ``ends_at``."""
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The body, to its end; raises `TransportError` at the size limit."""
     parts: list[bytes] = []
     size = 0
-    # read1, not read: the socket's timeout starts anew with every byte, so that a relay that
-    # drips one byte a second would hold read() for as long as it liked.
     while chunk := response.read1(CHUNK_BYTES):
         parts.append(chunk)
         size += len(chunk)
         if size > BODY_BYTES_MAX:
             text = f"cannot read the reply: got more than {BODY_BYTES_MAX} bytes"
             raise TransportError(Problem(Kind.UNKNOWN, text, response.status))
-        if time.monotonic() > ends_at:
-            text = f"cannot read the reply: it had not ended in time, after {size} bytes"
-            raise TransportError(Problem(Kind.NETWORK, text))
     return b"".join(parts)
 
 
@@ -299,9 +265,12 @@ def _network_text(error: Exception, timeout_s: float) -> str:
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:
         return f"no connection within {CONNECT_S:.0f} s"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return f"no answer within {timeout_s:g} s"
+        return f"no answer, or not the whole of it, within {timeout_s:g} s"
     seen: BaseException | None = error
     while seen is not None:
+        fault = certificate_fault(seen)
+        if fault:
+            return f"its certificate is refused: {errors.clip(fault, 120)}"
         if isinstance(seen, OSError) and isinstance(seen.errno, int) and seen.errno > 0:
             return f"{type(error).__name__}, {os.strerror(seen.errno)}"
         inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)

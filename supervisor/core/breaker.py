@@ -145,9 +145,10 @@ def force(breaker: Breaker, forced: Forced | None, until: float, now: float) -> 
 
 def downtime_s(breaker: Breaker, now: float) -> float:
     """Seconds since this incident began, or since an operator has opened it."""
-    if breaker.opened_at is not None:
-        return now - breaker.opened_at
-    return now - breaker.forced_since if effective(breaker, now) == "open" else 0.0
+    since = [breaker.opened_at] if breaker.opened_at is not None else []
+    if breaker.forced == "open" and now < breaker.forced_until:
+        since.append(breaker.forced_since)
+    return now - min(since, default=now)
 
 
 def _without_expired(breaker: Breaker, now: float) -> Breaker:

@@ -74,6 +74,7 @@ class EscalationRequired(Event, frozen=True, kw_only=True):
     level: ClassVar[Level] = "error"
     path: str
     child_name: str
+    cause: str
     max_attempts: int
     total_downtime_s: float
     runbook_url: str

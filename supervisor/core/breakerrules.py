@@ -9,6 +9,18 @@ from __future__ import annotations
 
 from fsmv2.supervisor.core.facts import Cause, Facts
 
+# How the trouble of a machine begins to be told, and what helps.
+_PAGES = {
+    "memory": "memory-pressure",
+    "swap": "memory-pressure",
+    "pressure.memory": "memory-pressure",
+    "disk": "disk-full",
+    "inodes": "disk-full",
+    "no proc": "procs-cannot-start",
+    "pids": "procs-cannot-start",
+    "pool.": "procs-cannot-start",
+}
+
 
 def infrastructure_open(facts: Facts) -> Cause | None:
     """The machine is in trouble."""
@@ -18,8 +30,10 @@ def infrastructure_open(facts: Facts) -> Cause | None:
     return Cause(
         rule="infrastructure_open",
         text=f"the infrastructure breaker is open: {trouble}; no worker begins anything new",
-        next="all go on when it closes",
+        next="all go on when it closes"
+        + (", or with fsmv2 breaker auto" if trouble.startswith("held ") else ""),
         waits_for=("infrastructure breaker",),
+        runbook=next((page for words, page in _PAGES.items() if trouble.startswith(words)), ""),
     )
 
 
@@ -41,7 +55,10 @@ def has_failed(facts: Facts) -> Cause | None:
     if failed is None or facts.now.stopping:
         return None
     if failed.escalated:
-        follows = "nobody restarts it any more: a person has to help; it is well when it runs"
+        well = "it runs"
+        if failed.cause == "panic":
+            well = "what it has raised has left the window"
+        follows = f"nobody restarts it any more: a person has to help; it is well when {well}"
     elif failed.unless:
         follows = f"it is not restarted: {failed.unless}"
     else:
@@ -66,7 +83,7 @@ def circuit_open(facts: Facts) -> Cause | None:
     who = facts.failed_child
     return Cause(
         rule="circuit_open",
-        text=f"its circuit is open: {open_for}; it derives and begins nothing new",
+        text=f"its circuit is open: {open_for}; it begins nothing new",
         next="it goes on when that child runs" + (f"; see fsmv2 explain {who}" if who else ""),
         next_in_s=facts.retry_in_s,
         waits_for=(who or "its failed child",),

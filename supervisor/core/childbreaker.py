@@ -4,11 +4,12 @@ Theory of operation. A child that fails begins an incident. It is restarted afte
 (1 s × 2, cap 60 s, jitter); a restart has worked when the child runs within ``settle_s`` of its
 new start, and is followed by the next, after the next wait, when it has not. Restarts count for
 ``window_s``, also those of incidents that are over, so that a child which falls over again and
-again is restarted ever more rarely. The fourth in the window warns once. The fifth escalates, once
-in an incident: after it nobody restarts the child any more, and its circuit stays open until it
-runs, is no longer wanted to run, or has another spec. A child that runs and falls over again after
-that is left alone, and nobody is called once more, until ``window_s`` after the escalation. One
-whose constructor raises is not restarted but made anew by itself; its tries count the same.
+again is restarted ever more rarely; those of an incident count for as long as it lasts. The fourth
+warns once. The fifth escalates, once in an incident: after it nobody restarts the child any more,
+and its circuit stays open until it runs, is no longer wanted to run, or has another spec. A child
+that runs and falls over again after that is left alone, and nobody is called once more, until
+``window_s`` after the escalation. One whose constructor raises is not restarted but made anew by
+itself; its tries count the same.
 
 A child that runs closes its incident at once; when the last one was over less than ``calm_s``
 before this one began, only after it has run for ``steady_s``: a child that goes up and down each
@@ -45,6 +46,7 @@ class Policy(msgspec.Struct, frozen=True):
     settle_s: float = 30.0
     calm_s: float = 60.0
     steady_s: float = 10.0
+    busy_look_s: float = 1.0
 
 
 DEFAULT = Policy()
@@ -59,13 +61,15 @@ Order = Literal["opened", "restart", "warn", "escalate", "closed"]
 
 class Sight(msgspec.Struct, frozen=True):
     """One look at a child. ``unless`` is why it is not to be restarted, if it is not; ``tries`` is
-    how often it was tried in vain to make it, where that is what has failed."""
+    how often it was tried in vain to make it, where that is what has failed; ``busy``: it is at an
+    action, which has a deadline of its own."""
 
     kind: Kind
     cause: Cause = "healthy"
     detail: str = ""
     unless: str = ""
     tries: int = 0
+    busy: bool = False
 
 
 class Track(msgspec.Struct, frozen=True):
@@ -101,8 +105,9 @@ class Track(msgspec.Struct, frozen=True):
 
     def attempts_shown(self) -> int:
         """How often it was tried to bring the child back: in the window, or in an incident that
-        lasts longer."""
-        return max(self.made, len(self.attempts))
+        lasts longer; all of them, once a person was called for it."""
+        tried = max(self.made, len(self.attempts))
+        return max(tried, DEFAULT.attempts) if self.escalated else tried
 
 
 CALM = Track()
@@ -155,9 +160,11 @@ def look(
     if track.runs_since is not None:
         track = msgspec.structs.replace(track, runs_since=None, steady_by=NEVER)
     if sight.kind == "waits":
+        if track.unless != sight.unless:
+            track = msgspec.structs.replace(track, unless=sight.unless)
         return _unhurried(track), ()
     if sight.kind == "comes":
-        return _comes(track, sight.unless, now, chance, policy)
+        return _comes(track, sight, now, chance, policy)
     return _failed(track, sight, now, chance, policy)
 
 
@@ -191,14 +198,18 @@ def _runs(track: Track, now: float, policy: Policy) -> tuple[Track, tuple[Order,
 
 
 def _comes(
-    track: Track, unless: str, now: float, chance: Callable[[], float], policy: Policy
+    track: Track, sight: Sight, now: float, chance: Callable[[], float], policy: Policy
 ) -> tuple[Track, tuple[Order, ...]]:
-    if track.unless != unless:
-        track = msgspec.structs.replace(track, unless=unless)
-    if track.escalated or unless:
+    if track.unless != sight.unless:
+        track = msgspec.structs.replace(track, unless=sight.unless)
+    if track.escalated or sight.unless:
         return _unhurried(track), ()
     if track.settle_by == NEVER:
         return msgspec.structs.replace(track, next_at=NEVER, settle_by=now + policy.settle_s), ()
+    if sight.busy and now >= track.settle_by:
+        # It waits for a proc, or for its action's end: a restart would only lose its place.
+        later = now + policy.busy_look_s
+        return msgspec.structs.replace(track, settle_by=later, next_at=NEVER), ()
     if now < track.settle_by:
         # It had failed again for a moment. Its time to come up does not begin anew, or one that
         # falters would never be restarted.
@@ -258,18 +269,21 @@ def _when_due(track: Track, now: float, policy: Policy) -> tuple[Track, tuple[Or
     if now < track.next_at:
         return track, ()
     attempts = (*track.attempts, now)
+    made = track.made + 1
     orders: tuple[Order, ...] = ("restart",)
     warned, escalated_at = track.warned, track.escalated_at
-    if is_last := len(attempts) >= policy.attempts:
+    # An incident may outlast the window: one whose child takes a minute to go down and to fail.
+    tried = max(len(attempts), made)
+    if is_last := tried >= policy.attempts:
         escalated_at = now
         orders = ("restart", "escalate")
-    elif len(attempts) == WARN_AT and not warned:
+    elif tried >= WARN_AT and not warned:
         warned = True
         orders = ("restart", "warn")
     after = msgspec.structs.replace(
         track,
         attempts=attempts,
-        made=track.made + 1,
+        made=made,
         next_at=NEVER,
         settle_by=NEVER,
         warned=warned,

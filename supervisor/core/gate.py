@@ -14,7 +14,7 @@ import msgspec
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """What is so at this moment. Seconds where the name says so; None: does not apply.
     ``circuit_open`` names a failed child; ``repairs``: what this node would derive may be what
-    helps it."""
+    helps it, or the machine."""
 
     stopping: bool = False
     in_flight: str | None = None
@@ -48,7 +48,8 @@ def gate(now: Conditions) -> Gate:
     """The gate for ``now``; see the table in tests/core/test_gate.py."""
     derive = now.circuit_open is None or now.repairs
     if now.in_flight is not None:
-        derive = derive and now.backoff_s is None and now.infrastructure_open is None
+        derive = derive and now.backoff_s is None
+        derive = derive and (now.infrastructure_open is None or now.repairs)
         return Gate(derive, False, False, f"{now.in_flight} is in flight")
     if now.stopping:
         if now.children_left:
@@ -59,7 +60,8 @@ def gate(now: Conditions) -> Gate:
         why = f"its code failed, next look in {now.backoff_s:.1f} s"
         return Gate(False, False, False, why)
     if now.infrastructure_open is not None:
-        return Gate(False, False, False, f"infrastructure: {now.infrastructure_open}")
+        # A new spec may be what helps: who is to go, goes, and nobody begins anything.
+        return Gate(now.repairs, False, False, f"infrastructure: {now.infrastructure_open}")
     if now.never_derived:
         return Gate(derive, False, False, "no desired state yet")
     if now.held_by:

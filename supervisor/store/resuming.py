@@ -238,15 +238,18 @@ def go_on_with_children(node: Node, ctx: Context, declared: tuple[ChildSpec, ...
     for name, kept in resume.breakers.items():
         if name in specs:
             node.care = node.care or Care()
-            node.care.tracks[name] = Track(
-                attempts=tuple(min(moment(at), ctx.now) for at in kept.attempts),
+            attempts = tuple(min(moment(at), ctx.now) for at in kept.attempts)
+            track = Track(
+                attempts=attempts,
                 since=None if kept.since is None else min(moment(kept.since), ctx.now),
                 cause=kept.cause,
                 detail="in an earlier run",
                 made=kept.made,
                 warned=kept.warned,
                 escalated=kept.escalated,
+                escalated_at=max(attempts, default=ctx.now) if kept.escalated else -NEVER,
             )
+            node.care.keep(name, track)
     node.restarted = tuple(
         # What was carried out was so before now, whatever the clock says.
         Counted(one.name, min(moment(one.at), ctx.now if one.started else NEVER), one.started)

@@ -215,3 +215,46 @@ def test_pools_that_is_told_to_end_ends_the_pool_it_measures(tmp_path: Path) -> 
 
     # The measured process, and the two of its pool.
     assert not any(is_alive(pid) for pid in started)
+
+
+def test_communicator_kills_lose_nothing() -> None:
+    """Scenario 41, this side: writers and readers of a spool get SIGKILL at random moments."""
+    told = run("communicator_kills.py", "--seeds", "50")
+
+    assert told.startswith("50 seeds, ")
+    assert "none lost, all in order" in told
+    assert int(told.split(" kills")[0].split()[-1]) >= 150
+
+
+def test_communicator_tells_what_it_costs_and_how_long_messages_take(tmp_path: Path) -> None:
+    raw = tmp_path / "communicator.json"
+    told = run("communicator.py", "--seconds", "1", "--idle", "1", "--json", str(raw))
+
+    moved = json.loads(raw.read_text())["flow"]
+    assert moved["arrived_out"] == moved["sent_out"] > 0
+    assert moved["arrived_in"] == moved["sent_in"] > 0
+    assert 0 < moved["out_p50_s"] <= moved["out_p99_s"] <= moved["out_max_s"]
+    assert "relay to consumer, p50 / p99 / longest" in told
+
+
+def test_communicator_spool_tells_rates_and_waits(tmp_path: Path) -> None:
+    raw = tmp_path / "figures.json"
+    told = run(
+        *("communicator_spool.py", "--messages", "300", "--orders", "20", "--posts", "20"),
+        *("--idle", "0.2", "--json", str(raw)),
+    )
+
+    assert told.startswith("300 messages of 300 bytes each way")
+    figures = json.loads(raw.read_text())
+    assert all(name in told for name in figures)
+    assert all(value > 0 for name, value in figures.items() if name.split()[0] != "memory")
+
+
+def test_communicator_orders_tells_where_the_time_goes(tmp_path: Path) -> None:
+    raw = tmp_path / "orders.json"
+    told = run("communicator_orders.py", "--orders", "2", "--rest", "0", "--json", str(raw))
+
+    assert "whole way" in told
+    for order in json.loads(raw.read_text())["in a conversation"]:
+        whole, *parts = order.values()
+        assert whole == pytest.approx(sum(parts))

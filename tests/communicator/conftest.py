@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
 
+from fsmv2.communicator import metrics
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import http
 
@@ -32,6 +34,16 @@ class FakeContext:
 
     def log(self, event: str, level: str = "info", **fields: Any) -> None:
         self.logged.append((event, level, fields))
+
+
+@pytest.fixture(autouse=True)
+def metrics_are_left_to_nobody() -> Iterator[None]:
+    """They belong to a proc: in this process they would outlive the tests that moved them."""
+    yield
+    if metrics._families.cache_info().currsize:
+        for family in metrics._families().values():
+            prometheus_client.REGISTRY.unregister(family)
+        metrics._families.cache_clear()
 
 
 @pytest.fixture

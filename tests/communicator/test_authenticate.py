@@ -34,7 +34,8 @@ def login(context: ActionContext, relay: Relay, **fields: Any) -> LoginOutcome:
 def test_login_sends_the_double_hash_and_brings_a_session(
     context: ActionContext, relay: Relay
 ) -> None:
-    """Bearer of the double hash, an empty body, the JWT from the cookie, life from its `exp`."""
+    """Scenario 1: bearer of the double hash, an empty body, the JWT from the cookie, life from
+    its `exp`."""
     outcome = login(context, relay)
     (request,) = relay.requests("login")
     assert request.headers["authorization"] == f"Bearer {double_hash(DEMO_TOKEN)}"
@@ -73,7 +74,8 @@ def test_login_sends_the_double_hash_and_brings_a_session(
 def test_failed_login_is_an_outcome_with_its_kind(
     context: ActionContext, relay: Relay, fault: Fault, kind: Kind, status: int | None
 ) -> None:
-    """Never an exception; one request each; the identity and the count are carried on."""
+    """Scenarios 9, 10, 68 and 69: never an exception; one request each; the identity and the
+    count are carried on."""
     relay.fault("login", fault)
     outcome = login(context, relay, errors_in_row=2, instance_uuid="kept")
     assert outcome.session is None
@@ -103,7 +105,8 @@ def test_unknown_token_is_refused(context: ActionContext, relay: Relay) -> None:
 def test_relay_that_is_not_there_is_a_network_problem(
     context: ActionContext, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused connections and unresolvable names, told without the client's own text."""
+    """Scenario 68: refused connections and unresolvable names, told without the client's own
+    text."""
     relay.close()
     outcome = login(context, relay)
     assert outcome.problem is not None
@@ -124,7 +127,7 @@ def test_relay_that_is_not_there_is_a_network_problem(
 def test_slow_relay_is_a_network_problem_at_the_timeout(
     context: ActionContext, relay: Relay, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silence ends the request, and so does a body that drips for ever."""
+    """Scenario 65: silence ends the request, and so does a body that drips for ever."""
     monkeypatch.setattr("fsmv2.communicator.transport.http.CONNECT_S", 0.5)
     relay.fault("login", fault)
     outcome = login(context, relay, credentials=credentials(relay, timeout_s=0.5))
@@ -132,12 +135,13 @@ def test_slow_relay_is_a_network_problem_at_the_timeout(
     assert outcome.problem.kind is Kind.NETWORK
 
 
-def test_reply_without_uuid_keeps_the_last_one(context: ActionContext, relay: Relay) -> None:
-    """Empty means "unchanged"."""
+def test_reply_without_uuid_keeps_the_last_one(context: Any, relay: Relay) -> None:
+    """Scenario 11: empty means "unchanged", with a warning."""
     relay.backend.login_body = b"{}"
     outcome = login(context, relay, instance_uuid="3f0c", instance_name="press")
     assert outcome.session is not None
     assert (outcome.instance_uuid, outcome.instance_name) == ("3f0c", "press")
+    assert "no uuid" in str(context.logged)
 
 
 def test_auth_token_comes_from_config_file_or_environment(

@@ -55,7 +55,7 @@ NOW = 1_800_000_000.0
 def test_first_matching_rule_gives_the_kind(
     status: int, body: bytes, server: str, kind: Kind
 ) -> None:
-    """Order is the meaning of the table: the first rule that matches wins."""
+    """Scenario 69: order is the meaning of the table: the first rule that matches wins."""
     assert classify(status, body, server) is kind
 
 
@@ -96,7 +96,7 @@ def test_table_is_complete() -> None:
 def test_retry_after_is_seconds_or_a_date_and_garbage_is_none(
     value: str | None, seconds: float | None
 ) -> None:
-    """Only a moment ahead of us counts, and never more than an hour of it."""
+    """Scenario 8: only a moment ahead of us counts, and never more than an hour of it."""
     assert parse_retry_after(value, NOW) == seconds
 
 

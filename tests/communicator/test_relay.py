@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import http.client
-import json
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager
 
 import pytest
+from relaycaller import BEARER, WAIT_S, Caller, Clock, calling
 
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_NAME, DEMO_TOKEN, DEMO_UUID
@@ -21,72 +20,6 @@ from fsmv2.communicator.testing.relay import Relay, main
 from fsmv2.communicator.transport.codec import encode_content
 from fsmv2.communicator.transport.errors import Kind, classify
 from fsmv2.communicator.transport.token import double_hash
-
-WAIT_S = 20.0
-BEARER = {"Authorization": f"Bearer {double_hash(DEMO_TOKEN)}"}
-
-
-class Clock:
-    """Epoch seconds that pass when told to."""
-
-    now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Got(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Caller:
-    """A bare HTTP client on one connection: no retries, no redirects, no opinions."""
-
-    def __init__(self, relay: Relay) -> None:
-        host = relay.url.removeprefix("http://").partition("/")[0]
-        self.connection = http.client.HTTPConnection(host, timeout=WAIT_S)
-        self.cookie: dict[str, str] = {}
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Got:
-        self.connection.request(method, path, body, {**self.cookie, **(headers or {})})
-        response = self.connection.getresponse()
-        return Got(response.status, response.headers, response.read())
-
-    def log_in(self, headers: dict[str, str] = BEARER) -> Got:
-        got = self.ask("POST", "/api/v2/instance/login", b"", headers)
-        if got.status == 200:
-            self.cookie = {"Cookie": got.headers["Set-Cookie"].partition(";")[0]}
-        return got
-
-    def pull(self) -> Got:
-        return self.ask("GET", "/api/v2/instance/pull")
-
-    def push(self, *payloads: Any, instance: str = DEMO_UUID) -> Got:
-        listed = [
-            {"umhInstance": instance, "email": "a@x", "content": encode_content("status", payload)}
-            for payload in payloads
-        ]
-        body = json.dumps({"UMHMessages": listed}).encode()
-        return self.ask("POST", "/api/v2/instance/push", body)
-
-
-@contextmanager
-def calling(relay: Relay) -> Iterator[Caller]:
-    caller = Caller(relay)
-    with closing(caller.connection):
-        yield caller
 
 
 @pytest.fixture
@@ -225,6 +158,9 @@ def test_connection_is_kept_and_requests_are_recorded(relay: Relay, caller: Call
         (faults.cloudflare_challenge(), Kind.CLOUDFLARE),
         (faults.cloudflare_challenge(403), Kind.CLOUDFLARE),
         (faults.zscaler_block(), Kind.PROXY_BLOCK),
+        (faults.bluecoat_block(), Kind.PROXY_BLOCK),
+        (faults.fortinet_block(), Kind.PROXY_BLOCK),
+        (faults.redirect("http://elsewhere.invalid/", 307), Kind.UNKNOWN),
         (faults.nginx_502(), Kind.SERVER_ERROR),
         (faults.rate_limit("30"), Kind.RATE_LIMIT),
     ],
@@ -382,6 +318,8 @@ def test_command_refuses_what_it_cannot_listen_on(
     assert main(["--listen", "nonsense"]) == 2
     taken = relay.url.removeprefix("http://").partition("/")[0]
     assert main(["--listen", taken]) == 3
+    assert main(["--tls", "/nowhere.pem"]) == 3
     assert "cannot listen" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--seconds", "-1"])
+    for wrong in ("--seconds=-1", "--fault=push=typo", "--fault=pish=drop", "--chance=1:2"):
+        with pytest.raises(SystemExit):
+            main([wrong])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -9,8 +10,18 @@ import pytest
 
 from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
-from fsmv2.communicator.outcomes import Credentials, Direction, LoginOutcome, Session, SyncOutcome
+from fsmv2.communicator.failurerate import FailureRate
+from fsmv2.communicator.outcomes import (
+    Credentials,
+    Direction,
+    LoginOutcome,
+    ResetOutcome,
+    Session,
+    SyncOutcome,
+)
 from fsmv2.communicator.states.authenticating import Authenticating
 from fsmv2.communicator.states.degraded import Degraded
 from fsmv2.communicator.states.stopped import Stopped
@@ -63,6 +74,9 @@ def snapshot(
     sync_s: float = 0.5,
     config: CommunicatorConfig = CONFIG,
     killed: dict[type[Action], int] | None = None,
+    how: Any = "timed_out",
+    reset: ResetOutcome | None = None,
+    reset_s: float | None = None,
     login_id: int = LOGIN_ID,
     now: float = NOW,
     shutdown: bool = False,
@@ -82,12 +96,20 @@ def snapshot(
         )
     for kind in killed or {}:
         results[kind] = ActionResult(
-            status="timed_out",
+            status=how,
             action_type=kind.__name__,
             attempt_id=300,
-            certificate=DeathCertificate(verdict="timed_out"),
+            certificate=DeathCertificate(verdict=how),
+        )
+    if reset_s is not None:
+        results[ResetAction] = ActionResult(
+            status="failed" if reset is None else "succeeded",
+            action_type="ResetAction",
+            attempt_id=250,
+            value=reset,
         )
     ends = {AuthenticateAction: 1000 - login_s, SyncAction: 1000 - sync_s}
+    ends[ResetAction] = 1000 - (reset_s or 0)
     return Snapshot(
         identity=Identity("line-1", "root/line-1", "communicator", 1),
         state=state(),
@@ -141,7 +163,7 @@ def test_stopped_goes_to_authenticating() -> None:
 
 @pytest.mark.parametrize("state", [Authenticating, Syncing, Degraded])
 def test_a_stop_leads_to_stopped_from_everywhere(state: type[State]) -> None:
-    """Also in the middle of an incident."""
+    """Scenario 53: also in the middle of an incident."""
     sick = synced(tried(9), tried(9))
     assert went(snapshot(state, logged_in=login(), sync=sick, shutdown=True)) is Stopped
 
@@ -164,9 +186,7 @@ def test_login_leads_to_syncing() -> None:
         (Kind.SERVER_ERROR, 2, 4),
         (Kind.NETWORK, 5, 32),
         (Kind.NETWORK, 60, 60),
-        (Kind.INVALID_TOKEN, 1, 60),
-        (Kind.INVALID_TOKEN, 1000, 60),
-        (Kind.INSTANCE_DELETED, 1, 300),
+        (Kind.PROXY_BLOCK, 1000, 60),
         (Kind.CLOUDFLARE, 1, 60),
         (Kind.RATE_LIMIT, 2, 60),
     ],
@@ -229,9 +249,26 @@ def test_killed_login_is_waited_out() -> None:
     assert logs_in(snapshot(Authenticating, killed=killed, login_s=9.7)).errors_in_row == 3
 
 
+@pytest.mark.parametrize("kind", [AuthenticateAction, SyncAction])
+def test_an_attempt_that_was_cancelled_is_no_error(kind: type[Action]) -> None:
+    """Scenario 13: an operator or a machine short of memory has ended it; nothing is recorded, and
+    the next one waits for no backoff."""
+    state = Authenticating if kind is AuthenticateAction else Syncing
+    logged_in = None if kind is AuthenticateAction else login()
+    snap = snapshot(
+        state, logged_in=logged_in, killed={kind: 0}, how="cancelled", login_s=1.5, sync_s=1.5
+    )
+    decision = decided(snap)
+    assert isinstance(decision, Act), decision
+    if kind is AuthenticateAction:
+        assert logs_in(snap).errors_in_row == 0
+    else:
+        assert syncs(snap).push == Direction(idle_s=1.5)
+
+
 @pytest.mark.parametrize("state", [Syncing, Degraded])
 def test_token_is_renewed_before_it_expires(state: type[State]) -> None:
-    """At its refresh moment, not at its end, and not before."""
+    """Scenario 15: at its refresh moment, not at its end, and not before."""
     at = SESSION.refresh_at
     assert went(snapshot(state, logged_in=login(), now=at)) is Authenticating
     assert logs_in(snapshot(Authenticating, logged_in=login(), now=at)).errors_in_row == 0
@@ -241,7 +278,7 @@ def test_token_is_renewed_before_it_expires(state: type[State]) -> None:
 
 
 def test_a_token_that_dies_at_once_makes_no_login_loop() -> None:
-    """Two logins are at least a second apart, whatever a relay hands out."""
+    """Scenario 16: two logins are at least a second apart, whatever a relay hands out."""
     dead = Session(Secret(JWT), expires_at=NOW, refresh_at=NOW)
     waits(snapshot(Authenticating, logged_in=login(dead), login_s=0.5))
     logs_in(snapshot(Authenticating, logged_in=login(dead), login_s=1.0))
@@ -264,8 +301,8 @@ def test_new_login_clears_the_refusal_of_the_old_one() -> None:
     fresh: dict[str, Any] = {"logged_in": login(), "sync": sync, "login_id": LOGIN_ID + 5}
     assert went(snapshot(Authenticating, **fresh)) is Syncing
     action = syncs(snapshot(Syncing, **fresh))
-    assert action.login_id == LOGIN_ID + 5
-    assert action.pull_now
+    assert action.access.login_id == LOGIN_ID + 5
+    assert action.pull_in_s == 0
 
 
 def test_new_tokens_that_are_refused_too_make_no_login_loop() -> None:
@@ -280,22 +317,34 @@ def test_new_tokens_that_are_refused_too_make_no_login_loop() -> None:
 def test_first_sync_does_both_directions() -> None:
     """Right after the login."""
     action = syncs(snapshot(Syncing, logged_in=login()))
-    assert action.push_now
-    assert action.pull_now
-    assert action.login_id == LOGIN_ID
-    assert action.instance_uuid == "3f0c"
-    assert action.session == SESSION
+    assert action.push_in_s == action.pull_in_s == 0
+    assert action.access == Access(MADE_FOR, SESSION, LOGIN_ID, "3f0c")
     assert (action.outbox, action.inbox) == ("out", "in")
 
 
 def test_healthy_sync_waits_for_its_poll_interval() -> None:
     """With the time that is left in the reason."""
-    sync = synced(tried(moved=4), tried(moved=2))
+    sync = synced(tried(), tried())
     reason = waits(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.75))
-    assert "4 moved" in reason
+    assert "0 moved" in reason
     assert "next sync in 0.2 s" in reason
     assert "token good for 80000 s" in reason
     syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=1.0))
+
+
+@pytest.mark.parametrize("moved", [(1, 0), (0, 1)])
+def test_the_next_sync_comes_soon_after_a_message(moved: tuple[int, int]) -> None:
+    """Its answer, or the next one, is not to wait for the poll interval; unless that is wanted."""
+    sync = synced(tried(moved=moved[0]), tried(moved=moved[1]))
+    assert "next sync in 0.1 s" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.04)
+    )
+    action = syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11))
+    assert action.lively_s == 2.0
+    patient = msgspec.structs.replace(CONFIG, lively_s=0.0)
+    assert "next sync in 0.9 s" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11, config=patient)
+    )
 
 
 def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
@@ -307,7 +356,7 @@ def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
 @pytest.mark.parametrize("errors", [1, 2, 3, 4, 6, 50])
 @pytest.mark.parametrize("side", ["push", "pull"])
 def test_degraded_at_three_errors_of_one_direction(errors: int, side: str) -> None:
-    """Two are bad luck; three are an incident, whatever the other direction does."""
+    """Scenario 42: two are bad luck; three are an incident, whatever the other direction does."""
     both = {"push": tried(), "pull": tried(), side: tried(errors)}
     snap = snapshot(Syncing, logged_in=login(), sync=synced(**both), sync_s=0.1)
     if errors < 3:
@@ -317,7 +366,7 @@ def test_degraded_at_three_errors_of_one_direction(errors: int, side: str) -> No
 
 
 def test_first_success_ends_degraded() -> None:
-    """And not before: two errors in a row are still errors."""
+    """Scenario 44, and not before: two errors in a row are still errors."""
     well = synced(tried(moved=1), tried())
     assert went(snapshot(Degraded, logged_in=login(), sync=well)) is Syncing
     waits(snapshot(Degraded, logged_in=login(), sync=synced(tried(2), tried()), sync_s=0.1))
@@ -332,7 +381,7 @@ def test_no_state_is_entered_and_left_at_once() -> None:
 
 
 @pytest.mark.parametrize("state", [Syncing, Degraded])
-@pytest.mark.parametrize(("errors", "wait_s"), [(1, 2), (2, 4), (3, 8), (6, 60), (900, 60)])
+@pytest.mark.parametrize(("errors", "wait_s"), [(1, 2), (2, 4), (3, 8), (6, 60), (901, 60)])
 def test_failed_direction_is_left_out_until_its_wait_is_over(
     state: type[State], errors: int, wait_s: float
 ) -> None:
@@ -342,8 +391,8 @@ def test_failed_direction_is_left_out_until_its_wait_is_over(
     for idle_s, tries in ((wait_s - 2.0, False), (wait_s * 1.2, True)):
         sync = synced(tried(errors, idle_s=idle_s), tried())
         action = syncs(snapshot(state, logged_in=login(), sync=sync, sync_s=1.5))
-        assert action.push_now is tries
-        assert action.pull_now
+        assert (action.push_in_s == 0) is tries
+        assert action.pull_in_s == 0
         assert action.push.idle_s == idle_s + 1.5
 
 
@@ -394,3 +443,122 @@ def test_equal_snapshots_give_equal_decisions() -> None:
         decided(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=3.0)) for _ in range(2)
     )
     assert first == second
+
+
+@pytest.mark.parametrize(("waiting", "state"), [(99, None), (100, Degraded)])
+def test_degraded_at_100_messages_that_could_not_be_pushed(
+    waiting: int, state: type[State] | None
+) -> None:
+    """Scenario 43, and trap 31: a long outbox alone is no trouble, and never an endless change
+    of states; what failed and holds up a hundred is."""
+    failed = synced(tried(1, waiting=waiting), tried())
+    snap = snapshot(Syncing, logged_in=login(), sync=failed, sync_s=0.1)
+    assert went(snap) is state if state else waits(snap)
+    waits(snapshot(Degraded, logged_in=login(), sync=failed, sync_s=0.1))
+    busy = synced(tried(moved=100, waiting=5000), tried())
+    syncs(snapshot(Syncing, logged_in=login(), sync=busy, sync_s=0.1))
+    assert went(snapshot(Degraded, logged_in=login(), sync=busy, sync_s=0.1)) is Syncing
+
+
+def test_full_inbox_is_told_and_is_no_trouble() -> None:
+    """Scenario 44's other half: pulling keeps nothing back, so it only waits for room."""
+    held = synced(tried(moved=1), tried(waiting=960, held=True))
+    reason = waits(snapshot(Syncing, logged_in=login(), sync=held, sync_s=0.05))
+    assert "960 waiting (inbox full)" in reason
+
+
+def resets(snap: Snapshot) -> ResetAction | None:
+    decision = decided(snap)
+    acts = isinstance(decision, Act) and isinstance(decision.action, ResetAction)
+    return decision.action if acts else None
+
+
+@pytest.mark.parametrize("side", ["push", "pull"])
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [
+        (Kind.NETWORK, {5, 10, 15, 20}),
+        (Kind.SERVER_ERROR, {10, 20}),
+        (Kind.CLOUDFLARE, {10, 20}),
+        (Kind.UNKNOWN, set()),
+        (Kind.PROXY_BLOCK, set()),
+        (Kind.RATE_LIMIT, set()),
+        (Kind.INVALID_TOKEN, set()),
+    ],
+)
+def test_connections_are_reset_at_multiples_of_errors(kind: Kind, at: set[int], side: str) -> None:
+    """Scenario 47: network errors at 5, 10, ...; server errors at 10, 20, ...; others never."""
+    for errors in range(1, 21):
+        failed = tried(errors, Problem(kind, "x"))
+        both = {"push": tried(), "pull": tried(), side: failed}
+        snap = snapshot(Degraded, logged_in=login(), sync=synced(**both), sync_s=0.1)
+        assert (resets(snap) is not None) is (errors in at), errors
+
+
+def test_a_reset_happens_once_and_only_in_degraded() -> None:
+    """Scenario 47: not again after it, whatever became of it, and not for a direction that was
+    left out of the last sync, whose count is an old one."""
+    five = synced(tried(5), tried())
+    fields: dict[str, Any] = {"logged_in": login(), "sync": five, "sync_s": 0.9}
+    reset = resets(snapshot(Degraded, **fields))
+    assert reset == ResetAction(generation=1, errors_in_row=5)
+    assert went(snapshot(Syncing, **fields)) is Degraded
+    for outcome in (ResetOutcome(1), None):
+        done = snapshot(Degraded, reset=outcome, reset_s=0.5, **fields)
+        waits(done)
+        again = snapshot(Degraded, reset=outcome, reset_s=70.0, **fields)
+        assert resets(again) is not None, "that reset was for an earlier sync"
+    left_out = synced(tried(5), tried(), push_tried=False)
+    assert resets(snapshot(Degraded, logged_in=login(), sync=left_out, sync_s=1.0)) is None
+    assert resets(snapshot(Degraded, logged_in=login(), killed={SyncAction: 5})) is None
+
+
+def test_generation_goes_on() -> None:
+    """Scenario 48: the next sync carries it, a later reset counts on from it; the failure
+    rate goes on too, or a long outage with its resets would never be one."""
+    rate = FailureRate(3, b"\x07")
+    sync = synced(tried(5, rate=rate), tried(rate=rate), generation=4)
+    fields: dict[str, Any] = {"logged_in": login(), "sync": sync}
+    action = syncs(snapshot(Degraded, sync_s=60, reset=ResetOutcome(5), reset_s=59, **fields))
+    assert action.access.generation == 5
+    assert action.push.rate == action.pull.rate == rate
+    old = snapshot(Degraded, sync_s=60, reset=ResetOutcome(3), reset_s=90, **fields)
+    reset = resets(old)
+    assert reset is not None
+    assert reset.generation == 5
+    killed = snapshot(
+        Degraded,
+        logged_in=login(),
+        killed={SyncAction: 1},
+        sync_s=60,
+        reset=ResetOutcome(5),
+        reset_s=90,
+    )
+    assert syncs(killed).access.generation == 5
+
+
+def test_token_that_would_expire_at_work_is_renewed_at_night(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scenario 18: exactly one login in the hour from 3, at the worker's own moment; none for a
+    token that expires in the evening, nor for one that the night has brought."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    night = (NOW // 86_400 + 1) * 86_400 + 3 * 3600
+    try:
+        for expires_at, times in ((night + 9 * 3600, 1), (night + 18 * 3600, 0)):
+            session = Session(Secret(JWT), expires_at, expires_at - 600, night - 3 * 3600)
+            renewals = []
+            for minute in range(-60, 120):
+                now = night + minute * 60
+                snap = snapshot(Syncing, logged_in=login(session), login_s=9999, now=now)
+                if isinstance(decision := decided(snap), Go):
+                    assert "renewed at night" in decision.reason
+                    renewals.append(minute)
+                    # As short-lived as the one before, and still only one.
+                    session = Session(Secret(JWT), now + 9 * 3600, now + 8 * 3600, now)
+            assert len(renewals) == times
+            assert all(0 <= minute < 60 for minute in renewals)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -3,6 +3,7 @@ is moved by hand. The engine is not in here; it has its own tests."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ class Line:
             auth_token=Secret(DEMO_TOKEN),
             outbox=str(folder / "out"),
             inbox=str(folder / "in"),
+            lively_s=0.0,  # the clock here is moved by hand
         )
         self.folder = folder
         self.context = context
         self.worker = Communicator()
         self.state: type[State] = Communicator.initial
         self.passed_s = 0.0
+        self.step_s = STEP_S
         self.trail = [self.state.state_name()]
         self.tries: list[tuple[float, str]] = []
         self.reasons: list[str] = []
@@ -56,7 +59,7 @@ class Line:
         until = self.passed_s + seconds
         while self.passed_s < until:
             self.look()
-            self.passed_s += STEP_S
+            self.passed_s += self.step_s
 
     def look(self) -> None:
         snap = Snapshot(
@@ -128,7 +131,7 @@ def test_outage_degrades_and_recovers_without_a_loss(
 def test_revoked_token_leads_to_one_login_and_no_loss(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
-    """Though it has 23 h to live, and within a second."""
+    """Scenario 17: though it has 23 h to live, and within a second."""
     line = Line(relay, tmp_path, context)
     line.run(3)
     relay.revoke_tokens()
@@ -152,25 +155,71 @@ def test_tokens_that_are_refused_in_use_make_no_login_storm(
     assert 9 <= len(relay.requests("login")) <= 13
 
 
-def test_refused_login_is_tried_once_a_minute_until_it_is_mended(
+@pytest.mark.parametrize(("status", "kind"), [(401, "invalid_token"), (404, "instance_deleted")])
+def test_refused_login_parks_until_the_config_changes(
+    relay: Relay, tmp_path: Path, context: Any, status: int, kind: str
+) -> None:
+    """Scenarios 3, 4 and 5: one attempt, one warning, no more requests; then a changed token is
+    exactly one new attempt, and one that is good brings it up."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", Fault(status=status), times=None)
+    line.run(600)
+    assert line.trail == ["stopped", "authenticating"]
+    assert len(relay.requests("login")) == 1
+    assert [event for event, level, _ in context.logged if level == "warning"] == ["login failed"]
+    assert kind in line.reasons[-1]
+    assert "parked" in line.reasons[-1]
+    good = line.config
+    line.config = msgspec.structs.replace(good, auth_token=Secret("another"))
+    line.run(600)
+    assert len(relay.requests("login")) == 2
+    relay.heal()
+    line.config = good
+    line.run(2)
+    assert line.trail[-1] == "syncing"
+
+
+def test_refused_token_in_a_file_is_not_sent_again_but_its_successor_is(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
-    """It is parked, with its reason, and not given up."""
+    """The root does not see the file, so the proc looks, and asks nobody."""
     line = Line(relay, tmp_path, context)
-    relay.fault("login", Fault(status=401), times=None)
+    file = tmp_path / "token"
+    file.write_text("revoked-token")
+    line.config = msgspec.structs.replace(line.config, auth_token=None, auth_token_file=str(file))
     line.run(300)
-    assert line.trail == ["stopped", "authenticating"]
-    assert 4 <= len(relay.requests("login")) <= 6
-    assert "invalid_token" in line.reasons[-1]
-    relay.heal()
-    line.run(75)
+    assert len(relay.requests("login")) == 1
+    assert len(line.tries) == pytest.approx(30, abs=2)
+    file.write_text(DEMO_TOKEN)
+    line.run(12)
+    assert len(relay.requests("login")) == 2
+    assert line.trail[-1] == "syncing"
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_parked_login_is_tried_after_an_hour(
+    relay: Relay, tmp_path: Path, context: Any, from_file: bool
+) -> None:
+    """The token may have been mended at the other end; nobody would tell us."""
+    line = Line(relay, tmp_path, context)
+    if from_file:
+        file = tmp_path / "token"
+        file.write_text(DEMO_TOKEN)
+        line.config = msgspec.structs.replace(
+            line.config, auth_token=None, auth_token_file=str(file)
+        )
+    relay.fault("login", Fault(status=401))
+    line.step_s = 20
+    line.run(3500)
+    assert len(relay.requests("login")) == 1
+    line.run(200)
     assert line.trail[-1] == "syncing"
 
 
 def test_short_lived_token_is_renewed_at_half_its_life(
     tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5 min of life: 24 logins in an hour, and never an expired token at the relay."""
+    """Scenario 19: 5 min of life: 24 logins in an hour, and never an expired token at the relay."""
     lines: list[Line] = []
 
     def clock_s() -> float:
@@ -188,7 +237,7 @@ def test_short_lived_token_is_renewed_at_half_its_life(
 def test_one_sick_direction_does_not_slow_the_other(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
-    """While every pull fails, a message is pushed within two poll intervals."""
+    """Scenario 50: while every pull fails, a message is pushed within two poll intervals."""
     line = Line(relay, tmp_path, context)
     relay.fault("pull", faults.nginx_502(), times=None)
     line.run(60)
@@ -208,3 +257,146 @@ def test_healthy_line_makes_one_sync_per_poll_interval(
     assert 45 <= len(relay.requests("pull")) <= 61
     assert len(relay.requests("pull")) == len([t for t in line.tries if t[1] == "SyncAction"])
     assert {request.connection for request in relay.requests()} == {1}
+
+
+def test_failing_logins_are_tried_ever_more_rarely_and_told_twice(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenarios 6 and 12: 2, 4, 8, 16, 32, 60, 60 s from the last attempt, never parked; one
+    warning at the first and one alert at the fifth, none in between."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", Fault(status=503), times=None)
+    line.run(320)
+    moments = [at for at, _ in line.tries]
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    for gap, wait_s in zip(gaps, (2, 4, 8, 16, 32, 60, 60), strict=False):
+        assert wait_s <= gap <= wait_s * 1.2 + STEP_S
+    assert len(gaps) >= 7
+    assert line.trail == ["stopped", "authenticating"]
+    told = [event for event, level, _ in context.logged if level in ("warning", "error")]
+    assert told == ["login failed", "logins keep failing"]
+
+
+def test_login_comes_back_when_the_relay_asked_it_to(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenario 7: Retry-After of 30 s from the first error on; nothing before, one after."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", faults.rate_limit("30"))
+    line.run(29)
+    assert len(relay.requests("login")) == 1
+    line.run(10)
+    assert len(relay.requests("login")) == 2
+    assert line.trail[-1] == "syncing"
+
+
+def test_dead_network_is_asked_once_a_minute_and_reset_at_five_and_ten(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenarios 45, 47 and 36: ten minutes without a relay; never closer than 60 s after the
+    sixth error, one reset at 5 errors and one at 10; then every message, in order."""
+    line = Line(relay, tmp_path, context)
+    line.run(2)
+    relay.refuse()
+    for number in range(50):
+        line.post(number)
+    began = len(line.tries)
+    line.run(600)
+    syncs = [at for at, name in line.tries[began:] if name == "SyncAction"]
+    # Push and pull part by their spread, so each has its own minute.
+    assert len(syncs) <= 2 * 14
+    resets = [name for _, name in line.tries if name == "ResetAction"]
+    assert len(resets) in (2, 3, 4), "each direction comes to 5 and to 10, together or not"
+    relay.accept()
+    line.run(75)
+    assert line.trail[-1] == "syncing"
+    assert [entry.payload for entry in relay.pushed()] == list(range(50))
+    assert [name for _, name in line.tries].count("AuthenticateAction") == 1
+
+
+def test_a_page_of_502_a_hundred_times_is_one_alert_each_way(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenario 46: with the status and the page's title in the reason."""
+    line = Line(relay, tmp_path, context)
+    line.step_s = 20
+    line.post(1)
+    line.run(100)
+    line.post(2)
+    for endpoint in ("push", "pull"):
+        relay.fault(endpoint, faults.nginx_502(), times=None)
+    context.logged.clear()
+    line.run(9000)
+    assert len(relay.requests("pull")) > 100
+    told = [event for event, level, _ in context.logged if level in ("warning", "error")]
+    assert sorted(event for event in told if event != "connections reset") == [
+        "pull failed",
+        "pull keeps failing",
+        "push failed",
+        "push keeps failing",
+    ]
+    alerts = [fields for event, _, fields in context.logged if event.endswith("keeps failing")]
+    assert {fields["status"] for fields in alerts} == {502}
+    assert all("502 Bad Gateway" in fields["detail"] for fields in alerts)
+    assert "502 Bad Gateway" in line.reasons[-1]
+    assert relay.pushed()[-1].payload == 1
+
+
+def test_login_gap_loses_nothing(relay: Relay, tmp_path: Path, context: Any) -> None:
+    """Scenarios 17 and 54: a revoked token, logins that fail for a while, producers that do not
+    stop: what was posted is pushed once, in order, after one login that succeeds."""
+    line = Line(relay, tmp_path, context)
+    line.run(2)
+    relay.revoke_tokens()
+    relay.fault("login", Fault(status=503), times=3)
+    for number in range(60):
+        line.post(number)
+        line.run(0.5)
+    line.run(2)
+    assert line.trail[-1] == "syncing"
+    assert [entry.payload for entry in relay.pushed()] == list(range(60))
+    assert relay.stats()["logins"] == 2
+    assert {entry.instance_uuid for entry in relay.pushed()} == {relay.instance.uuid}
+
+
+def test_changed_relay_is_used_at_once(relay: Relay, tmp_path: Path, context: Any) -> None:
+    """Trap 27: in the middle of an incident, with its own login, and the old one's errors do not
+    count there."""
+    line = Line(relay, tmp_path, context)
+    line.run(2)
+    relay.close()
+    line.post("kept")
+    line.run(30)
+    assert line.trail[-1] == "degraded"
+    with Relay() as other:
+        line.config = msgspec.structs.replace(line.config, relay_url=other.url)
+        line.run(1.5)
+        assert line.trail[-2:] == ["authenticating", "syncing"]
+        assert [entry.payload for entry in other.pushed()] == ["kept"]
+
+
+def test_chance_costs_neither_a_message_nor_the_order(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Every third request meets one of a dozen mishaps, for an hour: what is posted arrives, in
+    order; what was sent twice was in flight when its answer was lost; pulls lose only what the
+    relay dropped after it had answered, which here it does not."""
+    line = Line(relay, tmp_path, context)
+    mishaps = [
+        make()
+        for name, make in faults.PRESETS.items()
+        if name not in ("truncated-json", "unauthorized")
+    ]
+    mishaps = [fault for fault in mishaps if fault.status != 401]
+    line.run(1)
+    relay.chance(7, 0.34, mishaps)
+    for number in range(60):
+        line.post(number)
+        if number % 3 == 0:
+            relay.send("ada@example.com", "action", number)
+        line.run(30)
+    relay.heal()
+    line.run(400)
+    seen = [entry.payload for entry in relay.pushed()]
+    assert list(dict.fromkeys(seen)) == list(range(60))
+    relay.observed.assert_at_most()

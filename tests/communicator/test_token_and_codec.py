@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import tracemalloc
 
 import pytest
 
@@ -17,6 +18,7 @@ from fsmv2.communicator.transport.codec import (
     encode_batch,
     encode_content,
 )
+from fsmv2.communicator.transport.compression import zstd
 from fsmv2.communicator.transport.token import (
     ASSUMED_LIFE_S,
     double_hash,
@@ -105,16 +107,20 @@ def test_nothing_is_a_legal_pull_reply(body: bytes) -> None:
 
 
 def test_keys_are_read_in_any_case_and_nulls_are_skipped() -> None:
-    """As Go's decoder does it; the trace id is found flat and inside metadata."""
+    """Scenarios 23 and 26: as Go's decoder does it; a trace id may be flat or in metadata."""
     body = {
         "umhmessages": [
             None,
             {"UMHInstance": "i", "EMAIL": "a@x", "Content": "Yw==", "traceid": "flat"},
             {"email": "b@x", "metadata": {"TraceId": "nested"}, "new": [1]},
+            {"traceId": ZERO_UUID, "METADATA": {"traceId": "nested"}},
+            {"metadata": {"traceId": ZERO_UUID}},
+            {"traceId": 7, "metadata": None},
         ]
     }
     batch = decode_batch(json.dumps(body).encode())
-    assert [message.trace_id for message in batch.messages] == ["flat", "nested"]
+    traces = [message.trace_id for message in batch.messages]
+    assert traces == ["flat", "nested", "nested", "", ""]
     assert batch.messages[0] == Message(
         umh_instance="i", email="a@x", content="Yw==", trace_id="flat"
     )
@@ -147,11 +153,78 @@ def test_content_is_json_in_base64_with_capitalised_keys() -> None:
     assert decode_content(content) == ("subscribe", {"resubscribed": False})
 
 
-@pytest.mark.parametrize("inner", [b"\x28\xb5\x2f\xfdabc", b"not json", b"[]"])
+def content_of(inner: bytes) -> str:
+    return base64.b64encode(inner).decode()
+
+
+def test_content_is_compressed_from_1024_bytes_on() -> None:
+    """Scenario 60: 1023 bytes of JSON are plain, 1024 are zstd, and both are read by the magic."""
+    bare = len(json.dumps({"Payload": "", "MessageType": "status"}, separators=(",", ":")))
+    for size, starts in ((1023, "eyJ"), (1024, "KLUv/")):
+        payload = "x" * (size - bare)
+        content = encode_content("status", payload)
+        assert content.startswith(starts)
+        assert decode_content(content) == ("status", payload)
+        plain = encode_content("status", payload, compress=False)
+        assert plain.startswith("eyJ")
+        assert decode_content(plain) == ("status", payload)
+
+
+def test_content_of_other_senders_is_read() -> None:
+    """A frame without a size in its head, and one of several frames."""
+    text = b'{"payload":1,"messagetype":"action"}'
+    packer = zstd.ZstdCompressor()
+    streamed = packer.compress(text[:9]) + packer.flush(packer.FLUSH_BLOCK)
+    streamed += packer.compress(text[9:]) + packer.flush()
+    two = zstd.compress(text[:9]) + zstd.compress(text[9:])
+    for frames in (streamed, two, zstd.compress(text, level=19)):
+        assert decode_content(content_of(frames)) == ("action", 1)
+
+
+def test_zip_bomb_is_refused_at_the_cap() -> None:
+    """Scenario 61: 64 MiB in a few kB, unpacked to the cap and no further; so with the size
+    honestly in the head, with none, and spread over frames."""
+    block = bytes(1 << 20)
+    packer = zstd.ZstdCompressor()
+    honest = zstd.compress(bytes(1 << 26))
+    hidden = b"".join(packer.compress(block) for _ in range(64)) + packer.flush()
+    spread = zstd.compress(block) * 64
+    for bomb in (honest, hidden, spread):
+        assert len(bomb) < 1 << 14
+        tracemalloc.start()
+        try:
+            with pytest.raises(CodecError, match="more than 1048576 bytes"):
+                decode_content(content_of(bomb), 1 << 20)
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_size_is_capped_before_and_after_base64() -> None:
+    """The limit is on the JSON, plain or packed."""
+    fits = encode_content("t", "x" * 900)
+    size = len(base64.b64decode(fits))
+    assert decode_content(fits, size)[0] == "t"
+    with pytest.raises(CodecError, match="want at most"):
+        decode_content(fits, size - 3)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        b"\x28\xb5\x2f\xfdabc",
+        zstd.compress(b"{}" * 600)[:-3],
+        zstd.compress(b"{}") + b"more",
+        zstd.compress(b"not json"),
+        b"not json",
+        b"[]",
+        b"",
+    ],
+)
 def test_content_that_cannot_be_read_says_so_without_showing_it(inner: bytes) -> None:
-    """zstd is recognised by its magic and refused for now."""
+    """Scenario 64: bad base64, bad JSON, a broken, cut or padded frame: one typed error."""
     with pytest.raises(CodecError, match="cannot read") as caught:
-        decode_content(base64.b64encode(inner).decode())
+        decode_content(content_of(inner))
     assert "not json" not in str(caught.value)
     with pytest.raises(CodecError, match="no base64"):
         decode_content("***")

@@ -19,12 +19,14 @@ URL = "https://relay.example.com/api"
 
 
 def test_importing_the_worker_loads_no_http_client() -> None:
-    """The root decides and never speaks HTTP, so it does not pay for a client."""
+    """The root decides and never speaks HTTP, so it does not pay for a client, nor for zstd."""
     code = (
-        "import sys, fsmv2.communicator, fsmv2.communicator.worker\n"
+        "import sys, fsmv2.supervisor, fsmv2.communicator, fsmv2.communicator.worker\n"
         "import fsmv2.communicator.actions.sync, fsmv2.communicator.actions.authenticate\n"
-        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(sorted(loaded & {'urllib3', 'ssl', 'multiprocess'}))\n"
+        "import fsmv2.communicator.actions.reset, fsmv2.communicator.spool\n"
+        "clients = ('urllib3', 'ssl', 'http', 'urllib.request', 'backports', 'compression')\n"
+        "clients += ('prometheus_client',)\n"
+        "print([name for name in clients if name in sys.modules])\n"
     )
     run = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -32,8 +34,8 @@ def test_importing_the_worker_loads_no_http_client() -> None:
     assert run.stdout.strip() == "[]"
 
 
-def test_package_uses_public_names_only_and_urllib3_in_one_file() -> None:
-    """A plug-in like any user's: nothing below `fsmv2.supervisor`, one file per dependency."""
+def test_package_uses_public_names_only_and_urllib3_in_the_transport() -> None:
+    """A plug-in like any user's: nothing below `fsmv2.supervisor`, the client in two files."""
     clients = []
     for path in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -47,7 +49,7 @@ def test_package_uses_public_names_only_and_urllib3_in_one_file() -> None:
                 assert not name.startswith(("fsmv2.ipc", "fsmv2.workerproc")), path.name
                 if name.startswith("urllib3"):
                     clients.append(path.relative_to(FOLDER).as_posix())
-    assert set(clients) == {"transport/http.py"}
+    assert set(clients) == {"transport/http.py", "transport/connections.py"}
 
 
 def test_only_the_transport_and_the_login_reveal_a_secret() -> None:
@@ -75,12 +77,14 @@ def test_config_decodes_with_defaults_and_a_hidden_token() -> None:
     assert desired.config.timeout_s == 10
     assert desired.config.poll_interval_s == 1
     assert Communicator().observe(desired) is None
+    assert Communicator().derive_desired_state(UserSpec()).config == CommunicatorConfig()
 
 
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({}, "relay_url"),
+        ({"relay_url": 5}, "relay_url"),
+        ({"allow_insecure_tls": "yes"}, "allow_insecure_tls"),
         ({"relay_url": "ftp://relay"}, "want http"),
         ({"relay_url": "relay.example.com"}, "want http"),
         ({"relay_url": "http://relay:99999"}, "no URL"),

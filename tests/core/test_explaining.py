@@ -119,10 +119,10 @@ GATE: list[tuple[dict[str, Any], dict[str, Any], str, str, float | None]] = [
         1.5,
     ),
     (
-        {"infrastructure_open": "disk full"},
+        {"infrastructure_open": "cpu at 99%"},
         {},
         "infrastructure_open",
-        "breaker is open: disk full",
+        "breaker is open: cpu at 99%",
         None,
     ),
     ({"never_derived": True}, {}, "never_derived", "has not been derived yet", None),
@@ -378,3 +378,21 @@ def test_what_is_below_a_missing_child_is_explained_by_it() -> None:
     assert found.path == "site/x/y/z"
     assert found.reason == "site/x is not there, and so nothing below it"
     assert found.why.rule == "given_up"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "page", "follows"),
+    [
+        ("memory at 97%, limit 95%", "memory-pressure", "all go on when it closes"),
+        ("disk:/data at 99%, limit 98%", "disk-full", "all go on when it closes"),
+        ("no proc can be started", "procs-cannot-start", "all go on when it closes"),
+        ("cpu at 99%, limit 90%", "circuit-open", "all go on when it closes"),
+        ("held open by an operator", "circuit-open", "or with fsmv2 breaker auto"),
+    ],
+)
+def test_the_machines_trouble_has_the_runbook_of_what_is_wrong(
+    trouble: str, page: str, follows: str
+) -> None:
+    why = explain(facts({"infrastructure_open": trouble})).why
+    assert why.runbook == f"/runbooks/{page}.md"
+    assert follows in why.next

@@ -219,7 +219,7 @@ def test_a_panicking_child_counts_as_failed_as_soon_as_it_should_run(full: bool)
     """Nothing of the child changes then, only what is wanted of it: both ticks see it at once."""
 
     def derive(self: Any, spec: Any) -> Any:
-        raise ValueError("nothing can be derived")
+        raise OSError("nothing can be derived")
 
     kind = worker_type("numb", SOON, derive_desired_state=derive)
     bench = bench_of(

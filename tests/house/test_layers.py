@@ -42,6 +42,9 @@ PURE_IN = {
 # Each third-party library in one place, so that its next major version is one place's work.
 # msgspec is everywhere: its Structs are our data.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
+    # zstd: the standard library's from Python 3.14 on, its backport before.
+    "backports": ("communicator/transport/compression.py",),
+    "compression": ("communicator/transport/compression.py",),
     "click": ("supervisor/cli*.py", "examples/demo.py"),
     # Only a pool that was told to takes calls as dill: `ActionPool(callables=True)`.
     "dill": ("supervisor/callables.py",),
@@ -49,11 +52,14 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "multiprocess": ("supervisor/processes.py",),
     # The value class must be there before any metric, in the root and in the template, and
     # the two may share nothing but ipc.
-    "prometheus_client": ("supervisor/metrics.py", "supervisor/web/*", "ipc/metricfile.py"),
+    "prometheus_client": (
+        *("supervisor/metrics.py", "supervisor/web/*", "ipc/metricfile.py"),
+        "communicator/metrics.py",
+    ),
     "psutil": ("supervisor/probe/host.py", "supervisor/web/*"),
     "starlette": ("supervisor/web/*",),
     "structlog": ("supervisor/logs.py",),
-    "urllib3": ("communicator/transport/http.py",),
+    "urllib3": ("communicator/transport/http.py", "communicator/transport/connections.py"),
     "uvicorn": ("supervisor/web/*",),
     "yaml": ("supervisor/config*.py",),
 }

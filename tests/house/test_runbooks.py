@@ -5,6 +5,7 @@ The index of the pages is made from the tables here; when it differs, the messag
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -222,12 +223,41 @@ def test_alerts_read_metrics_that_exist_and_link_to_pages() -> None:
     assert len(set(names)) == len(names)
 
 
+def unknown_labels(expression: str) -> set[str]:
+    """What an expression selects or groups by that its metrics do not have. Prometheus adds
+    ``instance``, a histogram ``le``."""
+    labels = {"instance", "le"}
+    labels |= {name for row in TABLE if row.name in metrics_in(expression) for name in row.labels}
+    asked = set(re.findall(r"(\w+)(?:=~|!=|=)\"", expression))
+    asked |= {
+        name for group in re.findall(r"by \(([^)]*)\)", expression) for name in group.split(", ")
+    }
+    return asked - labels
+
+
 def test_labels_that_alerts_ask_for_are_the_metrics() -> None:
     """A selector on a label that a metric does not have matches nothing, silently."""
-    labels = {row.name: set(row.labels) for row in TABLE}
     for alert in alerts():
-        for name, selector in re.findall(r"(fsmv2_\w+)\{([^}]*)\}", alert["expr"]):
-            assert set(re.findall(r"(\w+)=", selector)) <= labels[name], alert["alert"]
+        assert unknown_labels(alert["expr"]) == set(), alert["alert"]
+
+
+def test_the_dashboard_has_the_four_panels_and_reads_metrics_that_exist() -> None:
+    """Circuits, recovery, actions, durations; each for the supervisors that were chosen."""
+    board = json.loads((ROOT / "ops/dashboard.json").read_text("utf-8"))
+    known = {row.name for row in TABLE}
+    assert [panel["title"].partition(" ")[0] for panel in board["panels"]] == [
+        "Circuits",
+        "Recovery:",
+        "Actions",
+        "How",
+    ]
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            assert metrics_in(target["expr"]) <= known, target["expr"]
+            assert metrics_in(target["expr"]), target["expr"]
+            assert unknown_labels(target["expr"]) == set(), target["expr"]
+            assert 'instance=~"$instance"' in target["expr"]
+    assert metrics_in(board["templating"]["list"][1]["query"]["query"]) <= known
 
 
 def test_the_alerts_that_the_plan_asks_for_are_there() -> None:

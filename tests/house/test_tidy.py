@@ -21,7 +21,6 @@ HOME_PATH = re.compile(r"(?<![\w.}])/(home|Users|root)/\w")
 
 # Modules whose docstring does not have the parts "Knows" and "Invariants", and why.
 SHORT_DOCSTRING = {
-    "communicator/actions/call.py": "one tuple without behaviour",
     "communicator/states/stopped.py": "one state that always says Go",
     "examples/hello.py": "the README shows it whole and promises that it is short",
     "supervisor/__main__.py": "one call; says under Knows what it must not cost",

@@ -13,7 +13,7 @@ from fsmv2.communicator.testing.relay import Relay
 TOKEN = "a-t0ken-that-must-not-show"
 
 
-def config(tmp_path: Path, relay: Relay) -> Path:
+def config(tmp_path: Path) -> Path:
     for name in ("outbox", "inbox"):
         (tmp_path / name).mkdir()
     path = tmp_path / "site.yaml"
@@ -25,7 +25,6 @@ def config(tmp_path: Path, relay: Relay) -> Path:
         "  - name: uplink\n"
         "    type: communicator\n"
         "    config:\n"
-        f"      relay_url: {relay.url}\n"
         f"      auth_token: {TOKEN}\n"
         f"      outbox: {tmp_path}/outbox\n"
         f"      inbox: {tmp_path}/inbox\n"
@@ -40,13 +39,13 @@ def state(root: Running) -> str:
 
 
 def test_communicator_logs_in_moves_messages_degrades_and_recovers(tmp_path: Path) -> None:
-    """Login, push in order, pull, an outage of three errors, recovery; nothing lost, the token
-    in no line of the log."""
+    """The relay's place from API_URL; login, push in order, pull, an outage of three errors,
+    recovery; nothing lost, the token in no line of the log."""
     with Relay(token=TOKEN) as relay:
-        path = config(tmp_path, relay)
+        path = config(tmp_path)
         for number in range(5):
             post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
-        with Running(path) as root:
+        with Running(path, env={"API_URL": relay.url}) as root:
             until(lambda: state(root) == "syncing", "it is logged in and syncs")
             until(lambda: len(relay.pushed()) == 5, "five messages were pushed")
             relay.send("a@b.c", "subscribe", {})

@@ -1,4 +1,4 @@
-"""The short form of `benchmarks/soak.py`: the command itself, with 200 kills."""
+"""The short forms of the soaks of `benchmarks/`: the commands themselves, with fewer kills."""
 
 from __future__ import annotations
 
@@ -10,22 +10,38 @@ import pytest
 
 pytestmark = pytest.mark.proc
 
-SOAK = Path(__file__).resolve().parents[2] / "benchmarks" / "soak.py"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 KILLS = 200
+RELAY_KILLS = 50
 
 
-@pytest.mark.timeout(600)
-def test_200_random_kills_lose_one_attempt_each_at_most_and_leave_nothing_behind() -> None:
-    """Four clients, SIGKILL, SIGSEGV and SIGSTOP, also in the middle of a write."""
-    soak = subprocess.run(
-        [sys.executable, "-P", str(SOAK), "--kills", str(KILLS), "--seed", "1"],
+def run(name: str, kills: int) -> subprocess.CompletedProcess[str]:
+    """The command, to its end."""
+    return subprocess.run(
+        [sys.executable, "-P", str(BENCHMARKS / name), "--kills", str(kills), "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=590,
         check=False,
     )
 
+
+@pytest.mark.timeout(600)
+def test_200_random_kills_lose_one_attempt_each_at_most_and_leave_nothing_behind() -> None:
+    """Four clients, SIGKILL, SIGSEGV and SIGSTOP, also in the middle of a write."""
+    soak = run("soak.py", KILLS)
+
     assert soak.returncode == 0, soak.stdout + soak.stderr
     assert f"seed 1: {KILLS} kills" in soak.stdout
     assert "every action accounted for exactly once, nothing grew" in soak.stdout
+    assert "FAULT" not in soak.stdout
+
+
+@pytest.mark.timeout(600)
+def test_50_random_kills_of_a_communicator_lose_no_message() -> None:
+    """Scenario 41 of the communicator: its procs, its template, its supervisor, in any moment."""
+    soak = run("communicator_soak.py", RELAY_KILLS)
+
+    assert soak.returncode == 0, soak.stdout + soak.stderr
+    assert f"{RELAY_KILLS} kills (" in soak.stdout
     assert "FAULT" not in soak.stdout

@@ -102,7 +102,7 @@ class BurnInBursts(Action, frozen=True):
 
     def execute(self, ctx: ActionContext) -> float:
         began = time.process_time()
-        while time.process_time() < began + 0.6:
+        while time.process_time() < began + 0.4:
             pass
         return time.process_time()
 

@@ -1,0 +1,166 @@
+"""What the communicator counts, for Prometheus.
+
+Knows: the table of its metrics; where each is moved; the library that keeps them, which it loads
+when the first is moved, so never in the root.
+Does not know: how metrics are exported; a proc's go with the framework's own, an embedding
+program registers `collector`.
+Invariants: no label is made of a message, a token or an address; a number that cannot be counted
+ends nothing. All communicators of a supervisor count together; a gauge is of the one that acted
+last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.transport.errors import Problem
+
+if TYPE_CHECKING:
+    from fsmv2.communicator.switchboard.board import Switchboard
+
+_PREFIX = "fsmv2_communicator_"
+_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0)
+
+
+class Row(NamedTuple):
+    """One metric. ``unit`` is for people."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    unit: str
+    help: str
+
+
+TABLE = (
+    Row("tries_total", "counter", ("direction", "result"), "tries",
+        "Tries of a direction: success, failure, or held (no room in the inbox)."),
+    Row("messages_total", "counter", ("direction",), "messages",
+        "Messages pushed and acknowledged, or pulled and on disk."),
+    Row("bytes_total", "counter", ("direction",), "bytes",
+        "Bytes of their envelopes, or of the replies they came in."),
+    Row("set_aside_total", "counter", ("direction",), "messages",
+        "Messages the relay refused by themselves, or that could not be read: kept for people."),
+    Row("errors_total", "counter", ("direction", "kind"), "errors",
+        "Errors by kind, those of logins included."),
+    Row("backpressure_entries_total", "counter", (), "times",
+        "Times the inbox had no room left and pulling began to wait."),
+    Row("request_seconds", "histogram", ("direction",), "seconds",
+        "How long requests took, whatever came of them."),
+    Row("waiting", "gauge", ("direction",), "messages",
+        "Messages in the outbox, or in the inbox, after the last try."),
+    Row("errors_in_row", "gauge", ("direction",), "errors", "Errors since the last success."),
+    Row("backpressure", "gauge", (), "0 or 1", "1 while pulling waits for room in the inbox."),
+)  # fmt: skip
+
+
+def table_markdown() -> str:
+    """The table as Markdown, for the documentation."""
+    lines = ["| metric | kind | labels | unit | meaning |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| `{_PREFIX}{row.name}` | {row.kind} "
+        f"| {', '.join(f'`{label}`' for label in row.labels) or '–'} | {row.unit} | {row.help} |"
+        for row in TABLE
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def moved(direction: str, messages: int, size: int) -> None:
+    """Messages that have arrived at the other end of ``direction``."""
+    with _contained():
+        _series("messages_total", direction).inc(messages)
+        _series("bytes_total", direction).inc(size)
+
+
+@contextlib.contextmanager
+def request(direction: str) -> Iterator[None]:
+    """Time what is done in it as one request."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        with _contained():
+            _series("request_seconds", direction).observe(time.monotonic() - began)
+
+
+def tried(direction: str, before: Direction, now: Direction) -> None:
+    """One try of ``direction`` has made ``now`` of ``before``."""
+    with _contained():
+        held = now.held
+        result = "held" if held else "failure" if now.problem is not None else "success"
+        if held or now.rate is not before.rate:  # else the relay was not asked anything
+            _series("tries_total", direction, result).inc()
+        if now.refused:
+            _series("set_aside_total", direction).inc(now.refused)
+        if held and not before.held:
+            _series("backpressure_entries_total").inc()
+        _series("waiting", direction).set(now.waiting)
+        _series("errors_in_row", direction).set(now.errors_in_row)
+        if direction == "pull":
+            _series("backpressure").set(held)
+    if not now.held and now.problem is not None:
+        failed(direction, now.problem)
+
+
+def failed(direction: str, problem: Problem) -> None:
+    """An error of a direction, or of a login."""
+    with _contained():
+        _series("errors_total", direction, str(problem.kind)).inc()
+
+
+class Collector:
+    """A switchboard's counts, read when somebody asks."""
+
+    def __init__(self, board: Switchboard) -> None:
+        self._board = board
+
+    def collect(self) -> Iterator[Any]:
+        """What the registry of prometheus-client asks for."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        from fsmv2.communicator.switchboard.counts import COUNTED
+
+        for name, value in self._board.statistics().items():
+            if name in COUNTED:
+                help_ = COUNTED[name].capitalize() + "."
+                yield CounterMetricFamily(f"{_PREFIX}switchboard_{name}", help_, value)
+            else:
+                what = f"{name.removesuffix('_now').capitalize()} at present."
+                yield GaugeMetricFamily(f"{_PREFIX}switchboard_{name}", what, value)
+
+
+def collector(board: Switchboard) -> Collector:
+    """For ``prometheus_client.REGISTRY.register(collector(board))`` in an embedding program."""
+    return Collector(board)
+
+
+@contextlib.contextmanager
+def _contained() -> Iterator[None]:
+    with contextlib.suppress(Exception):  # it must not end what it counts
+        yield
+
+
+@cache
+def _families() -> Mapping[str, Any]:
+    from prometheus_client import Counter, Gauge, Histogram
+
+    made: dict[str, Any] = {}
+    for row in TABLE:
+        name = _PREFIX + row.name
+        if row.kind == "counter":
+            made[row.name] = Counter(name, row.help, row.labels)
+        elif row.kind == "histogram":
+            made[row.name] = Histogram(name, row.help, row.labels, buckets=_SECONDS)
+        else:
+            made[row.name] = Gauge(name, row.help, row.labels, multiprocess_mode="livemostrecent")
+    return made
+
+
+def _series(name: str, *labels: str) -> Any:
+    family = _families()[name]
+    return family.labels(*labels) if labels else family

@@ -1,0 +1,54 @@
+"""The two folders a communicator works between: messages on disk until somebody else has them.
+
+Any process may write to the outbox (`post`, `append`, or `channels.Outbound` for many messages);
+the push empties it (`outgoing`, `acknowledge`, `set_aside`). The pull writes to the inbox
+(`writing`, `unpack`); one consumer empties it (`inbox_files`, `read_messages`, `finish`).
+"""
+
+from fsmv2.communicator.spool.bounds import Bounds, Policy, SpoolFull, TooLarge, Usage
+from fsmv2.communicator.spool.inbox import (
+    Claimed,
+    Draft,
+    claim,
+    finish,
+    inbox_files,
+    read_messages,
+    saved_replies,
+    unpack,
+    writing,
+)
+from fsmv2.communicator.spool.outbox import (
+    Outgoing,
+    acknowledge,
+    append,
+    encode,
+    outgoing,
+    post,
+    set_aside,
+)
+from fsmv2.communicator.spool.segments import usage
+
+__all__ = [
+    "Bounds",
+    "Claimed",
+    "Draft",
+    "Outgoing",
+    "Policy",
+    "SpoolFull",
+    "TooLarge",
+    "Usage",
+    "acknowledge",
+    "append",
+    "claim",
+    "encode",
+    "finish",
+    "inbox_files",
+    "outgoing",
+    "post",
+    "read_messages",
+    "saved_replies",
+    "set_aside",
+    "unpack",
+    "usage",
+    "writing",
+]

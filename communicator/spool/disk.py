@@ -1,0 +1,136 @@
+"""The few things that are done to files, each of them one step that happens or does not.
+
+Knows: what must be synced so that a power cut cannot undo it: a file's bytes before its name, a
+name by its folder.
+Does not know: messages, names' meaning, when something is done.
+Invariants: no other module of the spool touches the disk, so that a test can put a disk here
+that dies between any two steps, or forgets what was not synced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+
+class Disk:
+    """The real one. All of it raises `OSError`."""
+
+    def names(self, folder: Path) -> list[str]:
+        """The names in ``folder``, sorted; none where there is no folder."""
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entry.name for entry in entries)
+        except FileNotFoundError:
+            return []
+
+    def size(self, path: Path) -> int:
+        """Bytes of a file."""
+        return path.stat().st_size
+
+    def modified_at(self, path: Path) -> float:
+        """Seconds since the epoch."""
+        return path.stat().st_mtime
+
+    def read(self, path: Path, bytes_max: int = -1) -> bytes:
+        """What is in a file, at most ``bytes_max`` bytes of it."""
+        with path.open("rb") as file:
+            return file.read(bytes_max)
+
+    def create(self, path: Path) -> IO[bytes]:
+        """A new file to write, in place of one of that name; makes its folder if need be."""
+        try:
+            return path.open("wb")
+        except FileNotFoundError:
+            self._make(path.parent)
+            return path.open("wb")
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to the end of a file, durably but for the name of a new one."""
+        with path.open("ab") as file:
+            file.write(data)
+            self.sync(file)
+
+    def overwrite(self, path: Path, offset: int, data: bytes) -> None:
+        """Replace bytes in the middle of a file, durably. Takes no space, so that it works on a
+        full disk too. A power cut may leave any part of it."""
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+            self.sync(file)
+
+    def sync(self, file: IO[bytes]) -> None:
+        """Make durable what was written to an open file."""
+        file.flush()
+        os.fdatasync(file.fileno())
+
+    def rename(self, path: Path, target: Path) -> None:
+        """Give a file another name, in place of the one that had it."""
+        path.replace(target)
+
+    def place(self, path: Path, target: Path) -> None:
+        """`rename`, unless something has that name: then ``path`` just goes. Where there are no
+        hard links it goes in any case."""
+        with contextlib.suppress(OSError):
+            os.link(path, target)
+        path.unlink(missing_ok=True)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file; one that is gone already is fine."""
+        path.unlink(missing_ok=True)
+
+    def lock(self, path: Path) -> IO[bytes] | None:
+        """Hold the lock of that name until the file that is returned is closed, or we are gone;
+        None: somebody else holds it."""
+        file = self.create(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make the names in ``folder`` durable."""
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _make(self, folder: Path) -> None:
+        """Make ``folder`` and what is above it, durably."""
+        if folder.is_dir():
+            return
+        self._make(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        self.sync_folder(folder.parent)
+
+
+DISK = Disk()
+
+
+def write_whole(disk: Disk, draft: Path, target: Path, data: bytes) -> None:
+    """Have ``data`` under ``target``, whole or not at all. The folder is not synced yet.
+
+    Raises `OSError`; then ``draft`` is gone again and ``target`` is as it was.
+    """
+    file = disk.create(draft)
+    try:
+        try:
+            file.write(data)
+            disk.sync(file)
+        finally:
+            file.close()
+        disk.rename(draft, target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.unlink(draft)
+        raise

@@ -1,0 +1,273 @@
+"""The outbox: messages on their way to the relay.
+
+Knows: how messages come in (in groups, one segment and one sync for each), which are next, what
+has been delivered so far.
+Does not know: relays, when anything is sent.
+Invariants: a message is on disk when `append` or `post` returns, or it is not there at all; it
+goes only through `acknowledge`, or through `set_aside`, which keeps it for people; messages of
+one writer keep their order. Any number of writers, one reader at a time.
+
+What was delivered of a segment that is not used up yet stands in ``.acked``: its name and a
+number, the last two of them. The file is made before the first message and only ever overwritten,
+so that a full disk cannot keep a delivery from being noted, and have it made again and again. A
+kill between a delivery and its note repeats what was in flight, and nothing more.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fsmv2.communicator.spool import segments
+from fsmv2.communicator.spool.bounds import (
+    MESSAGE_BYTES_MAX,
+    Bounds,
+    TooLarge,
+    Usage,
+    check_admitted,
+)
+from fsmv2.communicator.spool.disk import DISK, Disk, write_whole
+from fsmv2.communicator.transport import codec
+from fsmv2.communicator.transport.codec import CodecError, Message
+
+STATUS = "status"
+DEFAULT_BOUNDS = Bounds()
+_ACKED = ".acked"
+# Longer than any file name and two numbers.
+_NOTE_BYTES = 512
+_BLANK = (b" " * (_NOTE_BYTES - 1) + b"\n") * 2
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """One message of the outbox: the segment that holds it and its place in there."""
+
+    path: Path
+    index: int
+    count: int
+    message: Message
+    size: int
+    disk: Disk = DISK
+
+    def __repr__(self) -> str:
+        return f"<Outgoing {self.path.name} [{self.index}], {self.size} bytes>"
+
+
+def encode(message: Message) -> bytes:
+    """A message as a segment holds it; raises `TooLarge`."""
+    line = msgspec.json.encode(codec.encode_message(message))
+    if len(line) > MESSAGE_BYTES_MAX:
+        raise TooLarge(
+            f"cannot spool a message: it has {len(line)} bytes, want at most {MESSAGE_BYTES_MAX}"
+        )
+    return line
+
+
+def post(
+    outbox: str | Path,
+    *,
+    email: str,
+    message_type: str,
+    payload: Any,
+    trace_id: str = "",
+    bounds: Bounds = DEFAULT_BOUNDS,
+) -> Path:
+    """Put one message into ``outbox`` and return its file; it is on disk when this returns.
+
+    A disk sync each: for many messages `append`, or `channels.Outbound`. Raises `SpoolFull`,
+    `TooLarge`, `OSError`; then it is not there.
+    """
+    content = codec.encode_content(message_type, payload)
+    line = encode(Message(email=email, content=content, trace_id=trace_id))
+    return append(outbox, [line], bounds=bounds, replaceable=message_type == STATUS)
+
+
+def append(
+    outbox: str | Path,
+    lines: Sequence[bytes],
+    *,
+    bounds: Bounds | None = DEFAULT_BOUNDS,
+    replaceable: bool = False,
+    disk: Disk = DISK,
+) -> Path:
+    """Put a group of encoded messages into ``outbox``, all of them or none, with one sync.
+
+    Raises `SpoolFull` and `OSError`, and `ValueError` for a group that is empty or has more than
+    `segments.MESSAGES_MAX` messages. ``replaceable``: they are statuses, see `bounds.Policy`.
+    ``bounds`` None: whoever calls has counted what is there.
+    """
+    if not 1 <= len(lines) <= segments.MESSAGES_MAX:
+        raise ValueError(
+            f"cannot spool a group: got {len(lines)} messages, want 1 to {segments.MESSAGES_MAX}"
+        )
+    folder = Path(outbox)
+    names = disk.names(folder)
+    if bounds is not None:
+        present = segments.usage_of(folder, names, disk)
+        more = Usage(len(lines), sum(map(len, lines)), 1)
+        check_admitted(f"the outbox {folder.name!r}", bounds, present, more, replaceable)
+    try:
+        stem = segments.new_stem(names)
+        if _ACKED not in names:
+            _first_note(folder, stem, disk)
+        return segments.publish(folder, stem, lines, disk)
+    except OSError as error:
+        text = f"cannot spool {len(lines)} messages: {error.strerror}, none of them was kept"
+        raise OSError(error.errno, text, str(folder)) from error
+
+
+def outgoing(
+    outbox: str | Path, messages_max: int, bytes_max: int, disk: Disk = DISK
+) -> tuple[list[Outgoing], int, int]:
+    """The next messages of ``outbox``, how many wait in all, and how many were set aside.
+
+    At least one message is taken however large it is. What is no message is kept for people as
+    ``NAME.refused`` and never tried again. Raises `OSError`.
+    """
+    folder = Path(outbox)
+    names = segments.segment_names(folder, disk)
+    _, acked, acked_name = _last_note(folder, disk)
+    if acked_name in names:  # begun: it goes first, also when a slow writer came in before it
+        names.remove(acked_name)
+        names.insert(0, acked_name)
+    waiting = sum(segments.count_of(name) or 1 for name in names)
+    waiting -= acked if acked_name in names else 0
+    taken: list[Outgoing] = []
+    size = refused = 0
+    for name in names:
+        begin = acked if name == acked_name else 0
+        for one in _read(folder / name, begin, disk):
+            if taken and (len(taken) >= messages_max or size + one.size > bytes_max):
+                return taken, waiting, refused
+            if isinstance(one, _Unreadable):
+                if taken:  # first what comes before it
+                    return taken, waiting, refused
+                _set_aside(folder / name, one.index, one.count, one.line, disk)
+                refused += 1
+                waiting -= 1
+                continue
+            taken.append(one)
+            size += one.size
+        if len(taken) >= messages_max:
+            break
+    return taken, waiting, refused
+
+
+def acknowledge(taken: Sequence[Outgoing]) -> None:
+    """The relay has them: forget them. ``taken`` are the first that wait, in their order.
+
+    Durable when it returns, with one sync, or two where a segment is not used up.
+    Raises `OSError`; then some of them may still be there.
+    """
+    if not taken:
+        return
+    folder, disk = taken[0].path.parent, taken[0].disk
+    used_up = [each.path for each in taken if each.index == each.count - 1]
+    for path in used_up:
+        disk.unlink(path)
+    if used_up:
+        # Before the note: it would put its segment ahead of one that comes back.
+        disk.sync_folder(folder)
+    last = taken[-1]
+    if last.index < last.count - 1:
+        _note(folder, last.path.name, last.index + 1, disk)
+
+
+def set_aside(one: Outgoing) -> Path:
+    """Take the first message that waits out of the way, keeping it for people.
+
+    Returns the file that holds it now, ``NAME.refused``. Raises `OSError`.
+    """
+    line = msgspec.json.encode(codec.encode_message(one.message))
+    return _set_aside(one.path, one.index, one.count, line, one.disk)
+
+
+class _Unreadable(msgspec.Struct, frozen=True):
+    index: int
+    count: int
+    line: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.line)
+
+
+def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable]:
+    try:
+        data = disk.read(path)
+    except FileNotFoundError:
+        return
+    lines = segments.lines_of(data, path.name)
+    if begin >= len(lines):  # used up, or empty: a kill came before its removal
+        disk.unlink(path)
+    for index, line in enumerate(lines[begin:], begin):
+        try:
+            if len(line) > MESSAGE_BYTES_MAX:
+                raise CodecError("too large")
+            yield Outgoing(path, index, len(lines), codec.decode_message(line), len(line), disk)
+        except CodecError:
+            yield _Unreadable(index, len(lines), line)
+
+
+def _set_aside(path: Path, index: int, count: int, line: bytes, disk: Disk) -> Path:
+    if count == 1:
+        kept = path.with_name(f"{path.name}{segments.REFUSED}")
+        return segments.keep_aside(path, kept, disk)
+    # The same name after a kill: it is kept once.
+    kept = path.with_name(f"{path.name}-{index}{segments.REFUSED}")
+    write_whole(disk, path.with_name(f".{kept.name}.draft"), kept, line)
+    segments.make_room_aside(path.parent, disk)
+    acknowledge([Outgoing(path, index, count, Message(), len(line), disk)])
+    return kept
+
+
+def _first_note(folder: Path, stem: str, disk: Disk) -> None:
+    """Notes that say nothing, unless there are some by now."""
+    draft = folder / f".{stem}.acked.draft"
+    with disk.create(draft) as file:
+        file.write(_BLANK)
+        disk.sync(file)
+    disk.place(draft, folder / _ACKED)
+
+
+def _note(folder: Path, name: str, number: int, disk: Disk) -> None:
+    """Write over the older of the two notes: while it is half written the other one holds."""
+    turn = _last_note(folder, disk).turn + 1
+    text = f"{turn} {number} {name}".encode()
+    note = (f"{zlib.crc32(text):08x} ".encode() + text).ljust(_NOTE_BYTES - 1) + b"\n"
+    offset = turn % 2 * _NOTE_BYTES
+    try:
+        disk.overwrite(folder / _ACKED, offset, note)
+    except FileNotFoundError:
+        both = _BLANK[:offset] + note + _BLANK[offset + _NOTE_BYTES :]
+        write_whole(disk, folder / f"{_ACKED}.draft", folder / _ACKED, both)
+        disk.sync_folder(folder)
+
+
+class _Note(NamedTuple):
+    turn: int = 0
+    number: int = 0
+    name: str = ""
+
+
+def _last_note(folder: Path, disk: Disk) -> _Note:
+    """The segment that is read in part, and how many of its messages are delivered."""
+    try:
+        data = disk.read(folder / _ACKED, 2 * _NOTE_BYTES)
+    except FileNotFoundError:
+        return _Note()
+    return max(_read_note(data[:_NOTE_BYTES]), _read_note(data[_NOTE_BYTES:]))
+
+
+def _read_note(data: bytes) -> _Note:
+    sum_, _, text = data.rstrip().partition(b" ")
+    try:
+        if int(sum_, 16) != zlib.crc32(text):
+            return _Note()
+        turn, number, name = text.decode().split(" ", 2)
+        return _Note(int(turn), int(number), name)
+    except ValueError:
+        return _Note()

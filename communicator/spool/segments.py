@@ -1,0 +1,175 @@
+"""Segments: files that hold some messages, one a line, and never change.
+
+Knows: names, their order, how a segment appears, how many messages wait in a folder.
+Does not know: which direction a folder is for, who reads it.
+Invariants: a segment appears whole or not at all, and is on disk when `publish` returns; names
+sort in the order of publishing, also when the clock is set back; no two writers make the same.
+
+A name is ``STAMP-PID-TOKEN.COUNT.BYTES.jsonl``: nanoseconds, the writer, how many messages, how
+large. So a folder is counted by reading its names. ``NAME.json`` with one message in it, put there
+by somebody else, counts as one. Names with a dot in front hold no messages: drafts (those of
+writers that were killed are removed after ten minutes), and notes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fsmv2.communicator.spool.bounds import Usage
+from fsmv2.communicator.spool.disk import DISK, Disk, write_whole
+
+MESSAGES_MAX = 100
+BYTES_MAX = 4 * 1024 * 1024
+DRAFT_S_MAX = 600.0
+KEPT_FILES_MAX = 100
+KEPT_BYTES_MAX = 256 * 1024 * 1024
+SEGMENT, SINGLE, REPLY = ".jsonl", ".json", ".reply"
+REFUSED, UNREADABLE = ".refused", ".unreadable"
+
+_COUNT = re.compile(r"\.(\d{1,9})\.(\d{1,12})\.jsonl\Z")
+_STAMP = re.compile(r"(\d{20})-\d+-[0-9a-f]+[.]")
+
+
+class _Writer:
+    """This process as a writer: its token, and the last stamp it has used."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._token = ""
+        self._last = 0
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = 0
+
+    def stem(self, names: Iterable[str]) -> str:
+        """A name that sorts behind ``names`` and behind all that came from here before."""
+        newest = max((stamp_of(name) for name in names), default=0)
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid, self._token = os.getpid(), secrets.token_hex(4)
+            self._last = max(time.time_ns(), newest + 1, self._last + 1)
+            return f"{self._last:020d}-{self._pid}-{self._token}"
+
+
+_writer = _Writer()
+
+
+def stamp_of(name: str) -> int:
+    """The stamp in one of our names, 0 in any other."""
+    found = _STAMP.match(name)
+    return int(found[1]) if found else 0
+
+
+def new_stem(names: Iterable[str]) -> str:
+    """See `_Writer.stem`."""
+    return _writer.stem(names)
+
+
+def count_of(name: str) -> int | None:
+    """How many messages a segment holds by its name; None: the name does not say."""
+    if name.endswith(SINGLE):
+        return 1
+    found = _COUNT.search(name)
+    return int(found[1]) if found else None
+
+
+def is_segment(name: str) -> bool:
+    """Whether messages wait in a file of that name."""
+    return name.endswith((SEGMENT, SINGLE)) and not name.startswith(".")
+
+
+def segment_names(folder: Path, disk: Disk = DISK) -> list[str]:
+    """The segments in ``folder``, oldest first; raises `OSError`."""
+    return [name for name in disk.names(folder) if is_segment(name)]
+
+
+def publish(folder: Path, stem: str, lines: Sequence[bytes], disk: Disk = DISK) -> Path:
+    """Have one segment of ``lines`` in ``folder``, on disk. Raises `OSError`; then it is not there
+    (where not even it can be removed again, it may be)."""
+    data = b"\n".join(lines) + b"\n"
+    target = folder / f"{stem}.{len(lines)}.{len(data)}{SEGMENT}"
+    write_whole(disk, folder / f".{stem}.draft", target, data)
+    try:
+        disk.sync_folder(folder)
+    except OSError:
+        with contextlib.suppress(OSError):  # seen, but not durable: its writer will try again
+            disk.unlink(target)
+        raise
+    return target
+
+
+def lines_of(data: bytes, name: str) -> list[bytes]:
+    """The messages in a file, each as its JSON: all of a ``.json``, a line of a segment."""
+    if name.endswith(SINGLE):
+        return [data]
+    return [line for line in data.split(b"\n") if line]
+
+
+def usage(folder: str | Path, disk: Disk = DISK) -> Usage:
+    """What waits in ``folder`` now; raises `OSError`.
+
+    Of a segment that is read in part all is counted. Clears old drafts away.
+    """
+    return usage_of(Path(folder), disk.names(Path(folder)), disk)
+
+
+def usage_of(folder: Path, names: Iterable[str], disk: Disk = DISK) -> Usage:
+    """`usage` for whoever has the names already."""
+    messages = size = files = 0
+    for name in names:
+        said = _COUNT.search(name)
+        try:
+            if said is not None:
+                count, length = int(said[1]), int(said[2])
+            elif is_segment(name):
+                data = disk.read(folder / name)
+                count, length = len(lines_of(data, name)), len(data)
+            elif name.endswith(REPLY):
+                count, length = 0, disk.size(folder / name)
+            else:
+                if name.endswith(".draft"):
+                    _remove_old(folder / name, disk)
+                continue
+        except FileNotFoundError:
+            continue
+        messages += count
+        size += length
+        files += count > 0
+    return Usage(messages, size, files)
+
+
+def keep_aside(path: Path, target: Path, disk: Disk = DISK) -> Path:
+    """Rename a file out of the way, keeping it for people, and make room for it there."""
+    disk.rename(path, target)
+    make_room_aside(target.parent, disk)
+    return target
+
+
+def make_room_aside(folder: Path, disk: Disk = DISK) -> None:
+    """Remove the oldest of what is kept for people, beyond `KEPT_FILES_MAX` and
+    `KEPT_BYTES_MAX`; the newest stays in any case."""
+    kept = [name for name in disk.names(folder) if name.endswith((REFUSED, UNREADABLE))]
+    size = 0
+    for number, name in enumerate(reversed(kept)):
+        try:
+            size += disk.size(folder / name)
+            if number and (number >= KEPT_FILES_MAX or size > KEPT_BYTES_MAX):
+                disk.unlink(folder / name)
+        except FileNotFoundError:
+            continue
+    disk.sync_folder(folder)
+
+
+def _remove_old(draft: Path, disk: Disk) -> None:
+    if time.time() - disk.modified_at(draft) > DRAFT_S_MAX:
+        disk.unlink(draft)

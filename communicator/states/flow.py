@@ -1,0 +1,187 @@
+"""How the communicator's states read a snapshot: pushing and pulling.
+
+Knows: how each direction stands, when it is in trouble, what is due and what must wait, when
+connections are reset.
+Does not know: which state goes where, how a session comes to be (`reading`).
+Invariants: pure; a wait is always measured from the end of the last try of that direction; each
+multiple of errors that a reset is due at leads to one reset; no message gets into a text.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.reset import ResetAction
+from fsmv2.communicator.actions.sync import LIVELY_PULL_S, NEVER, SyncAction, has_more
+from fsmv2.communicator.backoff import wait_s
+from fsmv2.communicator.outcomes import Direction, ResetOutcome
+from fsmv2.communicator.states.reading import (
+    Usable,
+    credentials,
+    login_outcome,
+    sync_outcome,
+    unfinished,
+    value_of,
+)
+from fsmv2.communicator.transport.errors import FACTS, Kind
+from fsmv2.supervisor import Act, Snapshot, Stay
+
+if TYPE_CHECKING:
+    from fsmv2.communicator.worker import CommunicatorConfig
+
+DEGRADED_AT_ERRORS = 3
+DEGRADED_AT_PENDING = 100
+
+
+class Directions(NamedTuple):
+    """How both directions stand, brought up to the snapshot's moment."""
+
+    push: Direction
+    pull: Direction
+
+    @property
+    def errors_in_row(self) -> int:
+        """Of the direction that is worse off."""
+        return max(self.push.errors_in_row, self.pull.errors_in_row)
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether one direction has failed too often, or holds up too much.
+
+        Only what a failed push has left counts as pending: a long outbox that is being sent is
+        no trouble, and a pull keeps nothing back (without room it is not made).
+        """
+        pending = self.push.waiting if self.push.problem is not None else 0
+        return self.errors_in_row >= DEGRADED_AT_ERRORS or pending >= DEGRADED_AT_PENDING
+
+    def __str__(self) -> str:
+        return f"push {_standing(self.push)}, pull {_standing(self.pull)}"
+
+
+def directions(snap: Snapshot) -> Directions:
+    """How pushing and pulling stand for the present credentials.
+
+    A direction that is switched off has no errors: nothing would ever clear them.
+    """
+    config: CommunicatorConfig = snap.config
+    both = _directions(snap)
+    return Directions(
+        Direction() if config.outbox is None else both.push,
+        Direction() if config.inbox is None else both.pull,
+    )
+
+
+def _directions(snap: Snapshot) -> Directions:
+    since_s = snap.since_result_s(SyncAction)
+    outcome = sync_outcome(snap)
+    if outcome is None:
+        # Killed or crashed: what it would have said of each direction is lost with it.
+        errors, problem = unfinished(snap, SyncAction)
+        lost = Direction(errors_in_row=errors, problem=problem, idle_s=since_s)
+        return Directions(lost, lost)
+    if outcome.made_for != credentials(snap):
+        return Directions(Direction(), Direction())
+    return Directions(
+        *(
+            msgspec.structs.replace(each, idle_s=each.idle_s + since_s)
+            for each in (outcome.push, outcome.pull)
+        )
+    )
+
+
+def generation(snap: Snapshot) -> int:
+    """How many resets there have been, as far as any outcome still tells."""
+    synced, reset = sync_outcome(snap), value_of(snap.result(ResetAction))
+    return max(
+        synced.generation if synced is not None else 0,
+        reset.generation if isinstance(reset, ResetOutcome) else 0,
+    )
+
+
+def reset_due(snap: Snapshot) -> ResetAction | None:
+    """The reset that the last sync calls for, None where it calls for none or had it already.
+
+    A killed sync calls for none: its proc is gone, and its connections with it.
+    """
+    outcome = sync_outcome(snap)
+    if outcome is None or outcome.made_for != credentials(snap):
+        return None
+    errors = [
+        each.errors_in_row
+        for each, tried in ((outcome.push, outcome.push_tried), (outcome.pull, outcome.pull_tried))
+        if tried
+        and each.problem is not None
+        and (every := FACTS[each.problem.kind].reset_every)
+        and each.errors_in_row % every == 0
+    ]
+    if not errors or snap.since_result_s(ResetAction) <= snap.since_result_s(SyncAction):
+        return None
+    return ResetAction(generation=generation(snap) + 1, errors_in_row=max(errors))
+
+
+def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
+    """Sync what is due, or say how long nothing is."""
+    config: CommunicatorConfig = snap.config
+    if config.outbox is None and config.inbox is None:
+        return Stay(reason="logged in; neither outbox nor inbox is set, so nothing is synced")
+    push_in_s = NEVER if config.outbox is None else _due_in_s(snap, usable, both.push, "push")
+    pull_in_s = NEVER if config.inbox is None else _due_in_s(snap, usable, both.pull, "pull")
+    story = f"{both}; token good for {usable.left_s:.0f} s"
+    if min(push_in_s, pull_in_s) > 0:
+        return Stay(reason=f"{story}; next sync in {min(push_in_s, pull_in_s):.1f} s")
+    login = login_outcome(snap)
+    access = Access(
+        credentials=credentials(snap),
+        session=usable.session,
+        login_id=usable.login_id,
+        instance_uuid=login.instance_uuid if login is not None else "",
+        generation=generation(snap),
+    )
+    action = SyncAction(
+        access=access,
+        outbox=config.outbox,
+        inbox=config.inbox,
+        inbox_messages_max=config.inbox_messages_max,
+        push=both.push,
+        pull=both.pull,
+        # A direction that is well rides along; one that waits out an error does not.
+        push_in_s=0.0 if both.push.problem is None else max(0.0, push_in_s),
+        pull_in_s=0.0 if both.pull.problem is None else max(0.0, pull_in_s),
+        poll_interval_s=config.poll_interval_s,
+        lively_s=config.lively_s,
+    )
+    return Act(action, reason=story)
+
+
+def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -> float:
+    config: CommunicatorConfig = snap.config
+    if direction.problem is None:
+        # The last attempt may have stopped at its limit, not at the end of what there was.
+        goes_on = has_more(name == "pull", direction.waiting, direction.moved)
+        if goes_on and not direction.held:
+            return 0.0
+        outcome = sync_outcome(snap)
+        is_lively = outcome is not None and (outcome.push.moved > 0 or outcome.pull.moved > 0)
+        interval_s = config.poll_interval_s
+        if is_lively and config.lively_s > 0:
+            interval_s = min(interval_s, LIVELY_PULL_S)
+        return interval_s - direction.idle_s
+    outcome = sync_outcome(snap)
+    refused = direction.problem.kind is Kind.INVALID_TOKEN
+    if refused and outcome is not None and outcome.login_id != usable.login_id:
+        return 0.0  # that was another token; the wait was spent before the new login
+    path = f"{snap.identity.path}/{name}"
+    return wait_s(direction.problem, direction.errors_in_row, path) - direction.idle_s
+
+
+def _standing(direction: Direction) -> str:
+    if direction.problem is not None:
+        return f"failed {direction.errors_in_row} in a row ({direction.problem})"
+    if math.isinf(direction.idle_s):
+        return "not tried yet"
+    held = " (inbox full)" if direction.held else ""
+    return f"ok, {direction.moved} moved, {direction.waiting} waiting{held}"

@@ -1,0 +1,174 @@
+"""The switchboard: a router, its subscribers and its publisher between two spools, in threads.
+
+It is for programs that have users' actions and statuses of their own. It runs in their process,
+beside an `ActionPool` of theirs, not in the supervisor's root: reading and writing spools touches
+the disk, and the root touches nothing and waits for nothing. Nor is it an action in a proc: it
+would have to run for ever, and could not hand actions to the pool that it runs in. The
+communicator, which pushes and pulls, knows only the two folders; either side may be killed,
+stopped and started without the other.
+
+Three threads, whatever comes: ``switchboard-router`` reads the inbox and gives orders to the pool,
+``switchboard-status`` publishes each second, ``switchboard-writer`` writes the outbox. The pool's
+callbacks come in its own thread. No thread for a message, none that watches the others.
+
+Knows: what belongs together, in which order it starts and stops.
+Does not know: messages.
+Invariants: no call of it waits for the disk but `start` and `close`; a stop begins nothing new,
+lets what runs end within its time, and says what is left over; what is left over is in the inbox.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+from fsmv2.communicator.spool import Bounds, claim
+from fsmv2.communicator.switchboard.counts import Counts
+from fsmv2.communicator.switchboard.identity import Identity
+from fsmv2.communicator.switchboard.inbound import Inbound
+from fsmv2.communicator.switchboard.outbound import Outbound
+from fsmv2.communicator.switchboard.publisher import INTERVAL_S, StatusPublisher
+from fsmv2.communicator.switchboard.router import Router, Runner
+from fsmv2.communicator.switchboard.subscribers import Subscribers
+from fsmv2.supervisor import Action
+
+STOP_S = 10.0
+STEP_S = 0.25
+FAULT_WAIT_S = 1.0
+
+
+class LeftOver(NamedTuple):
+    """What a stop could not finish. ``orders`` are run when the switchboard starts again, and
+    answered then. ``messages`` were not written, because the disk did not take them: statuses,
+    replies to such orders, and what others have put."""
+
+    orders: int
+    messages: int
+
+
+class Switchboard:
+    """One instance's inner half. ``with Switchboard(…) as board: …``
+
+    ``outbox`` and ``inbox`` are the communicator's folders. ``runner`` is an `ActionPool`, which
+    stays its owner's: close it after the switchboard. ``actions``: the ``actionType`` of an order
+    to the action class that runs it, whose fields are the order's payload. ``status(full)`` is
+    what subscribers see each second, see `StatusPublisher`; None: no statuses.
+    """
+
+    def __init__(
+        self,
+        outbox: str | Path,
+        inbox: str | Path,
+        runner: Runner,
+        actions: Mapping[str, type[Action]],
+        status: Callable[[bool], Any] | None = None,
+        *,
+        bounds: Bounds | None = None,
+        instance_uuid: str = "",
+    ) -> None:
+        self.counts = Counts()
+        self.identity = Identity(instance_uuid)
+        self.subscribers = Subscribers()
+        self.outbound = Outbound(outbox, bounds, self.counts)
+        self.inbound = Inbound(inbox, self.counts)
+        self.router = Router(
+            self.inbound, self.outbound, self.subscribers, self.identity, runner, actions
+        )
+        self._publisher = (
+            StatusPublisher(status, self.subscribers, self.outbound, self.identity)
+            if status is not None
+            else None
+        )
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._claim: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Switchboard {self.router!r}, {self.outbound!r}>"
+
+    def start(self) -> None:
+        """Start the threads. Raises `spool.Claimed` when another consumer reads the inbox, and
+        `OSError`; then nothing was started."""
+        self._claim = claim(self.inbound.folder)
+        self.outbound.start()
+        self._begin("switchboard-router", self._route)
+        if self._publisher is not None:
+            self._begin("switchboard-status", self._publish)
+
+    def statistics(self) -> dict[str, int]:
+        """Counts, and what is there now, as plain data. Nothing in it is of a message."""
+        return {
+            **self.counts.as_dict(),
+            "subscribers_now": len(self.subscribers),
+            "orders_now": self.router.in_flight,
+            "unsent_now": self.router.unsent,
+            "outbox_now": self.outbound.present.messages,
+        }
+
+    def close(self, timeout_s: float = STOP_S) -> LeftOver:
+        """Stop; returns what is left over after ``timeout_s`` seconds. May be called twice."""
+        ends_at = time.monotonic() + timeout_s
+        self.router.stop()
+        while self.router.in_flight and self._is_routing and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(max(0.1, ends_at - time.monotonic()))
+        messages = self.outbound.close(max(0.1, ends_at - time.monotonic()))
+        orders = self.router.in_flight
+        self.router.abandon()
+        if self._claim is not None:
+            self._claim.close()
+        return LeftOver(orders, messages)
+
+    @property
+    def _is_routing(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _begin(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _route(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.router.step(STEP_S)
+            except OSError as error:
+                self.counts.tell("spool_failures", f"cannot use the inbox: {error.strerror}")
+                self._stopping.wait(FAULT_WAIT_S)
+            except Exception as error:  # the router must not be gone for one of our errors
+                self.counts.tell("faults", f"cannot route: {type(error).__name__}")
+                self._stopping.wait(FAULT_WAIT_S)
+        try:
+            self.router.settle(all_of_it=True)
+        except OSError as error:
+            self.counts.tell("spool_failures", f"cannot use the inbox: {error.strerror}")
+
+    def _publish(self) -> None:
+        if self._publisher is None:
+            return
+        due_at = time.monotonic()
+        while not self._stopping.wait(max(0.0, due_at - time.monotonic())):
+            try:
+                self._publisher.tick()
+            except Exception as error:  # nor the heartbeat
+                self.counts.tell("faults", f"cannot publish: {type(error).__name__}")
+            # A late round is not made good by two at once.
+            due_at = max(due_at + INTERVAL_S, time.monotonic())

@@ -1,0 +1,171 @@
+"""Inbound: what was pulled, one message at a time, until each is dealt with.
+
+Knows: which files are begun, how many messages of each are still open.
+Does not know: what a message says, who deals with it.
+Invariants: messages come in the order of the inbox; a file goes when all in it are done, so that
+what was not done at a kill comes again; at most ``window`` messages are open at a time, the rest
+stays on disk. No thread of its own: `receive` and `sweep` are for one thread, `Incoming.done` for
+any, and never touches the disk.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fsmv2.communicator.spool import finish, inbox_files, segments, usage
+from fsmv2.communicator.spool.disk import DISK
+from fsmv2.communicator.switchboard.counts import Counts
+from fsmv2.communicator.transport import codec
+from fsmv2.communicator.transport.codec import CodecError, Message
+
+WINDOW = 1_000
+# The folder is looked at so often: in a conversation, and when nothing has come for a while.
+LIVELY_S = 2.0
+LIVELY_POLL_S = 0.005
+IDLE_POLL_S = 0.05
+
+
+class Incoming:
+    """One message. Call `done` when it has been dealt with; until then it may come again."""
+
+    __slots__ = ("_done", "message")
+
+    def __init__(self, message: Message, done: Callable[[], None]) -> None:
+        self.message = message
+        self._done: Callable[[], None] | None = done
+
+    def __repr__(self) -> str:
+        return f"<Incoming {self.message!r}>"
+
+    def done(self) -> None:
+        """It need not come again. A second call does nothing."""
+        done, self._done = self._done, None
+        if done is not None:
+            done()
+
+
+class _File:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.open = 1  # the reader's own, until it has read to the end
+        self.has_unreadable = False
+
+
+class Inbound:
+    """The way in through ``folder``."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        counts: Counts | None = None,
+        *,
+        window: int = WINDOW,
+    ) -> None:
+        self.folder = Path(folder)
+        self.counts = counts or Counts()
+        self._window = window
+        self._lively_until = 0.0
+        self._lock = threading.Lock()
+        self._woken = threading.Event()
+        self._open = 0
+        self._begun: set[Path] = set()
+        self._finished: list[_File] = []
+        self._ahead: deque[Path] = deque()
+        self._messages: Iterator[Incoming] = iter(())
+
+    def __repr__(self) -> str:
+        return f"<Inbound {self._open} open>"
+
+    @property
+    def open(self) -> int:
+        """How many messages were received and are not done."""
+        return self._open
+
+    def stats(self) -> tuple[int, int]:
+        """How many messages may be open at a time, and how many wait, the open ones included."""
+        return self._window, usage(self.folder).messages
+
+    def wake(self) -> None:
+        """Have a `receive` that waits look now."""
+        self._woken.set()
+
+    def receive(self, timeout_s: float = 0.0) -> Incoming | None:
+        """The next message; None when none has come within ``timeout_s`` seconds, when the window
+        is full, or after `wake`. Raises `OSError`."""
+        ends_at = time.monotonic() + timeout_s
+        while True:
+            if self._open < self._window:
+                found = next(self._messages, None) or self._next_file()
+                if found is not None:
+                    self.counts.add("received")
+                    self._lively_until = time.monotonic() + LIVELY_S
+                    return found
+            now = time.monotonic()
+            poll_s = LIVELY_POLL_S if now < self._lively_until else IDLE_POLL_S
+            if now >= ends_at or self._woken.wait(min(ends_at - now, poll_s)):
+                self._woken.clear()
+                return None
+
+    def sweep(self) -> int:
+        """Remove files in which all is done, with one sync; how many. Raises `OSError`."""
+        with self._lock:
+            finished = list(self._finished)
+        for file in finished:
+            if file.has_unreadable:
+                kept = file.path.with_name(f"{file.path.name}{segments.UNREADABLE}")
+                segments.keep_aside(file.path, kept)
+                file.has_unreadable = False
+        finish([file.path for file in finished])
+        with self._lock:
+            del self._finished[: len(finished)]
+        self._begun -= {file.path for file in finished}
+        return len(finished)
+
+    def _next_file(self) -> Incoming | None:
+        if not self._ahead:
+            self._ahead.extend(path for path in inbox_files(self.folder) if path not in self._begun)
+        while self._ahead:
+            path = self._ahead.popleft()
+            if path in self._begun:
+                continue
+            self._begun.add(path)
+            self._messages = self._read(path)
+            found = next(self._messages, None)
+            if found is not None:
+                return found
+        return None
+
+    def _read(self, path: Path) -> Iterator[Incoming]:
+        try:
+            data = DISK.read(path)
+        except FileNotFoundError:
+            self._begun.discard(path)
+            return
+        file = _File(path)
+        for line in segments.lines_of(data, path.name):
+            try:
+                message = codec.decode_message(line)
+            except CodecError as error:
+                file.has_unreadable = True
+                self.counts.tell("unreadable", str(error))
+                continue
+            with self._lock:
+                file.open += 1
+                self._open += 1
+            yield Incoming(message, lambda: self._done(file))
+        self._release(file)
+
+    def _done(self, file: _File) -> None:
+        with self._lock:
+            self._open -= 1
+        self._release(file)
+
+    def _release(self, file: _File) -> None:
+        with self._lock:
+            file.open -= 1
+            if file.open == 0:
+                self._finished.append(file)

@@ -1,0 +1,141 @@
+"""Orders: what a user asks of the instance, and the replies to it.
+
+Knows: the payload of an ``action`` and of an ``action-reply``, which end of an action is told how.
+Does not know: who runs it, when a reply is sent.
+Invariants: pure; every result has one reply, which says why where it is a failure; no reply shows
+a stack or a log of the instance.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from fsmv2.communicator.transport.codec import CodecError, read_text
+from fsmv2.supervisor import Action, ActionResult, Secret
+
+REPLY = "action-reply"
+UUID_CHARS_MAX = 200
+WHY_CHARS_MAX = 2_000
+# Consoles offer another try for codes that begin so.
+RETRY = "ERR_RETRY_"
+
+
+class ReplyState(StrEnum):
+    """What a reply says: confirmed, executing, then exactly one of the last two."""
+
+    CONFIRMED = "action-confirmed"
+    EXECUTING = "action-executing"
+    SUCCESS = "action-success"
+    FAILURE = "action-failure"
+
+
+# How an action ended otherwise than by success: the code of the reply.
+CODES = {
+    "failed": "ERR_ACTION_FAILED",
+    "timed_out": "ERR_RETRY_TIMED_OUT",
+    "crashed": "ERR_RETRY_CRASHED",
+    "cancelled": "ERR_RETRY_CANCELLED",
+    "refused": "ERR_RETRY_REFUSED",
+}
+UNKNOWN_TYPE = "ERR_UNKNOWN_ACTION"
+BAD_PAYLOAD = "ERR_BAD_PAYLOAD"
+BAD_VALUE = "ERR_VALUE_NOT_SENT"
+NOT_STARTED = "ERR_RETRY_NOT_STARTED"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One action that is asked for. ``payload`` becomes the action's fields."""
+
+    uuid: str
+    action_type: str
+    payload: Any
+
+    def __repr__(self) -> str:
+        return "<Order>"
+
+
+class Refused(Exception):
+    """An order that is not begun; the text and the ``code`` go into its failure reply."""
+
+    def __init__(self, code: str, text: str) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+def read_order(payload: Any) -> Order:
+    """The order in the payload of an ``action`` message.
+
+    Raises `CodecError` for one that nobody could be answered about: no object, no UUID.
+    """
+    if not isinstance(payload, dict):
+        raise CodecError(f"cannot read an action: got {type(payload).__name__}, want an object")
+    uuid = read_text(payload, "actionUUID")
+    if not 0 < len(uuid) <= UUID_CHARS_MAX:
+        raise CodecError(
+            f"cannot read an action: actionUUID has {len(uuid)} characters, want 1 to "
+            f"{UUID_CHARS_MAX}"
+        )
+    return Order(uuid, read_text(payload, "actionType"), payload.get("actionPayload"))
+
+
+def action_of(order: Order, kinds: dict[str, type[Action]]) -> Action:
+    """The action to run; raises `Refused` for an unknown type or fields that are not its own."""
+    kind = kinds.get(order.action_type)
+    if kind is None:
+        known = ", ".join(sorted(kinds)) or "none"
+        raise Refused(
+            UNKNOWN_TYPE, f"cannot run action type {order.action_type[:100]!r}, want of: {known}"
+        )
+    fields = {} if order.payload is None or order.payload == "" else order.payload
+    try:
+        return msgspec.convert(fields, kind, dec_hook=_hidden)
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise Refused(BAD_PAYLOAD, f"cannot run {order.action_type}: {_short(error)}") from None
+
+
+def reply(
+    order: Order, state: ReplyState, message: str, *, code: str = "", value: Any = None
+) -> dict[str, Any]:
+    """The payload of one ``action-reply``."""
+    second: dict[str, Any] = {"message": message}
+    if code:
+        second["errorCode"] = code
+    if value is not None:
+        second["payload"] = value
+    return {
+        "actionUUID": order.uuid,
+        "actionReplyState": state,
+        "actionReplyPayload": message if value is None else value,
+        "actionReplyPayloadV2": second,
+    }
+
+
+def last_reply(order: Order, result: ActionResult) -> dict[str, Any]:
+    """The reply to how an action ended."""
+    if result.succeeded:
+        return reply(order, ReplyState.SUCCESS, "done", value=result.value)
+    name = order.action_type
+    match result.status:
+        case "failed" | "refused":
+            why = f"{name} {result.status}: {_short(result.error)}"
+        case "timed_out":
+            why = f"{name} was ended after {result.ran_s:.1f} s: {result.verdict}"
+        case "crashed":
+            why = f"{name} ended with its process after {result.ran_s:.1f} s: {result.verdict}"
+        case _:
+            why = f"{name} was cancelled"
+    return reply(order, ReplyState.FAILURE, why, code=CODES[result.status])
+
+
+def _hidden(kind: type, value: Any) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise TypeError(f"got {type(value).__name__}, want {kind.__name__}")
+
+
+def _short(error: object) -> str:
+    text = str(error)
+    return text if len(text) <= WHY_CHARS_MAX else f"{text[: WHY_CHARS_MAX - 1]}…"

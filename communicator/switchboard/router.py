@@ -1,0 +1,267 @@
+"""The router: what becomes of each message that comes in.
+
+Knows: the message types, which actions users may ask for, which of them are running.
+Does not know: relays, files' inside, how an action is run (its pool's business).
+Invariants: an order has confirmed, executing and exactly one last reply, in this order; its
+message is done when the last reply is on disk and noted in the journal, `SETTLE_S` seconds or
+`SETTLE_ORDERS` orders later: a kill before that runs the order again (actions are idempotent) and
+may end it twice, a kill after it does neither; the same actionUUID is
+run once, its second delivery is counted and not answered; a message that cannot be routed is
+warned of and the next one is routed; nothing but the pool runs a user's action.
+
+One thread calls `step`; results come in through the pool's own thread. A reply that finds the
+outbox full waits here, and no further order is begun until it has gone: the inbox fills, and then
+nothing is pulled. So orders are held back where they are safe, not dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import msgspec
+
+from fsmv2.communicator.spool import SpoolFull, TooLarge
+from fsmv2.communicator.spool.journal import Journal
+from fsmv2.communicator.switchboard import orders
+from fsmv2.communicator.switchboard.counts import Counts
+from fsmv2.communicator.switchboard.identity import Identity
+from fsmv2.communicator.switchboard.inbound import Inbound, Incoming
+from fsmv2.communicator.switchboard.orders import Order, Refused, ReplyState
+from fsmv2.communicator.switchboard.outbound import Closed, Outbound
+from fsmv2.communicator.switchboard.subscribers import Subscribers
+from fsmv2.communicator.transport.codec import (
+    CodecError,
+    Message,
+    decode_content,
+    encode_content,
+)
+from fsmv2.supervisor import Action, ActionResult
+
+IN_FLIGHT_MAX = 1_000
+EMAIL_CHARS_MAX = 1_000
+# Orders that ended are noted in groups: so many, or after so many seconds.
+SETTLE_ORDERS = 100
+SETTLE_S = 0.05
+
+
+class Runner(Protocol):
+    """What runs users' actions: an `ActionPool`, or whatever submits like one."""
+
+    def submit(self, action: Action) -> Future[ActionResult]:
+        """Take ``action``; the future's result says how it ended, and never raises for it."""
+
+
+class _Open:
+    """An order that is not settled yet."""
+
+    __slots__ = ("future", "incoming", "order")
+
+    def __init__(self, order: Order, incoming: Incoming) -> None:
+        self.order = order
+        self.incoming = incoming
+        self.future: Future[ActionResult] | None = None
+
+    def forget_content(self) -> None:
+        """The pool has it: keep what a reply needs, a thousand of them may be open."""
+        self.incoming.message = msgspec.structs.replace(self.incoming.message, content="")
+        self.order = msgspec.structs.replace(self.order, payload=None)
+
+
+class Router:
+    """Routes from ``inbound``; ``actions`` says which class runs which ``actionType``."""
+
+    def __init__(
+        self,
+        inbound: Inbound,
+        outbound: Outbound,
+        subscribers: Subscribers,
+        identity: Identity,
+        runner: Runner,
+        actions: Mapping[str, type[Action]],
+    ) -> None:
+        self.inbound = inbound
+        self._outbound = outbound
+        self._subscribers = subscribers
+        self._identity = identity
+        self._runner = runner
+        self._actions = dict(actions)
+        self._counts: Counts = outbound.counts
+        self._journal = Journal(inbound.folder)
+        self._open: dict[str, _Open] = {}
+        self._lock = threading.Lock()
+        self._answered: deque[_Open] = deque()
+        self._settle_at = 0.0
+        self._unsent: deque[tuple[Message, Callable[[], None] | None]] = deque()
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Router {len(self._open)} orders open, {len(self._unsent)} replies unsent>"
+
+    @property
+    def in_flight(self) -> int:
+        """Orders without a last reply on disk."""
+        return len(self._open)
+
+    @property
+    def unsent(self) -> int:
+        """Replies that wait for room in the outbox."""
+        return len(self._unsent)
+
+    def step(self, timeout_s: float = 0.0) -> bool:
+        """Route one message, waiting for it up to ``timeout_s`` seconds; False: there was none, or
+        what is open has to be settled first. Raises `OSError` when the inbox cannot be used."""
+        self.settle()
+        self._send_unsent()
+        if self._unsent or len(self._open) >= IN_FLIGHT_MAX or self._stopping:
+            # Not the inbound's wait: it would return at once for what must not be taken yet.
+            time.sleep(min(timeout_s, SETTLE_S))
+            return False
+        incoming = self.inbound.receive(min(timeout_s, SETTLE_S) if self._open else timeout_s)
+        if incoming is None:
+            self.settle(all_of_it=True)
+            return False
+        try:
+            self._route(incoming)
+        except Exception as error:
+            # One of ours, not the world's; without this line it would come again for ever.
+            self._counts.tell("faults", f"cannot route a message: {type(error).__name__}")
+            incoming.done()
+        return True
+
+    def settle(self, *, all_of_it: bool = False) -> None:
+        """Note orders whose last reply is on disk, and let their messages go. Raises `OSError`."""
+        with self._lock:
+            due = len(self._answered) >= SETTLE_ORDERS or time.monotonic() >= self._settle_at
+            settled = list(self._answered) if all_of_it or due else []
+        if settled:
+            self._journal.add(one.order.uuid for one in settled)
+            for one in settled:
+                self._open.pop(one.order.uuid, None)
+                one.incoming.done()
+            with self._lock:
+                for _ in settled:
+                    self._answered.popleft()
+                self._settle_at = time.monotonic() + SETTLE_S
+        if settled or all_of_it:
+            self.inbound.sweep()
+
+    def stop(self) -> None:
+        """Begin nothing new. What is in flight goes on, and is answered."""
+        self._stopping = True
+        self.inbound.wake()
+
+    def abandon(self) -> None:
+        """Answer nothing more: what ends now was ended by the stop, and comes again."""
+        with self._lock:
+            self._open.clear()
+
+    # --- routing ----------------------------------------------------------------------------
+
+    def _route(self, incoming: Incoming) -> None:
+        message = incoming.message
+        try:
+            kind, payload = decode_content(message.content)
+            match kind:
+                case "subscribe":
+                    self._subscribe(message, payload)
+                case "action":
+                    self._order(incoming, orders.read_order(payload))
+                    return
+                case _:
+                    self._counts.tell("unexpected", "a message of an unexpected type was dropped")
+        except CodecError as error:
+            self._counts.tell("unreadable", str(error))
+        incoming.done()
+
+    def _subscribe(self, message: Message, payload: Any) -> None:
+        if not 0 < len(message.email) <= EMAIL_CHARS_MAX:
+            raise CodecError(
+                f"cannot subscribe: email has {len(message.email)} characters, want 1 to "
+                f"{EMAIL_CHARS_MAX}"
+            )
+        resubscribed = isinstance(payload, dict) and payload.get("resubscribed") is True
+        if self._subscribers.add_or_refresh(message.email, resubscribed):
+            self._counts.add("subscribes")
+        else:
+            self._counts.tell("unexpected", "there are too many subscribers, one was not added")
+
+    def _order(self, incoming: Incoming, order: Order) -> None:
+        if order.uuid in self._open or order.uuid in self._journal:
+            # While it is open the first message stays in the inbox, so this one may go.
+            self._counts.add("duplicates")
+            incoming.done()
+            return
+        self._counts.add("orders")
+        one = self._open[order.uuid] = _Open(order, incoming)
+        try:
+            action = orders.action_of(order, self._actions)
+        except Refused as refused:
+            self._fail(one, refused.code, str(refused))
+            return
+        self._say(one, orders.reply(order, ReplyState.CONFIRMED, "taken"))
+        self._say(one, orders.reply(order, ReplyState.EXECUTING, "given to the pool"))
+        try:
+            one.future = self._runner.submit(action)
+        except Exception as error:
+            why = f"cannot start {order.action_type}: {type(error).__name__}"
+            self._fail(one, orders.NOT_STARTED, why)
+            return
+        self._counts.add("started")
+        one.forget_content()
+        one.future.add_done_callback(lambda future: self._ended(one, future.result()))
+
+    # --- answers: any thread ----------------------------------------------------------------
+
+    def _ended(self, one: _Open, result: ActionResult) -> None:
+        if self._open.get(one.order.uuid) is not one:
+            return  # abandoned
+        try:
+            self._say(one, orders.last_reply(one.order, result), is_last=True)
+        except (TypeError, ValueError, TooLarge) as error:
+            why = f"{one.order.action_type} is done, its value cannot be sent: "
+            self._fail(one, orders.BAD_VALUE, why + type(error).__name__)
+            return
+        self._counts.add("succeeded" if result.succeeded else "failed")
+
+    def _fail(self, one: _Open, code: str, why: str) -> None:
+        failure = orders.reply(one.order, ReplyState.FAILURE, why, code=code)
+        self._say(one, failure, is_last=True)
+        self._counts.add("failed")
+
+    def _say(self, one: _Open, payload: dict[str, Any], *, is_last: bool = False) -> None:
+        asked = one.incoming.message
+        message = Message(
+            umh_instance=self._identity.get_instance_uuid(),
+            email=asked.email,
+            content=encode_content(orders.REPLY, payload),
+            trace_id=asked.trace_id,
+        )
+        on_durable = (lambda: self._is_answered(one)) if is_last else None
+        with self._lock:
+            if not self._unsent and self._put(message, on_durable):
+                return
+            self._unsent.append((message, on_durable))
+
+    def _put(self, message: Message, on_durable: Callable[[], None] | None) -> bool:
+        try:
+            self._outbound.put(message, on_durable=on_durable)
+        except (SpoolFull, Closed):
+            return False
+        self._counts.add("replies")
+        return True
+
+    def _send_unsent(self) -> None:
+        with self._lock:
+            while self._unsent and self._put(*self._unsent[0]):
+                self._unsent.popleft()
+
+    def _is_answered(self, one: _Open) -> None:
+        with self._lock:
+            if not self._answered:
+                self._settle_at = time.monotonic() + SETTLE_S
+            self._answered.append(one)

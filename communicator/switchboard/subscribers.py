@@ -1,0 +1,106 @@
+"""Who wants statuses, for how long, and who has had a full one.
+
+Knows: the time to live of a subscription, what a renewal changes.
+Does not know: statuses, messages, threads (but any may call).
+Invariants: nobody is served beyond the time to live, culled or not; being served is no renewal;
+bounded: one more than `SUBSCRIBERS_MAX` is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+TTL_S = 300.0
+CULL_S = 60.0
+SUBSCRIBERS_MAX = 1_000
+
+
+class Subscriber(NamedTuple):
+    """One user. ``bootstrapped``: the full set was sent, or is said to be there already.
+    ``generation``: how often the user has subscribed."""
+
+    email: str
+    bootstrapped: bool
+    generation: int = 1
+
+
+class _Entry:
+    __slots__ = ("bootstrapped", "ends_at", "generation")
+
+    def __init__(self) -> None:
+        self.bootstrapped = False
+        self.ends_at = 0.0
+        self.generation = 0
+
+
+class Subscribers:
+    """The registry, by email."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        ttl_s: float = TTL_S,
+        cull_s: float = CULL_S,
+    ) -> None:
+        self._clock = clock
+        self._ttl_s = ttl_s
+        self._cull_s = cull_s
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._culled_at = clock()
+
+    def __len__(self) -> int:
+        return len(self.get_subscribers())
+
+    def __repr__(self) -> str:
+        return f"<Subscribers {len(self)} alive>"
+
+    def add_or_refresh(self, email: str, bootstrapped: bool = False) -> bool:
+        """Serve ``email`` for the next `TTL_S` seconds; False: there are too many.
+
+        ``bootstrapped`` is what the console says of itself: that it has the full set (it has
+        ``resubscribed``), or wants it.
+        """
+        with self._lock:
+            self._cull()
+            entry = self._entries.get(email)
+            if entry is None:
+                if len(self._entries) >= SUBSCRIBERS_MAX:
+                    return False
+                entry = self._entries[email] = _Entry()
+            entry.bootstrapped = bootstrapped
+            entry.generation += 1
+            entry.ends_at = self._clock() + self._ttl_s
+            return True
+
+    def get_subscribers(self) -> list[Subscriber]:
+        """All that are to be served now, in the order they came."""
+        with self._lock:
+            self._cull()
+            now = self._clock()
+            return [
+                Subscriber(email, entry.bootstrapped, entry.generation)
+                for email, entry in self._entries.items()
+                if entry.ends_at > now
+            ]
+
+    def mark(self, served: Subscriber, bootstrapped: bool) -> None:
+        """Note that ``served`` was sent a status, or has missed one. It counts for nothing when
+        that user has subscribed again since: that wish is newer."""
+        with self._lock:
+            entry = self._entries.get(served.email)
+            if entry is not None and entry.generation == served.generation:
+                entry.bootstrapped = bootstrapped
+
+    def _cull(self) -> None:
+        now = self._clock()
+        if now - self._culled_at < self._cull_s:
+            return
+        self._culled_at = now
+        gone = [email for email, entry in self._entries.items() if entry.ends_at <= now]
+        for email in gone:
+            del self._entries[email]

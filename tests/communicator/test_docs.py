@@ -1,0 +1,64 @@
+"""The README's tables of the communicator say what the code says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+
+from fsmv2.communicator import CommunicatorConfig
+from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
+from fsmv2.communicator.failurerate import LOGIN, SYNC
+from fsmv2.communicator.states.flow import DEGRADED_AT_ERRORS, DEGRADED_AT_PENDING
+from fsmv2.communicator.states.reading import LOOK_S
+from fsmv2.communicator.transport.errors import FACTS, RULES, Kind
+from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+SECTION = README.partition("\n## The communicator\n")[2].partition("\n## ")[0]
+TEXT = " ".join(SECTION.split())
+
+
+def rows(head: str) -> list[list[str]]:
+    lines = SECTION.partition(f"{head}\n")[2].splitlines()[1:]
+    table = lines[: next(i for i, line in enumerate(lines) if not line.startswith("|"))]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+
+
+def test_table_of_keys_is_the_config() -> None:
+    """Every key with its default, in the order of the class."""
+    wanted = [
+        [f"`{field.name}`", f"`{json.dumps(field.default)}`"]
+        for field in msgspec.structs.fields(CommunicatorConfig)
+    ]
+    table = rows("| key | default | meaning |")
+    assert [row[:2] for row in table] == wanted
+    meaning = {row[0].strip("`"): row[2] for row in table}
+    assert f"{CONNECT_S:.0f} s for connecting" in meaning["timeout_s"]
+    assert f"at most {TIMEOUT_S_MAX:.0f}" in meaning["timeout_s"]
+
+
+def test_table_of_kinds_is_the_table_of_errors() -> None:
+    """Every kind with its statuses, its waits and its resets."""
+    table = rows("| kind | told by | waits, in seconds | connections reset |")
+    assert [row[0] for row in table] == [f"`{kind}`" for kind in Kind]
+    for kind, (_, told_by, waits, reset) in zip(Kind, table, strict=True):
+        facts = FACTS[kind]
+        delays = ", ".join(f"{delay:g}" for delay in facts.delays_s)
+        assert waits.partition(";")[0] == delays
+        assert reset == (f"at every {facts.reset_every} errors" if facts.reset_every else "–")
+        for rule in RULES:
+            if rule.kind is kind and isinstance(rule.statuses, tuple):
+                assert set(map(int, re.findall(r"\b\d{3}\b", told_by))) == set(rule.statuses)
+
+
+def test_numbers_in_the_text_are_the_constants() -> None:
+    """Thresholds that the text names."""
+    assert f"failed {DEGRADED_AT_ERRORS} times in a row or {DEGRADED_AT_PENDING} messages" in TEXT
+    assert (SPREAD, WAIT_S_MAX) == (0.2, 3600)
+    assert f"within {LOOK_S:.0f} s" in TEXT
+    assert SYNC.share == LOGIN.share == 0.9
+    assert f"the last {SYNC.outcomes_max} tries (at least {SYNC.outcomes_min})" in TEXT
+    assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT

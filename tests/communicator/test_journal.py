@@ -1,0 +1,71 @@
+"""What was done is known after any kill, and the file of it is bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+from memorydisk import Died, MemoryDisk
+
+from fsmv2.communicator.spool.journal import Journal
+
+FOLDER = Path("/spool")
+
+
+def test_a_key_is_known_in_the_next_life(tmp_path: Path) -> None:
+    """By its digest: no text of a user is in the file."""
+    journal = Journal(tmp_path)
+    journal.add(["one", "s3cret \ud800"])
+    assert "one" in journal
+    again = Journal(tmp_path)
+    assert [key in again for key in ("one", "s3cret \ud800", "two")] == [True, True, False]
+    (file,) = tmp_path.iterdir()
+    assert b"s3cret" not in file.read_bytes()
+
+
+def test_the_oldest_are_forgotten_and_the_file_stays_short(tmp_path: Path) -> None:
+    """At most twice as many lines as keys."""
+    journal = Journal(tmp_path, 10)
+    for number in range(100):
+        journal.add([str(number)])
+        assert (tmp_path / ".done").stat().st_size <= 20 * 33
+    again = Journal(tmp_path, 10)
+    for each in (journal, again):
+        assert [number for number in range(100) if str(number) in each] == list(range(90, 100))
+
+
+@pytest.mark.parametrize("end", [b"", b"0123", b"\xff\xfe\x00", b"x" * 5000 + b"\n"])
+def test_a_torn_or_foreign_end_costs_nothing_else(tmp_path: Path, end: bytes) -> None:
+    """And the next key does not become a part of it."""
+    Journal(tmp_path).add(["one", "two"])
+    with (tmp_path / ".done").open("ab") as file:
+        file.write(end)
+    journal = Journal(tmp_path)
+    journal.add(["three"])
+    again = Journal(tmp_path)
+    assert [key in again for key in ("one", "two", "three")] == [True, True, True]
+
+
+@pytest.mark.parametrize("power_cut", [False, True], ids=["kill", "power cut"])
+def test_added_keys_survive_death_at_any_step(power_cut: bool) -> None:
+    """Seeded; also while the file is written anew."""
+    for seed in range(300):
+        rng = random.Random(seed)
+        disk = MemoryDisk()
+        known: list[str] = []
+        for life in range(3):
+            disk.steps_left = None
+            journal = Journal(FOLDER, 8, disk)
+            # Of eight, one a life may be a key whose `add` was cut short.
+            assert all(key in journal for key in known[-6:]), f"seed {seed}"
+            disk.steps_left = rng.randint(0, 40)
+            with contextlib.suppress(Died):
+                for number in range(20):
+                    key = f"{life}.{number}"
+                    journal.add([key])
+                    known.append(key)
+            disk.steps_left = None
+            if power_cut:
+                disk.power_cut(rng)

@@ -1,0 +1,143 @@
+"""The outbox and the relay together: what was taken arrives, whatever ends in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsmv2.communicator import spool
+from fsmv2.communicator.actions import push as push_module
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.push import PushAction
+from fsmv2.communicator.actions.reset import ResetAction
+from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.outcomes import Credentials, Direction
+from fsmv2.communicator.testing import faults
+from fsmv2.communicator.testing.backend import DEMO_TOKEN
+from fsmv2.communicator.testing.faults import Fault
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.codec import Message, encode_content
+from fsmv2.communicator.transport.errors import Kind, Problem
+from fsmv2.supervisor import Secret
+
+
+class Killed(BaseException):
+    """As if the proc were gone at this instruction."""
+
+
+class Pusher:
+    """A push worker with nothing of its own but what an action carries; made anew at will."""
+
+    def __init__(self, relay: Relay, context: Any, folder: Path) -> None:
+        self.relay, self.context, self.outbox = relay, context, folder / "out"
+        made_for = Credentials(relay.url, Secret(DEMO_TOKEN))
+        login = AuthenticateAction(made_for).execute(context)
+        assert login.session is not None
+        self.access = Access(made_for, login.session, 7, login.instance_uuid)
+        self.stands = Direction()
+
+    def post(self, *numbers: int) -> None:
+        lines = [
+            spool.encode(Message(email="a@x", content=encode_content("status", number)))
+            for number in numbers
+        ]
+        spool.append(self.outbox, lines)
+
+    def push(self) -> Direction:
+        action = PushAction(self.access, str(self.outbox), self.stands)
+        self.stands = action.execute(self.context)
+        return self.stands
+
+    def arrived(self) -> list[Any]:
+        return [entry.payload for entry in self.relay.pushed()]
+
+
+@pytest.fixture
+def pusher(relay: Relay, context: Any, tmp_path: Path) -> Pusher:
+    return Pusher(relay, context, tmp_path)
+
+
+def test_500_messages_outlive_an_outage_with_resets(pusher: Pusher, relay: Relay) -> None:
+    """Scenario 36: the backend is down, connections are reset four times, and all 500 arrive
+    once and in order; also trap 30, that a reset wipes nothing."""
+    relay.fault("push", faults.nginx_502(), times=None)
+    for reset in range(10):
+        pusher.post(*range(50 * reset, 50 * reset + 50))
+        assert pusher.push().errors_in_row == reset + 1
+        if reset % 2:
+            ResetAction(reset, pusher.stands.errors_in_row).execute(pusher.context)
+    assert pusher.stands.waiting == 500
+    relay.heal()
+    while pusher.stands.waiting:
+        assert pusher.push().problem is None
+    assert pusher.arrived() == list(range(500))
+
+
+@pytest.mark.parametrize("at", ["before the request", "after the request"])
+def test_a_kill_around_the_request_repeats_at_most_the_batch(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Scenarios 37 and 38: before it nothing was sent, and all is sent from the spool; after the
+    relay had taken it, the batch in flight comes twice and nothing else does."""
+    pusher.post(*range(8))
+    pusher.push()
+    pusher.post(*range(8, 20))
+    with monkeypatch.context() as patch:
+        where = (push_module.metrics, "request") if at.startswith("b") else (spool, "acknowledge")
+
+        def killed(*_: Any, **__: Any) -> Any:
+            raise Killed
+
+        patch.setattr(*where, killed)
+        with pytest.raises(Killed):
+            pusher.push()
+    pusher.push()
+    twice = list(range(8, 20)) if at.startswith("a") else []
+    assert pusher.arrived() == [*range(8), *twice, *range(8, 20)]
+
+
+def test_a_push_worker_that_is_made_anew_goes_on(
+    pusher: Pusher, relay: Relay, tmp_path: Path
+) -> None:
+    """Scenario 39: what waits is on disk, not in the worker; one by one after an error too."""
+    pusher.post(*range(5))
+    relay.fault("push", Fault())
+    relay.fault("push", Fault(status=503))
+    pusher.stands = Direction(1, Problem(Kind.SERVER_ERROR, "HTTP 503", 503))
+    assert pusher.push().waiting == 4
+    again = Pusher(relay, pusher.context, tmp_path)
+    again.push()
+    assert again.arrived() == [0, 1, 2, 3, 4]
+
+
+def test_a_stop_ends_with_the_request_under_way_and_counts_what_is_left(
+    pusher: Pusher, relay: Relay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Scenario 40: fifty wait; the stop comes during the third request, which is finished and
+    acknowledged; the rest is told and still there, and nothing is pulled any more."""
+    monkeypatch.setattr(push_module, "BATCH_MESSAGES_MAX", 5)
+    pusher.post(*range(50))
+    relay.send("ada@example.com", "action", "at the relay")
+    real = spool.acknowledge
+    done = 0
+
+    def counted(taken: Any) -> None:
+        nonlocal done
+        done += 1
+        real(taken)
+        pusher.context.cancelled = done == 3
+
+    monkeypatch.setattr(spool, "acknowledge", counted)
+    assert pusher.push().waiting == 35
+    outcome = SyncAction(pusher.access, str(pusher.outbox), str(tmp_path / "in")).execute(
+        pusher.context
+    )
+    assert (outcome.push_tried, outcome.pull_tried) == (False, False)
+    assert relay.requests("pull") == []
+    assert spool.outgoing(pusher.outbox, 99, 1 << 20)[1] == 35
+    pusher.context.cancelled = False
+    pusher.push()
+    assert pusher.arrived() == list(range(50))

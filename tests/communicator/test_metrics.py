@@ -1,0 +1,128 @@
+"""What the communicator counts: each row of its table is moved, and says nothing of a message."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import pytest
+
+from fsmv2.communicator import metrics, spool
+from fsmv2.communicator.actions import authenticate, pull
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.outcomes import Credentials, Direction
+from fsmv2.communicator.switchboard import COUNTED, Switchboard
+from fsmv2.communicator.testing import faults
+from fsmv2.communicator.testing.backend import DEMO_TOKEN
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.errors import Kind, Problem
+from fsmv2.supervisor import ActionContext, Secret
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+
+
+@pytest.fixture
+def moved() -> Any:
+    """How much a series has grown since the test began."""
+    begin = {**values()}
+    return lambda name, **labels: (
+        values().get((name, *sorted(labels.items())), 0.0)
+        - begin.get((name, *sorted(labels.items())), 0.0)
+    )
+
+
+def values() -> dict[tuple[Any, ...], float]:
+    return {
+        (sample.name.removeprefix("fsmv2_communicator_"), *sorted(sample.labels.items())): (
+            sample.value
+        )
+        for family in prometheus_client.REGISTRY.collect()
+        for sample in family.samples
+        if sample.name.startswith("fsmv2_communicator_")
+    }
+
+
+def test_a_sync_moves_its_counts(
+    relay: Relay, context: ActionContext, tmp_path: Path, moved: Any
+) -> None:
+    """Tries, messages, bytes and requests of both directions; having nothing to send is no try."""
+    made_for = Credentials(relay.url, Secret(DEMO_TOKEN))
+    login = AuthenticateAction(made_for).execute(context)
+    assert login.session is not None
+    access = Access(made_for, login.session, 7, login.instance_uuid)
+    sync = SyncAction(access, str(tmp_path / "out"), str(tmp_path / "in"))
+    for payload in ("s3cret", 2):
+        spool.post(tmp_path / "out", email="ada@x", message_type="status", payload=payload)
+    relay.send("ada@example.com", "action", "s3cret")
+    sync.execute(context)
+    assert moved("messages_total", direction="push") == 2
+    assert moved("messages_total", direction="pull") == 1
+    assert moved("bytes_total", direction="push") > 100
+    assert moved("tries_total", direction="pull", result="success") >= 1
+    assert moved("request_seconds_count", direction="push") == 1
+    tries = moved("tries_total", direction="push", result="success")
+    relay.fault("pull", faults.nginx_502(), times=None)
+    sync.execute(context)
+    assert moved("tries_total", direction="push", result="success") == tries
+    assert moved("tries_total", direction="pull", result="failure") == 1
+    assert moved("errors_total", direction="pull", kind="server_error") == 1
+    told = prometheus_client.generate_latest().decode()
+    assert "s3cret" not in told
+    assert "ada@" not in told
+
+
+def test_a_full_inbox_is_back_pressure_and_no_error(moved: Any) -> None:
+    """Entered once, however long it lasts; the gauge goes back."""
+    well = Direction()
+    held = Direction(held=True, waiting=pull.INBOX_MESSAGES_MAX)
+    for before, now in ((well, held), (held, held)):
+        metrics.tried("pull", before, now)
+    assert moved("tries_total", direction="pull", result="held") == 2
+    assert moved("backpressure_entries_total") == 1
+    assert values()["backpressure",] == 1
+    assert values()["waiting", ("direction", "pull")] == pull.INBOX_MESSAGES_MAX
+    metrics.tried("pull", held, well)
+    assert values()["backpressure",] == 0
+
+
+def test_what_is_set_aside_and_what_fails_is_counted(moved: Any) -> None:
+    """Logins too."""
+    metrics.tried("push", Direction(), Direction(refused=3))
+    metrics.failed("login", Problem(Kind.INVALID_TOKEN, "s3cret", 401))
+    assert moved("set_aside_total", direction="push") == 3
+    assert moved("errors_total", direction="login", kind="invalid_token") == 1
+    assert authenticate.metrics is metrics
+
+
+def test_a_number_that_cannot_be_counted_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken library costs numbers, not messages."""
+    monkeypatch.setattr(metrics, "_families", dict)
+    metrics.tried("push", Direction(), Direction())
+    metrics.moved("push", 1, 1)
+    with pytest.raises(KeyError, match="mine"), metrics.request("push"):
+        raise KeyError("mine")
+
+
+def test_a_switchboards_counts_are_collected(tmp_path: Path) -> None:
+    """In a program that registers it; each count is one series without labels."""
+    board = Switchboard(tmp_path / "out", tmp_path / "in", None, {})  # type: ignore[arg-type]
+    board.counts.add("orders", 2)
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(metrics.collector(board))  # type: ignore[arg-type]
+    told = prometheus_client.generate_latest(registry).decode()
+    assert "fsmv2_communicator_switchboard_orders_total 2.0" in told
+    assert "fsmv2_communicator_switchboard_outbox_now 0.0" in told
+    assert len(re.findall(r"^# TYPE", told, re.MULTILINE)) == len(board.statistics())
+    assert len(board.statistics()) == len(COUNTED) + 4
+
+
+def test_the_readme_has_the_table() -> None:
+    """Word for word."""
+    assert metrics.table_markdown() in README, f"want\n{metrics.table_markdown()}"
+    spool_metric = [row.name for row in metrics.TABLE if row.kind == "gauge"]
+    assert spool_metric == ["waiting", "errors_in_row", "backpressure"]
+    assert spool.usage("nowhere").messages == 0

@@ -1,0 +1,377 @@
+"""The router with a pool that is played: what each message leads to, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ordered_actions import KINDS, Add
+
+from fsmv2.communicator import spool
+from fsmv2.communicator.spool import Bounds, segments
+from fsmv2.communicator.switchboard import (
+    Counts,
+    Identity,
+    Inbound,
+    Outbound,
+    Router,
+    Subscribers,
+    orders,
+    router,
+)
+from fsmv2.communicator.transport.codec import Message, decode_content, encode_content
+from fsmv2.supervisor import Action, ActionResult
+from fsmv2.supervisor.core.action import ActionError, DeathCertificate
+
+WAIT_S = 20.0
+SECRET = "s3cret"
+
+
+class PlayedPool:
+    """Takes actions; the test says how each ends."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Action, Future[ActionResult]]] = []
+        self.error: Exception | None = None
+
+    def submit(self, action: Action) -> Future[ActionResult]:
+        if self.error is not None:
+            raise self.error
+        future: Future[ActionResult] = Future()
+        self.taken.append((action, future))
+        return future
+
+    def end(self, index: int = -1, status: Any = "succeeded", **fields: Any) -> None:
+        result = ActionResult(status=status, action_type="Add", attempt_id=1, **fields)
+        self.taken[index][1].set_result(result)
+
+
+class Line:
+    """A router between two folders."""
+
+    def __init__(self, folder: Path, bounds: Bounds | None = None) -> None:
+        self.folder = folder
+        self.pool = PlayedPool()
+        self.counts = Counts()
+        self.subscribers = Subscribers()
+        self.outbound = Outbound(folder / "out", bounds, self.counts)
+        self.outbound.start()
+        self.router = Router(
+            Inbound(folder / "in", self.counts),
+            self.outbound,
+            self.subscribers,
+            Identity("uuid-1"),
+            self.pool,
+            KINDS,
+        )
+
+    def send(self, *contents: str, email: str = "ada@x") -> None:
+        lines = [spool.encode(Message(email=email, content=c, trace_id="t1")) for c in contents]
+        segments.publish(self.folder / "in", segments.new_stem(()), lines)
+
+    def order(self, uuid: str = "u1", kind: str = "add", payload: Any = None) -> None:
+        fields = {"left": 1} if payload is None else payload
+        body = {"actionType": kind, "actionUUID": uuid, "actionPayload": fields}
+        self.send(encode_content("action", body))
+
+    def run(self) -> None:
+        """Until nothing more happens: everything is settled that can be."""
+        while self.router.step():
+            pass
+        assert self.outbound.flush(WAIT_S)
+        self.router.settle(all_of_it=True)
+
+    def replies(self) -> list[tuple[str, Any]]:
+        """State and payload of everything in the outbox, in order."""
+        found = []
+        for one in spool.outgoing(self.folder / "out", 999, 1 << 30)[0]:
+            kind, payload = decode_content(one.message.content)
+            assert (kind, one.message.email, one.message.trace_id) == (
+                "action-reply",
+                "ada@x",
+                "t1",
+            )
+            assert one.message.umh_instance == "uuid-1"
+            found.append((payload["actionReplyState"].removeprefix("action-"), payload))
+        return found
+
+    def states(self) -> list[str]:
+        return [state for state, _ in self.replies()]
+
+    def left(self) -> int:
+        """Messages that would come again after a kill."""
+        return spool.usage(self.folder / "in").messages
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    line = Line(tmp_path)
+    yield line
+    line.outbound.close()
+
+
+def test_an_order_is_confirmed_executed_and_ended_once(line: Line) -> None:
+    """In this order; the value is the payload, in both forms of it."""
+    line.order(payload={"left": 2, "right": 3})
+    line.run()
+    assert [action for action, _ in line.pool.taken] == [Add(left=2, right=3)]
+    assert (line.states(), line.left()) == (["confirmed", "executing"], 1)
+    assert line.router._open["u1"].incoming.message.content == ""  # not kept while it runs
+    line.pool.end(value=5)
+    line.run()
+    assert (line.states(), line.left()) == (["confirmed", "executing", "success"], 0)
+    last = line.replies()[-1][1]
+    assert last["actionUUID"] == "u1"
+    assert last["actionReplyPayload"] == 5
+    assert last["actionReplyPayloadV2"] == {"message": "done", "payload": 5}
+    assert line.router.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "why"),
+    [
+        (
+            {"status": "failed", "error": ActionError("ValueError", "no pump", "line 3 of …")},
+            "ERR_ACTION_FAILED",
+            "add failed: ValueError: no pump",
+        ),
+        (
+            {
+                "status": "crashed",
+                "ran_s": 0.25,
+                "certificate": DeathCertificate(verdict="crashed:SIGSEGV", stack="frame 1"),
+            },
+            "ERR_RETRY_CRASHED",
+            "add ended with its process after 0.2 s: crashed:SIGSEGV",
+        ),
+        (
+            {
+                "status": "timed_out",
+                "ran_s": 30.0,
+                "certificate": DeathCertificate(verdict="hung_in_c", log_tail=("a line",)),
+            },
+            "ERR_RETRY_TIMED_OUT",
+            "add was ended after 30.0 s: hung_in_c",
+        ),
+        ({"status": "cancelled"}, "ERR_RETRY_CANCELLED", "add was cancelled"),
+        (
+            {"status": "refused", "error": ActionError("QueueFull", "10 wait")},
+            "ERR_RETRY_REFUSED",
+            "add refused: QueueFull: 10 wait",
+        ),
+    ],
+    ids=["failed", "crashed", "timed out", "cancelled", "refused"],
+)
+def test_every_other_end_is_one_failure_that_says_why(
+    line: Line, fields: dict[str, Any], code: str, why: str
+) -> None:
+    """Without stacks and log lines: those are the operator's, not the user's."""
+    line.order()
+    line.run()
+    line.pool.end(**fields)
+    line.run()
+    assert line.states() == ["confirmed", "executing", "failure"]
+    assert line.replies()[-1][1]["actionReplyPayload"] == why
+    assert line.replies()[-1][1]["actionReplyPayloadV2"] == {"message": why, "errorCode": code}
+    assert line.left() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "code", "why"),
+    [
+        ("fly", {}, "ERR_UNKNOWN_ACTION", "'fly', want of: add, crash,"),
+        ("add", {"left": "x"}, "ERR_BAD_PAYLOAD", "Expected `int`, got `str` - at `$.left`"),
+        ("add", {"left": 1, "up": 2}, "ERR_BAD_PAYLOAD", "unknown field `up`"),
+        ("add", [1], "ERR_BAD_PAYLOAD", "Expected `object`"),
+        ("greet", {"token": 7}, "ERR_BAD_PAYLOAD", "want Secret"),
+    ],
+)
+def test_an_order_that_cannot_be_run_has_one_failure_reply(
+    line: Line, kind: str, payload: Any, code: str, why: str
+) -> None:
+    """An unknown type, fields that are not the action's own: nothing is run."""
+    line.order(kind=kind, payload=payload)
+    line.run()
+    assert line.states() == ["failure"]
+    last = line.replies()[0][1]["actionReplyPayloadV2"]
+    assert last["errorCode"] == code
+    assert why in last["message"]
+    assert (line.pool.taken, line.left()) == ([], 0)
+
+
+def test_a_pool_that_takes_nothing_is_a_failure_reply_too(line: Line) -> None:
+    """Closed, or an action class that cannot be sent: told by its type only."""
+    line.pool.error = ValueError(SECRET)
+    line.order()
+    line.run()
+    assert line.states() == ["confirmed", "executing", "failure"]
+    assert "ValueError" in str(line.replies()[-1])
+    assert SECRET not in str(line.replies())
+
+
+def test_a_value_that_is_no_json_is_told_as_such(line: Line) -> None:
+    """The action was run; its user learns that there is no value to be had."""
+    line.order()
+    line.run()
+    line.pool.end(value=object())
+    line.run()
+    assert line.states() == ["confirmed", "executing", "failure"]
+    assert "value cannot be sent: TypeError" in line.replies()[-1][1]["actionReplyPayload"]
+
+
+def test_the_same_order_is_run_once(line: Line) -> None:
+    """Scenario 56: delivered again while it runs, after it has ended, and after a restart; the
+    second delivery is counted, and not answered a second time."""
+    line.order()
+    line.order()
+    line.run()
+    assert (len(line.pool.taken), line.left()) == (1, 1)
+    line.pool.end(value=1)
+    line.run()
+    line.order()
+    line.run()
+    assert (line.counts["duplicates"], line.left()) == (2, 0)
+    line.outbound.close()
+    after = Line(line.folder)
+    after.order()
+    after.run()
+    assert (after.counts["duplicates"], after.pool.taken) == (1, [])
+    assert after.states() == ["confirmed", "executing", "success"]
+    after.outbound.close()
+
+
+def test_an_order_that_a_kill_interrupts_is_run_again_and_ended_once(line: Line) -> None:
+    """Before its last reply is on disk it comes again; one that had ended does not, though it was
+    in the same pull."""
+    body = [
+        {"actionType": "add", "actionUUID": f"u{n}", "actionPayload": {"left": n}} for n in (1, 2)
+    ]
+    line.send(*(encode_content("action", each) for each in body))
+    line.run()
+    line.pool.end(0, value=2)
+    line.run()
+    line.router.abandon()
+    line.pool.end(1, value=3)  # the death of its proc with us is no answer
+    line.run()
+    line.outbound.close()
+    after = Line(line.folder)
+    after.run()
+    assert [action for action, _ in after.pool.taken] == [Add(left=2)]
+    after.pool.end(value=3)
+    after.run()
+    ends = [p["actionUUID"] for state, p in after.replies() if state in ("success", "failure")]
+    assert (ends, after.left()) == (["u1", "u2"], 0)
+    after.outbound.close()
+
+
+def test_what_cannot_be_routed_is_warned_of_and_the_next_message_is_routed(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scenario 64: bad base64, bad inner JSON, an unknown type, an action that nobody could be
+    answered about. No content is in a line of the log, and a hundred are one line."""
+    plain = encode_content("subscribe", {})
+    line.send(
+        f"!{SECRET}",
+        plain[:-6],
+        encode_content("encrypted-content", SECRET),
+        encode_content("action", SECRET),
+        encode_content("action", {"actionType": SECRET}),
+        *[encode_content("action", [SECRET])] * 100,
+        plain,
+    )
+    line.run()
+    assert (line.counts["unreadable"], line.counts["unexpected"]) == (104, 1)
+    assert [subscriber.email for subscriber in line.subscribers.get_subscribers()] == ["ada@x"]
+    assert (line.left(), line.states()) == (0, [])
+    assert SECRET not in caplog.text
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("payload", ["", None, {}, {"resubscribed": "yes"}, [True]])
+def test_a_subscription_without_the_word_wants_the_full_set(line: Line, payload: Any) -> None:
+    """Only the word itself means that the console has it."""
+    line.send(encode_content("subscribe", {"resubscribed": True}))
+    line.run()
+    assert line.subscribers.get_subscribers()[0].bootstrapped is True
+    line.send(encode_content("subscribe", payload))
+    line.run()
+    assert line.subscribers.get_subscribers()[0].bootstrapped is False
+    for email in ("", "a" * 1001):
+        line.send(encode_content("subscribe", {}), email=email)
+    line.run()
+    assert line.counts["unreadable"] == 2
+
+
+def test_a_full_outbox_holds_orders_back_and_drops_no_reply(tmp_path: Path) -> None:
+    """Scenarios 34 and 36, this side: orders stay in the inbox, replies wait; pushing lets both
+    go on, and each order has its replies, once and in order."""
+    line = Line(tmp_path, Bounds(messages_max=4))
+    for number in range(10):
+        line.order(f"u{number}")
+    got: list[tuple[str, str]] = []
+    for _ in range(200):
+        line.run()
+        assert spool.usage(tmp_path / "out").messages <= 4
+        for index, (_, future) in enumerate(line.pool.taken):
+            if not future.done():
+                line.pool.end(index, value=index)
+        taken, *_ = spool.outgoing(tmp_path / "out", 999, 1 << 30)
+        payloads = [decode_content(one.message.content)[1] for one in taken]
+        got += [(each["actionUUID"], each["actionReplyState"]) for each in payloads]
+        spool.acknowledge(taken)
+        line.outbound._count()
+        if line.left() == 0 and not taken:
+            break
+    states = [f"action-{word}" for word in ("confirmed", "executing", "success")]
+    for number in range(10):
+        assert [state for uuid, state in got if uuid == f"u{number}"] == states
+    assert len(got) == 30
+    line.outbound.close()
+
+
+def test_too_many_orders_at_once_wait_in_the_inbox(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded, whatever comes; none is dropped."""
+    monkeypatch.setattr(router, "IN_FLIGHT_MAX", 3)
+    for number in range(5):
+        line.order(f"u{number}")
+    line.run()
+    assert len(line.pool.taken) == 3
+    for index in range(3):
+        line.pool.end(index, value=0)
+    line.run()
+    line.run()
+    assert len(line.pool.taken) == 5
+    assert line.left() == 2
+
+
+def test_an_error_of_ours_costs_one_message(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, counted and told by its type, or it would come again for ever."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError(SECRET)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(line.router, "_subscribe", broken)
+        line.send(encode_content("subscribe", {}))
+        line.run()
+    assert (line.counts["faults"], line.left()) == (1, 0)
+    line.order()
+    line.run()
+    assert line.states() == ["confirmed", "executing"]
+
+
+def test_names_of_a_reply_are_those_of_the_wire() -> None:
+    """As consoles read them."""
+    order = orders.Order("u", "add", None)
+    assert orders.reply(order, orders.ReplyState.EXECUTING, "x") == {
+        "actionUUID": "u",
+        "actionReplyState": "action-executing",
+        "actionReplyPayload": "x",
+        "actionReplyPayloadV2": {"message": "x"},
+    }
+    assert repr(order) == "<Order>"

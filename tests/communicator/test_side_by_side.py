@@ -1,0 +1,419 @@
+"""Push and pull in one attempt: neither waits for the other, and each at most once at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fsmv2.communicator import spool
+from fsmv2.communicator.actions import pull as pull_module
+from fsmv2.communicator.actions import sync as sync_module
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.pull import PullAction
+from fsmv2.communicator.actions.push import PushAction
+from fsmv2.communicator.actions.reset import ResetAction
+from fsmv2.communicator.actions.sync import NEVER, TRIES_S, SyncAction
+from fsmv2.communicator.outcomes import Credentials, Direction, SyncOutcome
+from fsmv2.communicator.testing import faults
+from fsmv2.communicator.testing.backend import DEMO_TOKEN
+from fsmv2.communicator.testing.faults import Fault
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.errors import Kind, Problem
+from fsmv2.supervisor import Secret
+
+WAIT_S = 20.0
+SLOW = Fault(delay_s=3600)
+
+
+class Attempts:
+    """Makes attempts against one relay, with folders of its own."""
+
+    def __init__(self, relay: Relay, context: Any, folder: Path) -> None:
+        self.relay = relay
+        self.context = context
+        self.outbox = folder / "out"
+        self.inbox = folder / "in"
+        made_for = Credentials(relay.url, Secret(DEMO_TOKEN), timeout_s=15.0)
+        login = AuthenticateAction(made_for).execute(context)
+        assert login.session is not None
+        self.access = Access(made_for, login.session, 7, login.instance_uuid)
+
+    def post(self, *payloads: Any) -> None:
+        for payload in payloads:
+            spool.post(self.outbox, email="a@x", message_type="status", payload=payload)
+
+    def action(self, **fields: Any) -> SyncAction:
+        defaults = {"outbox": str(self.outbox), "inbox": str(self.inbox), "poll_interval_s": 0.02}
+        fields = {**defaults, **fields}
+        return SyncAction(fields.pop("access", self.access), **fields)
+
+    def sync(self, **fields: Any) -> SyncOutcome:
+        return self.action(**fields).execute(self.context)
+
+    @contextmanager
+    def under_way(self, **fields: Any) -> Iterator[list[SyncOutcome]]:
+        """A sync in a thread; what it brought is in the list after the block, which heals what
+        it waits for."""
+        found: list[SyncOutcome] = []
+        thread = threading.Thread(target=lambda: found.append(self.sync(**fields)))
+        thread.start()
+        try:
+            yield found
+        finally:
+            self.relay.heal()
+            thread.join(WAIT_S)
+        assert found
+
+    def pushed(self) -> list[Any]:
+        return [entry.payload for entry in self.relay.pushed()]
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.outbox.iterdir() if path.name[0] != ".")
+
+
+@pytest.fixture
+def attempts(relay: Relay, context: Any, tmp_path: Path) -> Attempts:
+    return Attempts(relay, context, tmp_path)
+
+
+def is_open(relay: Relay, endpoint: str) -> bool:
+    return relay.observed.at_a_time(endpoint) == 1
+
+
+def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:
+    """Scenario 25: messages that come while a pull is open are pushed while it is open."""
+    relay.fault("pull", SLOW)
+    with attempts.under_way() as found:
+        assert relay.wait_for(lambda r: is_open(r, "pull"))
+        for number in range(3):
+            attempts.post(number)
+            assert relay.wait_for(lambda r, n=number: len(r.pushed()) == n + 1)
+        assert is_open(relay, "pull")
+    assert attempts.pushed() == [0, 1, 2]
+    assert found[0].push.moved == 3
+    assert found[0].pull.problem is None
+    relay.observed.assert_at_most()
+
+
+def test_pushes_begin_for_as_long_as_a_pull_is_open(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the seconds in which new tries are made otherwise; no second pull begins then."""
+    relay.fault("pull", SLOW)
+    with attempts.under_way():
+        assert relay.wait_for(lambda r: is_open(r, "pull"))
+        monkeypatch.setattr(sync_module, "TRIES_S", 0.0)  # those seconds are over
+        attempts.post("late")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+        assert is_open(relay, "pull")
+    assert len(relay.requests("pull")) == 1
+
+
+def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """The answer to a message leaves in the attempt that brought it, though the next poll would
+    be in an hour."""
+    relay.send("ada@example.com", "action", "question")
+    began = time.monotonic()
+    with attempts.under_way(lively_s=0.5, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 3)
+        attempts.post("answer")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+        relay.send("ada@example.com", "action", "next question")
+        assert relay.wait_for(lambda r: not r.instance.queue)
+    assert time.monotonic() - began >= 0.5
+    assert (found[0].push.moved, found[0].pull.moved) == (1, 2)
+
+
+def test_an_error_ends_an_attempt_that_stays(relay: Relay, attempts: Attempts) -> None:
+    """The root is to see it: the attempt does not look on for a minute."""
+    relay.send("ada@example.com", "action", "question")
+    with attempts.under_way(lively_s=60.0, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 2)
+        relay.fault("pull", Fault(status=503), times=None)
+        assert relay.wait_for(lambda r: r.requests("pull")[-1].status == 503)
+        pulls = len(relay.requests("pull"))
+    assert found[0].pull.problem is not None
+    assert len(relay.requests("pull")) == pulls
+
+
+def test_slow_push_holds_up_no_pull(relay: Relay, attempts: Attempts) -> None:
+    """Scenario 55: messages that come while a push is open are pulled while it is open."""
+    relay.fault("push", SLOW)
+    attempts.post("slow")
+    with attempts.under_way() as found:
+        assert relay.wait_for(lambda r: is_open(r, "push"))
+        for number in range(3):
+            relay.send("ada@example.com", "action", number)
+            assert relay.wait_for(lambda r: not r.instance.queue)
+        assert is_open(relay, "push")
+    assert found[0].pull.moved == 3
+    assert found[0].push.moved == 1
+    relay.observed.assert_at_most()
+
+
+def test_direction_that_has_failed_is_not_tried_again_beside_the_other(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """Its backoff is the root's to decide, however long the other goes on."""
+    relay.fault("pull", faults.nginx_502(), times=None)
+    relay.fault("push", SLOW)
+    attempts.post(1)
+    with attempts.under_way() as found:
+        assert relay.wait_for(lambda r: is_open(r, "push") and bool(r.requests("pull")))
+        assert not relay.wait_for(lambda r: len(r.requests("pull")) > 1, 0.2)
+    assert (found[0].pull.errors_in_row, found[0].push.errors_in_row) == (1, 0)
+
+
+def test_direction_that_waits_begins_in_time_beside_the_other(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """A backoff that ends while the other has a request under way is not made longer by it."""
+    problem = Problem(Kind.SERVER_ERROR, "HTTP 502", 502)
+    failed = Direction(1, problem, idle_s=1.9)
+    relay.fault("push", SLOW)
+    attempts.post(1)
+    with attempts.under_way(pull=failed, pull_in_s=0.1) as found:
+        assert relay.wait_for(lambda r: bool(r.requests("pull")) and is_open(r, "push"))
+    assert found[0].pull_tried
+    assert found[0].pull.errors_in_row == 0
+    relay.fault("pull", SLOW)
+    attempts.post(2)
+    with attempts.under_way(push=failed, push_in_s=0.1) as found:
+        assert relay.wait_for(lambda r: len(r.pushed()) == 2 and is_open(r, "pull"))
+    assert found[0].push_tried
+
+
+@pytest.mark.parametrize("in_s", [NEVER, TRIES_S + 1, 1.0])
+def test_direction_that_is_not_due_is_not_waited_for(
+    relay: Relay, attempts: Attempts, in_s: float
+) -> None:
+    """The attempt ends with the other's last request."""
+    attempts.post(1)
+    outcome = attempts.sync(pull=Direction(2, idle_s=3.0), pull_in_s=in_s)
+    assert (outcome.push_tried, outcome.pull_tried) == (True, False)
+    assert outcome.pull.errors_in_row == 2
+    assert outcome.pull.idle_s >= 3.0
+    outcome = attempts.sync(push=Direction(2, idle_s=3.0), push_in_s=in_s)
+    assert (outcome.push_tried, outcome.pull_tried) == (False, True)
+    assert relay.requests("pull") != []
+
+
+def test_failure_of_our_own_in_one_direction_is_told_after_the_other_has_ended(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 14: what is no transport error propagates; a push under way ends as it would."""
+
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("a bug in pulling")
+
+    monkeypatch.setattr(pull_module, "pull_inbox", broken)
+    attempts.post(1)
+    with pytest.raises(RuntimeError, match="a bug in pulling"):
+        attempts.sync()
+    assert attempts.pushed() == [1]
+
+
+def test_a_reset_leaves_a_request_under_way_alone(relay: Relay, attempts: Attempts) -> None:
+    """Scenario 49: it ends on the connection it has; the next one is made anew, at once."""
+    relay.fault("push", SLOW)
+    attempts.post("before")
+    with attempts.under_way() as found:
+        assert relay.wait_for(lambda r: is_open(r, "push"))
+        before = relay.observed.connections()
+        outcome = ResetAction(generation=1, errors_in_row=5).execute(attempts.context)
+        assert outcome.generation == 1
+    assert found[0].push.problem is None
+    attempts.post("after")
+    access = msgspec.structs.replace(attempts.access, generation=1)
+    assert attempts.sync(access=access).generation == 1
+    assert attempts.pushed() == ["before", "after"]
+    assert relay.observed.connections() > before
+
+
+def test_each_direction_is_an_action_of_its_own(relay: Relay, attempts: Attempts) -> None:
+    """A pool can run either alone."""
+    attempts.post(1)
+    relay.send("ada@example.com", "action", 2)
+    push = PushAction(attempts.access, str(attempts.outbox)).execute(attempts.context)
+    pull = PullAction(attempts.access, str(attempts.inbox)).execute(attempts.context)
+    assert (push.moved, pull.moved) == (1, 1)
+
+
+def test_single_sends_keep_the_order_and_stop_at_what_may_pass(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """Scenarios 30 and 31: after a 503 one by one; the second fails, the first is gone, two are
+    left in order."""
+    attempts.post(1, 2, 3)
+    relay.fault("push", Fault(status=503))
+    failed = attempts.sync().push
+    relay.fault("push", Fault())
+    relay.fault("push", Fault(status=503))
+    outcome = attempts.sync(push=failed)
+    assert (outcome.push.moved, outcome.push.waiting, outcome.push.errors_in_row) == (1, 2, 2)
+    attempts.sync(push=outcome.push)
+    assert attempts.pushed() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_only_the_message_that_is_refused_itself_is_set_aside(
+    relay: Relay, attempts: Attempts, status: int
+) -> None:
+    """Scenario 32: the second of three; it is counted and kept, the first and third are sent."""
+    attempts.post(1, 2, 3)
+    relay.fault("push", Fault(status=status))
+    failed = attempts.sync().push
+    assert (failed.errors_in_row, failed.refused, failed.waiting) == (1, 0, 3)
+    relay.fault("push", Fault())
+    relay.fault("push", Fault(status=status))
+    outcome = attempts.sync(push=failed)
+    assert (outcome.push.moved, outcome.push.refused, outcome.push.waiting) == (2, 1, 0)
+    assert attempts.pushed() == [1, 3]
+    assert [name.endswith(".jsonl.refused") for name in attempts.files()] == [True]
+
+
+def test_relay_that_refuses_everything_does_not_empty_the_outbox(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """Three in a row may be the messages' fault; the fourth is the relay's, and waits."""
+    attempts.post(*range(6))
+    relay.fault("push", Fault(status=400), times=None)
+    failed = attempts.sync().push
+    outcome = attempts.sync(push=failed)
+    assert (outcome.push.refused, outcome.push.waiting, outcome.push.errors_in_row) == (3, 3, 2)
+    relay.heal()
+    relay.backend.poison = lambda message: message.payload != 5
+    outcome = attempts.sync(push=outcome.push)
+    assert (outcome.push.refused, outcome.push.moved) == (2, 1)
+    assert attempts.pushed() == [5]
+
+
+def test_proxy_that_answers_400_refuses_no_message(relay: Relay, attempts: Attempts) -> None:
+    """Whatever status its page has."""
+    attempts.post(1)
+    for status in (400, 413, 422):
+        relay.fault("push", faults.zscaler_block(status))
+        outcome = attempts.sync(push=Direction(1, Problem(Kind.SERVER_ERROR, "HTTP 500", 500)))
+        assert (outcome.push.refused, outcome.push.waiting) == (0, 1)
+
+
+@pytest.mark.parametrize("status", [401, 404, 408, 409, 425, 429, 500, 503])
+def test_any_other_status_keeps_every_message(
+    relay: Relay, attempts: Attempts, status: int
+) -> None:
+    """Scenario 33, and trap 30: nothing is dropped for a status that says nothing of it."""
+    attempts.post(1, 2)
+    relay.fault("push", Fault(status=status), times=None)
+    outcome = attempts.sync(push=Direction(1, Problem(Kind.SERVER_ERROR, "HTTP 500", 500)))
+    assert (outcome.push.waiting, outcome.push.refused) == (2, 0)
+    assert outcome.push.errors_in_row == 2
+    assert len(relay.requests("push")) == 1
+    assert outcome.token_rejected is (status == 401)
+    assert all(name.endswith(".jsonl") for name in attempts.files())
+
+
+def test_batch_that_is_too_large_is_sent_in_parts(relay: Relay, attempts: Attempts) -> None:
+    """Scenario 59: only what is too large by itself is set aside."""
+    relay.backend.push_bytes_max = 3000
+    attempts.post(*(f"{number}{'x' * 500}" for number in range(6)))
+    spool.post(attempts.outbox, email="a@x", message_type="status", payload=list(range(9999)))
+    attempts.post("last")
+    failed = attempts.sync().push
+    assert failed.problem is not None
+    assert failed.problem.status == 413
+    outcome = attempts.sync(push=failed)
+    assert (outcome.push.moved, outcome.push.refused, outcome.push.waiting) == (7, 1, 0)
+    assert [str(payload)[0] for payload in attempts.pushed()] == [*"012345", "l"]
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "pulls"),
+    [(49, False, False), (50, False, True), (99, True, False), (100, True, True)],
+)
+def test_pulling_needs_room_and_more_of_it_to_begin_again(
+    relay: Relay,
+    attempts: Attempts,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    held: bool,
+    pulls: bool,
+) -> None:
+    """Scenarios 27 and 28: skipped below 50, resumed at 100, no outcome; pushing goes on."""
+    attempts.inbox.mkdir()
+    for number in range(100 - free):
+        (attempts.inbox / f"{number:020d}-1.json").write_text("{}")
+    attempts.post("out")
+    relay.send("ada@example.com", "action", "in")
+    outcome = attempts.sync(pull=Direction(held=held), inbox_messages_max=100)
+    assert bool(relay.requests("pull")) is pulls
+    assert outcome.pull.held is not pulls
+    assert (outcome.pull.moved, outcome.pull.rate.count) == ((1, 1) if pulls else (0, 0))
+    assert outcome.pull.problem is None
+    assert attempts.pushed() == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"UMHMessages":[{"email":"a"', True),
+        (b'{"UMHMessages":{"email":"a"}}', True),
+        (b'{"UMHMessages":[7]}', True),
+        (b"\xef\xbb\xbf{}", True),
+        (b"\xff" * (2 << 20), True),
+        (b'{"UMHMessages":[],"UMHMessages":[null]}', False),
+    ],
+    ids=["truncated", "no list", "no object", "BOM", "2 MB of garbage", "key twice"],
+)
+def test_malformed_reply_is_one_error_and_the_next_pull_works(
+    relay: Relay, attempts: Attempts, body: bytes, kept: bool
+) -> None:
+    """Scenario 63: it is kept for people, and nothing is lost behind it."""
+    relay.fault("pull", Fault(status=200, body=body, headers=(("Content-Type", "text/json"),)))
+    outcome = attempts.sync()
+    assert (outcome.pull.problem is not None) is kept
+    assert [path.suffix for path in attempts.inbox.iterdir()] == [".unreadable"] * kept
+    relay.send("ada@example.com", "action", 1)
+    outcome = attempts.sync(pull=outcome.pull)
+    assert (outcome.pull.errors_in_row, outcome.pull.moved) == (0, 1)
+
+
+def test_settings_of_the_environment_are_honoured(
+    relay: Relay, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """API_URL, AUTH_TOKEN and ALLOW_INSECURE_TLS stand in for what the config leaves out, and an
+    unusable one is an outcome that says so, without a request."""
+    none = Credentials()
+    outcome = AuthenticateAction(Credentials(auth_token=Secret("x"))).execute(context)
+    assert outcome.problem is not None
+    assert "API_URL" in outcome.problem.text
+    for url in ("relay.example.com", "http://ada:hunter2@relay.example.com"):
+        monkeypatch.setenv("API_URL", url)
+        monkeypatch.setenv("AUTH_TOKEN", DEMO_TOKEN)
+        outcome = AuthenticateAction(none).execute(context)
+        assert outcome.problem is not None
+        assert "API_URL" in outcome.problem.text
+        assert "hunter2" not in outcome.problem.text
+    monkeypatch.setenv("API_URL", f"{relay.url}/")
+    monkeypatch.setenv("ALLOW_INSECURE_TLS", "perhaps")
+    outcome = AuthenticateAction(none).execute(context)
+    assert outcome.problem is not None
+    assert "ALLOW_INSECURE_TLS is 'perhaps', want true or false" in outcome.problem.text
+    assert relay.requests() == []
+    for value, warns in (("TRUE", True), ("0", False)):
+        monkeypatch.setenv("ALLOW_INSECURE_TLS", value)
+        context.logged.clear()
+        outcome = AuthenticateAction(none).execute(context)
+        assert outcome.session is not None
+        assert ("TLS certificates are not verified" in str(context.logged)) is warns
+    access = Access(none, outcome.session, 7, outcome.instance_uuid)
+    assert SyncAction(access, None, str(tmp_path / "in")).execute(context).pull.problem is None

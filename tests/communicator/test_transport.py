@@ -1,0 +1,389 @@
+"""The transport over real sockets: time, size, certificates, proxies, connections that break."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import select
+import socket
+import ssl
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from fsmv2.communicator.testing import faults
+from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
+from fsmv2.communicator.testing.faults import Fault
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport import http
+from fsmv2.communicator.transport.codec import Message, decode_batch, encode_content
+from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
+from fsmv2.communicator.transport.http import HttpTransport
+from fsmv2.supervisor import Secret
+
+WAIT_S = 20.0
+JSON = (("Content-Type", "application/json"),)
+TOKEN = Secret(DEMO_TOKEN)
+
+
+def transport(url: str, **fields: Any) -> HttpTransport:
+    return http.transport_for(http.Relay(url, **fields))
+
+
+def logged_in(relay: Relay, **fields: Any) -> tuple[HttpTransport, Secret]:
+    found = transport(relay.url, **fields)
+    return found, found.authenticate(TOKEN).token
+
+
+def message(payload: Any = 1) -> Message:
+    return Message(email="ada@example.com", content=encode_content("status", payload))
+
+
+def problem_of(call: Any, *arguments: Any) -> Problem:
+    with pytest.raises(TransportError) as caught:
+        call(*arguments)
+    assert DEMO_TOKEN not in str(caught.value)
+    return caught.value.problem
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting gets a little less time than usual, so that a request's whole time is short."""
+    monkeypatch.setattr(http, "CONNECT_S", 0.3)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(delay_s=3600),
+        Fault(drip_s=0.05),
+        Fault(drip_s=0.05, drip_head=True),
+    ],
+    ids=["silence", "dripping body", "dripping headers"],
+)
+@pytest.mark.usefixtures("short")
+def test_slow_answer_is_a_network_error_at_the_time_for_the_whole(
+    relay: Relay, fault: Fault
+) -> None:
+    """Scenarios 65 and 66: silence, and bytes that drip for ever, in the body or before it. Each
+    byte comes well within the timeout, so only the time for the whole can end this."""
+    client, jwt = logged_in(relay, timeout_s=0.3)
+    for number in range(300):
+        relay.send("ada@example.com", "action", number)
+    relay.fault("pull", fault)
+    problem = problem_of(client.pull, jwt)
+    assert problem.kind is Kind.NETWORK
+    assert "within 0.3 s" in problem.text
+    assert client.pull(jwt) is not None
+
+
+@contextmanager
+def serving(answer: Any) -> Iterator[str]:
+    """A server that calls ``answer(connection)`` for its one connection; yields its base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(WAIT_S)
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(WAIT_S)
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            thread.join()
+
+
+def read_head(connection: socket.socket) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head and (more := connection.recv(65536)):
+        head += more
+    return head
+
+
+def test_large_push_may_take_longer_than_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenario 58: what a slow line takes its time for is not cut at the time for connecting."""
+    monkeypatch.setattr(http, "CONNECT_S", 0.2)
+    sent = threading.Event()
+
+    def slow(connection: socket.socket) -> None:
+        head, _, rest = read_head(connection).partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        sent.wait(0.5)  # the client's buffer is full by now, and stays so
+        left = length - len(rest)
+        while left:
+            left -= len(connection.recv(min(left, 1 << 20)))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    large = Message(content="x" * (20 << 20))
+    with serving(slow) as url:
+        transport(url, timeout_s=15.0).push(Secret("jwt"), [large], "")
+
+
+@pytest.mark.usefixtures("short")
+def test_push_that_nobody_reads_ends() -> None:
+    """A relay that takes no byte more is a network error, not a hang."""
+    read = threading.Event()
+    large = Message(content="x" * (20 << 20))
+    with serving(lambda connection: read.wait(WAIT_S)) as url:
+        problem = problem_of(transport(url, timeout_s=0.3).push, Secret("jwt"), [large], "")
+        read.set()
+    assert problem.kind is Kind.NETWORK
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.dropped(),
+        Fault(cut_bytes=1),
+        Fault(drop=True, cut_bytes=1),
+    ],
+    ids=["reset", "cut body", "reset in the body"],
+)
+def test_broken_connection_is_a_network_error_and_the_next_call_works(
+    relay: Relay, fault: Fault
+) -> None:
+    """Scenario 67, on a push and on a pull."""
+    client, jwt = logged_in(relay)
+    relay.send("ada@example.com", "action", 1)
+    for call in (lambda: client.push(jwt, [message()], DEMO_UUID), lambda: client.pull(jwt)):
+        relay.fault("push", fault)
+        relay.fault("pull", fault)
+        assert problem_of(call).kind is Kind.NETWORK
+        relay.heal()
+        call()
+
+
+def test_connection_closed_after_an_answer_is_noticed(relay: Relay) -> None:
+    """Scenario 67: a keep-alive that was promised and not kept costs no push."""
+    client, jwt = logged_in(relay)
+    relay.fault("push", Fault(close_after=True))
+    client.push(jwt, [message(1)], DEMO_UUID)
+    # Until the end of the connection has come to us: before that nobody could notice.
+    pool: Any = client._pool().connection_from_url(relay.url)
+    (kept,) = [connection for connection in pool.pool.queue if connection is not None]
+    assert select.select([kept.sock], [], [], WAIT_S)[0]
+    client.push(jwt, [message(2)], DEMO_UUID)
+    assert [entry.payload for entry in relay.pushed()] == [1, 2]
+    assert len(relay.observed.connections()) == 2
+
+
+def test_connections_have_an_age_and_are_not_left_idle(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a relay that moved in DNS is found, and no firewall forgets one of ours."""
+    client, jwt = logged_in(relay)
+    client.pull(jwt)
+    assert relay.observed.connections() == {1}
+    monkeypatch.setattr(http, "IDLE_S_MAX", 0.0)
+    client.pull(jwt)
+    assert relay.observed.connections() == {1, 2}
+    monkeypatch.undo()
+    monkeypatch.setattr(http, "POOL_AGE_S_MAX", 0.0)
+    client.pull(jwt)
+    assert relay.observed.connections() == {1, 2, 3}
+
+
+def test_a_new_generation_is_a_new_transport_once(relay: Relay) -> None:
+    """Scenario 48: whoever sees it first drops the connections; the second time is no news."""
+    client, jwt = logged_in(relay)
+    assert transport(relay.url) is client
+    anew = transport(relay.url, generation=1)
+    assert anew is not client
+    assert transport(relay.url, generation=1) is anew
+    anew.pull(jwt)
+    assert relay.observed.connections() == {1, 2}
+
+
+def test_answers_are_capped_also_when_they_are_packed(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MiB behind 64 kB of gzip: read up to the limit and no further, an unknown error."""
+    monkeypatch.setattr(http, "BODY_BYTES_MAX", 1 << 20)
+    client, jwt = logged_in(relay)
+    packed = (*JSON, ("Content-Encoding", "gzip"))
+    relay.fault("pull", Fault(status=200, body=gzip.compress(b'{"a":1}'), headers=packed))
+    assert client.pull(jwt) == b'{"a":1}'
+    for body, headers in ((bytes(2 << 20), JSON), (gzip.compress(bytes(64 << 20), 1), packed)):
+        relay.fault("pull", Fault(status=200, body=body, headers=headers))
+        tracemalloc.start()
+        try:
+            problem = problem_of(client.pull, jwt)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (problem.kind, problem.status) == (Kind.UNKNOWN, 200)
+        assert "more than 1048576 bytes" in problem.text
+        assert peak < 16 << 20
+    assert client.pull(jwt) is not None
+
+
+def test_no_redirect_is_followed(relay: Relay) -> None:
+    """Scenario 70 and its like: a push that is sent elsewhere is not delivered."""
+    client, jwt = logged_in(relay)
+    for status in (301, 302, 303, 307, 308):
+        for endpoint in ("push", "pull", "login"):
+            relay.fault(endpoint, faults.redirect(f"{relay.url}/v2/instance/{endpoint}", status))
+        for call in (
+            lambda: client.push(jwt, [message()], DEMO_UUID),
+            lambda: client.pull(jwt),
+            lambda: client.authenticate(TOKEN),
+        ):
+            assert problem_of(call).status == status
+    assert relay.pushed() == []
+
+
+def test_login_detail_is_clipped_and_cleaned(relay: Relay) -> None:
+    """256 bytes on one line, no control characters, no credential that the relay repeats."""
+    body = f'{{"error":"no\r\n\x1b[31m {DEMO_TOKEN} {"é " * 300}"}}'.encode()
+    relay.fault("login", Fault(status=500, body=body, headers=JSON))
+    problem = problem_of(transport(relay.url).authenticate, TOKEN)
+    assert problem.text.startswith('HTTP 500 (server_error): {"error":"no [31m Secret(…) é')
+    assert len(problem.text.encode()) <= 256
+    assert problem.text.isprintable()
+
+
+@contextmanager
+def relay_with(certificate: trustme.LeafCert) -> Iterator[Relay]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    with Relay(tls=context) as relay:
+        yield relay
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authority is in the system's trust store, where a company's own belongs."""
+    file = tmp_path / "authorities.pem"
+    authority.cert_pem.write_to_path(str(file))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+
+@pytest.mark.usefixtures("trusted")
+def test_https_with_a_trusted_certificate(authority: trustme.CA) -> None:
+    """The system's trust store decides."""
+    with relay_with(authority.issue_cert("127.0.0.1")) as relay:
+        client, jwt = logged_in(relay)
+        client.push(jwt, [message()], DEMO_UUID)
+        assert len(relay.pushed()) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "ended", "known", "told"),
+    [
+        ("127.0.0.1", True, True, "expired"),
+        ("relay.example.com", False, True, "127.0.0.1"),
+        ("127.0.0.1", False, False, "issuer certificate|self.signed"),
+    ],
+    ids=["expired", "wrong host", "unknown authority"],
+)
+@pytest.mark.usefixtures("trusted")
+def test_certificate_that_is_no_good_is_a_network_error_with_its_reason(
+    authority: trustme.CA, host: str, ended: bool, known: bool, told: str
+) -> None:
+    """Scenario 68; and whoever allows insecure TLS gets through with the very same one."""
+    issuer = authority if known else trustme.CA()
+    days = timedelta(days=1)
+    now = datetime.now(UTC)
+    certificate = issuer.issue_cert(
+        host, not_before=now - 9 * days, not_after=now - days if ended else now + days
+    )
+    with relay_with(certificate) as relay:
+        problem = problem_of(transport(relay.url).authenticate, TOKEN)
+        assert problem.kind is Kind.NETWORK
+        assert re.search(told, problem.text), problem.text
+        assert transport(relay.url, allow_insecure_tls=True).authenticate(TOKEN)
+
+
+REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}"
+
+
+def no_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names do not resolve; numbers do."""
+    resolve = socket.getaddrinfo
+
+    def refuse(host: Any, *arguments: Any, **fields: Any) -> Any:
+        if host != "127.0.0.1":
+            raise socket.gaierror(socket.EAI_NONAME, "unknown name")
+        return resolve(host, *arguments, **fields)
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenario 71: with its credentials, which are for the proxy alone."""
+    heads: list[bytes] = []
+
+    def proxy(connection: socket.socket) -> None:
+        heads.append(read_head(connection))
+        connection.sendall(REPLY)
+
+    no_dns(monkeypatch)
+    with serving(proxy) as url:
+        monkeypatch.setenv("HTTP_PROXY", url.replace("//", "//ada:hunter2@"))
+        transport("http://relay.example.com/api").pull(Secret("jwt"))
+    lines = heads[0].decode().split("\r\n")
+    assert lines[0] == "GET http://relay.example.com/api/v2/instance/pull HTTP/1.1"
+    assert "proxy-authorization: Basic YWRhOmh1bnRlcjI=".lower() in heads[0].decode().lower()
+
+
+def test_https_goes_through_a_tunnel_and_a_refusal_hides_the_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scenario 71: what the proxy refuses is a network error without its credentials."""
+    heads: list[bytes] = []
+
+    def proxy(connection: socket.socket) -> None:
+        heads.append(read_head(connection))
+        connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+    no_dns(monkeypatch)
+    with serving(proxy) as url:
+        monkeypatch.setenv("https_proxy", url.replace("//", "//ada:hunter2@"))
+        client = transport("https://relay.example.com/api")
+        problem = problem_of(client.pull, Secret("jwt"))
+    assert heads[0].startswith(b"CONNECT relay.example.com:443 HTTP/1.")
+    assert problem.kind is Kind.NETWORK
+    assert "hunter2" not in problem.text
+    assert b"jwt" not in heads[0]
+
+
+@pytest.mark.parametrize("exempt", ["relay.example.com", ".example.com", "*"])
+def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch, exempt: str) -> None:
+    """Scenario 71: who is named there is spoken to directly, here in vain."""
+    no_dns(monkeypatch)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", exempt)
+    problem = problem_of(transport("http://relay.example.com/api").pull, Secret("jwt"))
+    assert problem.kind is Kind.NETWORK
+    assert "NameResolution" in problem.text
+
+
+def test_loopback_is_direct(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenario 71: whatever the environment says."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert transport(relay.url).authenticate(TOKEN).instance_uuid == DEMO_UUID
+
+
+def test_5000_messages_come_in_one_reply(relay: Relay) -> None:
+    """Scenario 62."""
+    client, jwt = logged_in(relay)
+    relay.backend.pull_messages_max = 5000
+    for number in range(5000):
+        relay.send("ada@example.com", "action", number)
+    assert len(decode_batch(client.pull(jwt)).messages) == 5000

@@ -1,0 +1,144 @@
+"""The communicator in the real engine, on a simulated clock, its real actions at a real relay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsmv2.communicator import Communicator, spool
+from fsmv2.communicator.actions import authenticate
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.reset import ResetAction
+from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.testing import faults
+from fsmv2.communicator.testing.backend import DEMO_TOKEN
+from fsmv2.communicator.testing.relay import Relay
+from fsmv2.supervisor import ChildSpec, Phase, UserSpec
+from fsmv2.supervisor.testing import Simulation
+
+PATH = "root/uplink"
+
+
+class Site:
+    """A tree of one communicator; its actions are run where they would be simulated."""
+
+    def __init__(self, relay: Relay, folder: Path, context: Any) -> None:
+        self.relay = relay
+        self.folder = folder
+        self.sim = Simulation(
+            [Communicator],
+            [self.spec()],
+            interval_s=0.5,
+            answers={
+                kind: lambda action: action.execute(context)
+                for kind in (AuthenticateAction, SyncAction, ResetAction)
+            },
+        )
+
+    def spec(self, **config: Any) -> ChildSpec:
+        config = {
+            "relay_url": self.relay.url,
+            "auth_token": DEMO_TOKEN,
+            "outbox": str(self.folder / "out"),
+            "inbox": str(self.folder / "in"),
+            **config,
+        }
+        return ChildSpec("uplink", "communicator", UserSpec(config=config))
+
+    @property
+    def state(self) -> str:
+        return self.sim.node(PATH).state_name if PATH in self.sim.tree() else ""
+
+    def until(self, state: str, seconds: float) -> None:
+        self.sim.until(lambda: self.state == state, seconds)
+
+    def post(self, payload: Any) -> None:
+        spool.post(self.folder / "out", email="a@x", message_type="status", payload=payload)
+
+    def break_down(self) -> None:
+        """Every push and pull fails."""
+        for endpoint in ("push", "pull"):
+            self.relay.fault(endpoint, faults.nginx_502(), times=None)
+
+
+@pytest.fixture
+def site(relay: Relay, tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch) -> Site:
+    made = Site(relay, tmp_path, context)
+
+    def wall() -> float:
+        return made.sim.clock.wall
+
+    monkeypatch.setattr(authenticate, "wall_clock_s", wall)
+    monkeypatch.setattr(relay.backend, "clock", wall)
+    return made
+
+
+def test_it_comes_up_when_the_relay_does(relay: Relay, site: Site) -> None:
+    """Scenario 52: not healthy while nobody answers, healthy later, by itself."""
+    relay.refuse()
+    site.sim.run(60)
+    assert site.state == "authenticating"
+    assert site.sim.node(PATH).phase is Phase.STARTING
+    relay.accept()
+    site.until("syncing", 80)
+
+
+def test_a_long_outage_restarts_nothing(relay: Relay, site: Site) -> None:
+    """An outage of the relay is none of ours: no restart, no second login, no open circuit; the
+    message that waited is pushed once."""
+    site.until("syncing", 5)
+    generation = site.sim.node(PATH).generation
+    site.break_down()
+    site.post(1)
+    site.until("degraded", 60)
+    site.sim.run(1200)
+    assert site.state == "degraded"
+    assert site.sim.node(PATH).generation == generation
+    assert len(relay.requests("login")) == 1
+    relay.heal()
+    site.until("syncing", 80)
+    assert [entry.payload for entry in relay.pushed()] == [1]
+
+
+def test_a_stop_wins_over_an_incident_and_it_comes_back(relay: Relay, site: Site) -> None:
+    """Scenarios 51 and 53: asked to stop while everything fails, it reaches stopped once, asks
+    nothing any more, and comes back when it is declared again."""
+    site.until("syncing", 5)
+    site.break_down()
+    site.until("degraded", 60)
+    site.sim.reload([])
+    site.sim.run(15)
+    assert PATH not in site.sim.tree()
+    asked = len(relay.requests())
+    site.sim.run(300)
+    assert len(relay.requests()) == asked
+    relay.heal()
+    site.sim.reload([site.spec()])
+    site.until("syncing", 5)
+    site.sim.stop()
+    site.sim.until(lambda: site.sim.stopped, 30)
+
+
+def test_a_changed_config_is_used_at_once_out_of_a_park(relay: Relay, site: Site) -> None:
+    """Scenario 5, by a reload."""
+    site.sim.reload([site.spec(auth_token="revoked")])
+    site.sim.run(600)
+    refused = [one for one in relay.requests("login") if one.status == 401]
+    assert len(refused) == 1
+    assert "parked" in site.sim.node(PATH).reason
+    site.sim.reload([site.spec()])
+    site.until("syncing", 2)
+
+
+def test_hung_syncs_are_killed_degrade_and_recover(relay: Relay, site: Site, context: Any) -> None:
+    """A relay, or a resolver, that holds an attempt beyond its deadline: the proc is killed, both
+    directions count an error, and the next attempts come at their backoff."""
+    site.until("syncing", 5)
+    site.sim.pool.answer(SyncAction, None, takes_s=float("inf"))
+    site.until("degraded", 200)
+    assert "attempt timed_out" in site.sim.node(PATH).reason
+    site.sim.pool.answer(SyncAction, lambda action: action.execute(context))
+    site.until("syncing", 150)
+    assert len(relay.requests("login")) == 1

@@ -1,0 +1,56 @@
+"""What users may ask for, in tests of the switchboard."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from fsmv2.supervisor import Action, ActionContext, Secret
+
+
+class Add(Action, frozen=True):
+    left: int
+    right: int = 1
+
+    def execute(self, ctx: ActionContext) -> int:
+        return self.left + self.right
+
+
+class Note(Action, frozen=True):
+    """Leaves a line in a file each time it is run."""
+
+    file: str
+    text: str
+
+    def execute(self, ctx: ActionContext) -> None:
+        with Path(self.file).open("a", encoding="utf-8") as file:
+            file.write(f"{self.text}\n")
+
+
+class Crash(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Hang(Action, frozen=True):
+    timeout_s = 0.2
+
+    def execute(self, ctx: ActionContext) -> None:
+        time.sleep(600)
+
+
+class Fail(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        raise ValueError("no such pump")
+
+
+class Greet(Action, frozen=True):
+    token: Secret
+
+    def execute(self, ctx: ActionContext) -> str:
+        return f"{len(self.token.reveal())} characters"
+
+
+KINDS = {
+    "add": Add, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail, "greet": Greet,
+}  # fmt: skip
