@@ -75,3 +75,37 @@ def test_of_two_sides_that_mark_and_then_look_at_least_one_sees_the_other() -> N
         peer.stdin.close()
     page.close()
     os.close(fd)
+
+
+# --- who is below whom ----------------------------------------------------------------------
+
+
+@pytest.mark.proc
+def test_a_scan_of_all_processes_finds_what_the_kernels_lists_say() -> None:
+    """Parents before children, at most so many, and nobody below one that is passed over."""
+    code = (
+        "import os, sys\n"
+        "for _ in range(2):\n"
+        "    if os.fork():\n"
+        "        break\n"
+        "else:\n"
+        "    print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as top:
+        assert top.stdin is not None
+        assert top.stdout is not None
+        assert top.stdout.readline() == b"ready\n"
+        child, grandchild = below = linux.descendants_by_scan(top.pid)
+        place = linux.place_of(grandchild)
+        assert place is not None
+        assert place.parent_pid == child
+        assert linux.descendants_by_scan(top.pid, 1) == [child]
+        assert linux.descendants_by_scan(top.pid, skip={child}) == []
+        if linux.has_children_lists():
+            assert linux.descendants_of(top.pid) == below
+        top.stdin.close()
+    assert linux.place_of(top.pid) is None
+    assert linux.descendants_by_scan(top.pid) == []
