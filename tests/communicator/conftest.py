@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import prometheus_client
+import prometheus_client.values
 import pytest
 
 from fsmv2.communicator import metrics
@@ -37,13 +38,16 @@ class FakeContext:
 
 
 @pytest.fixture(autouse=True)
-def metrics_are_left_to_nobody() -> Iterator[None]:
-    """They belong to a proc: in this process they would outlive the tests that moved them."""
+def metrics_are_left_to_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """They belong to a proc: in this process they would outlive the tests that moved them, and go
+    on from the numbers in the files of another test."""
+    monkeypatch.setattr(prometheus_client.values, "ValueClass", prometheus_client.values.MutexValue)
+    families = metrics._families  # a test may put something else there
     yield
-    if metrics._families.cache_info().currsize:
-        for family in metrics._families().values():
+    if families.cache_info().currsize:
+        for family in families().values():
             prometheus_client.REGISTRY.unregister(family)
-        metrics._families.cache_clear()
+        families.cache_clear()
 
 
 @pytest.fixture
