@@ -73,8 +73,10 @@ def test_a_host_that_freezes_by_itself_is_left_alone() -> None:
         count = gc.get_freeze_count()
         garbage = Garbage()
         garbage.start()
+        kept = [[number] for number in range(1_000)]  # would be frozen too
         gc.collect()
-        assert gc.get_freeze_count() == count
+        # What is frozen may still die, by its count of references.
+        assert count - len(kept) < gc.get_freeze_count() <= count
         garbage.close()
         assert gc.get_freeze_count() == count
     finally:
