@@ -78,6 +78,6 @@ def test_a_host_that_freezes_by_itself_is_left_alone() -> None:
         # What is frozen may still die, by its count of references.
         assert count - len(kept) < gc.get_freeze_count() <= count
         garbage.close()
-        assert gc.get_freeze_count() == count
+        assert count - len(kept) < gc.get_freeze_count() <= count
     finally:
         gc.unfreeze()
