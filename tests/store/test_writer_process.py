@@ -4,6 +4,7 @@ talk nonsense at any moment. Time stands still unless a test moves it."""
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -122,6 +123,7 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Not opened yet; closed at the end, and no descriptor is left then."""
+    gc.collect()  # what other tests have left may hold descriptors, and go at any moment
     before = len(os.listdir("/proc/self/fd"))
     made = Bench()
     monkeypatch.setattr(processes, "start", made.start)
@@ -132,7 +134,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
             writer.end(0)
     made.process.close()
     made.poller.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def write(path: str, document: bytes = b"{}") -> Write:
