@@ -55,7 +55,9 @@ class Journal:
         for each in new:
             self._remember(each)
         if self._is_whole and self._lines + len(new) <= 2 * self._keys_max:
+            self._is_whole = False  # until it has worked: what failed may have left half a line
             self._disk.append(self._path, _text(new))
+            self._is_whole = True
             self._lines += len(new)
             return
         stem = segments.new_stem(())

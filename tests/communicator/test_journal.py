@@ -48,6 +48,26 @@ def test_a_torn_or_foreign_end_costs_nothing_else(tmp_path: Path, end: bytes) ->
     assert [key in again for key in ("one", "two", "three")] == [True, True, True]
 
 
+def test_a_key_whose_first_try_found_no_space_is_known_after_the_second() -> None:
+    """At any step; half a line that the first left is not a beginning of the second's."""
+    failed = 0
+    for fails_at in range(1, 60):
+        disk = MemoryDisk()
+        disk.fails_at = fails_at
+        journal = Journal(FOLDER, 8, disk)
+        known: list[str] = []
+        for number in range(12):
+            try:
+                journal.add([str(number)])
+            except OSError:
+                failed += 1
+                journal.add([str(number)])
+            known.append(str(number))
+            again = Journal(FOLDER, 8, disk)
+            assert all(key in again for key in known[-8:]), f"step {fails_at}, key {number}"
+    assert failed > 30
+
+
 @pytest.mark.parametrize("power_cut", [False, True], ids=["kill", "power cut"])
 def test_added_keys_survive_death_at_any_step(power_cut: bool) -> None:
     """Seeded; also while the file is written anew."""
