@@ -10,6 +10,7 @@ any, and never touches the disk.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -117,7 +118,8 @@ class Inbound:
         for file in finished:
             if file.has_unreadable:
                 kept = file.path.with_name(f"{file.path.name}{segments.UNREADABLE}")
-                segments.keep_aside(file.path, kept)
+                with contextlib.suppress(FileNotFoundError):  # a sweep before has got that far
+                    segments.keep_aside(file.path, kept)
                 file.has_unreadable = False
         finish([file.path for file in finished])
         with self._lock:
@@ -145,6 +147,11 @@ class Inbound:
         except FileNotFoundError:
             self._begun.discard(path)
             return
+        except OSError:
+            # It is still the next one: what is newer must not overtake it.
+            self._begun.discard(path)
+            self._ahead.clear()
+            raise
         file = _File(path)
         for line in segments.lines_of(data, path.name):
             try:

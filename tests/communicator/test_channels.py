@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import pytest
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.spool import Bounds, SpoolFull, segments
+from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.switchboard import (
     Closed,
     Counts,
@@ -33,6 +36,10 @@ def until(true: Callable[[], bool], what: str) -> None:
     while not true():
         assert time.monotonic() < ends_at, what
         time.sleep(0.002)
+
+
+def without_descriptors(*_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Relay:
@@ -269,6 +276,42 @@ def test_lines_that_are_no_message_are_kept_for_people(tmp_path: Path) -> None:
     found.done()
     channel.sweep()
     assert counts["unreadable"] == 2
+    assert [path.suffix for path in tmp_path.iterdir()] == [".unreadable"]
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_still_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without descriptors, say: nothing newer overtakes it, and it does not wait for a restart."""
+    for number in range(3):
+        fill(tmp_path, number)
+    channel = Inbound(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(DISK), "read", without_descriptors)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many open files"):
+                channel.receive()
+    assert [found.message.email for found in iter(channel.receive, None)] == ["0", "1", "2"]
+
+
+def test_a_sweep_that_failed_half_way_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was moved aside already is not looked for in its old place for ever."""
+    segments.publish(tmp_path, segments.new_stem(()), [b"{"])
+    readable = fill(tmp_path, "good")
+    channel = Inbound(tmp_path)
+    found = channel.receive()
+    assert found is not None
+    found.done()
+    assert channel.receive() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(type(DISK), "sync_folder", without_descriptors)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many open files"):
+                channel.sweep()
+    assert channel.sweep() == 2
+    assert not readable.exists()
     assert [path.suffix for path in tmp_path.iterdir()] == [".unreadable"]
 
 
