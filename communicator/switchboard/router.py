@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from fsmv2.communicator.spool import SpoolFull, TooLarge
+from fsmv2.communicator.spool import SpoolFull, encode
 from fsmv2.communicator.spool.journal import Journal
 from fsmv2.communicator.switchboard import orders
 from fsmv2.communicator.switchboard.counts import Counts
@@ -199,6 +199,14 @@ class Router:
         self._counts.add("orders")
         one = self._open[order.uuid] = _Open(order, incoming)
         try:
+            self._begin(one)
+        except Exception:
+            self._open.pop(order.uuid, None)  # given up by `step`: not in flight for ever
+            raise
+
+    def _begin(self, one: _Open) -> None:
+        order = one.order
+        try:
             action = orders.action_of(order, self._actions)
         except Refused as refused:
             self._fail(one, refused.code, str(refused))
@@ -222,7 +230,7 @@ class Router:
             return  # abandoned
         try:
             self._say(one, orders.last_reply(one.order, result), is_last=True)
-        except (TypeError, ValueError, TooLarge) as error:
+        except Exception as error:  # no JSON, too large, too deep: whatever it is, it has its end
             why = f"{one.order.action_type} is done, its value cannot be sent: "
             self._fail(one, orders.BAD_VALUE, why + type(error).__name__)
             return
@@ -243,7 +251,11 @@ class Router:
         )
         on_durable = (lambda: self._is_answered(one)) if is_last else None
         with self._lock:
-            if not self._unsent and self._put(message, on_durable):
+            if self._unsent:
+                encode(
+                    message
+                )  # too large is told now: at the head of those that wait nobody could
+            elif self._put(message, on_durable):
                 return
             self._unsent.append((message, on_durable))
 

@@ -3,107 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ordered_actions import KINDS, Add
+from ordered_actions import Add
+from playedline import Line
 
 from fsmv2.communicator import spool
-from fsmv2.communicator.spool import Bounds, segments
-from fsmv2.communicator.switchboard import (
-    Counts,
-    Identity,
-    Inbound,
-    Outbound,
-    Router,
-    Subscribers,
-    orders,
-    router,
-)
-from fsmv2.communicator.transport.codec import Message, decode_content, encode_content
-from fsmv2.supervisor import Action, ActionResult
+from fsmv2.communicator.spool import Bounds
+from fsmv2.communicator.switchboard import orders, router
+from fsmv2.communicator.transport.codec import decode_content, encode_content
 from fsmv2.supervisor.core.action import ActionError, DeathCertificate
 
-WAIT_S = 20.0
 SECRET = "s3cret"
-
-
-class PlayedPool:
-    """Takes actions; the test says how each ends."""
-
-    def __init__(self) -> None:
-        self.taken: list[tuple[Action, Future[ActionResult]]] = []
-        self.error: Exception | None = None
-
-    def submit(self, action: Action) -> Future[ActionResult]:
-        if self.error is not None:
-            raise self.error
-        future: Future[ActionResult] = Future()
-        self.taken.append((action, future))
-        return future
-
-    def end(self, index: int = -1, status: Any = "succeeded", **fields: Any) -> None:
-        result = ActionResult(status=status, action_type="Add", attempt_id=1, **fields)
-        self.taken[index][1].set_result(result)
-
-
-class Line:
-    """A router between two folders."""
-
-    def __init__(self, folder: Path, bounds: Bounds | None = None) -> None:
-        self.folder = folder
-        self.pool = PlayedPool()
-        self.counts = Counts()
-        self.subscribers = Subscribers()
-        self.outbound = Outbound(folder / "out", bounds, self.counts)
-        self.outbound.start()
-        self.router = Router(
-            Inbound(folder / "in", self.counts),
-            self.outbound,
-            self.subscribers,
-            Identity("uuid-1"),
-            self.pool,
-            KINDS,
-        )
-
-    def send(self, *contents: str, email: str = "ada@x") -> None:
-        lines = [spool.encode(Message(email=email, content=c, trace_id="t1")) for c in contents]
-        segments.publish(self.folder / "in", segments.new_stem(()), lines)
-
-    def order(self, uuid: str = "u1", kind: str = "add", payload: Any = None) -> None:
-        fields = {"left": 1} if payload is None else payload
-        body = {"actionType": kind, "actionUUID": uuid, "actionPayload": fields}
-        self.send(encode_content("action", body))
-
-    def run(self) -> None:
-        """Until nothing more happens: everything is settled that can be."""
-        while self.router.step():
-            pass
-        assert self.outbound.flush(WAIT_S)
-        self.router.settle(all_of_it=True)
-
-    def replies(self) -> list[tuple[str, Any]]:
-        """State and payload of everything in the outbox, in order."""
-        found = []
-        for one in spool.outgoing(self.folder / "out", 999, 1 << 30)[0]:
-            kind, payload = decode_content(one.message.content)
-            assert (kind, one.message.email, one.message.trace_id) == (
-                "action-reply",
-                "ada@x",
-                "t1",
-            )
-            assert one.message.umh_instance == "uuid-1"
-            found.append((payload["actionReplyState"].removeprefix("action-"), payload))
-        return found
-
-    def states(self) -> list[str]:
-        return [state for state, _ in self.replies()]
-
-    def left(self) -> int:
-        """Messages that would come again after a kill."""
-        return spool.usage(self.folder / "in").messages
 
 
 @pytest.fixture
@@ -210,16 +123,6 @@ def test_a_pool_that_takes_nothing_is_a_failure_reply_too(line: Line) -> None:
     assert line.states() == ["confirmed", "executing", "failure"]
     assert "ValueError" in str(line.replies()[-1])
     assert SECRET not in str(line.replies())
-
-
-def test_a_value_that_is_no_json_is_told_as_such(line: Line) -> None:
-    """The action was run; its user learns that there is no value to be had."""
-    line.order()
-    line.run()
-    line.pool.end(value=object())
-    line.run()
-    assert line.states() == ["confirmed", "executing", "failure"]
-    assert "value cannot be sent: TypeError" in line.replies()[-1][1]["actionReplyPayload"]
 
 
 def test_the_same_order_is_run_once(line: Line) -> None:
