@@ -58,13 +58,11 @@ def look_at(pid: int) -> LastLook:
 
 class Signs(NamedTuple):
     """How a process stands towards signals: its scheduler state letter ("?" when it could not be
-    read), the bit masks of signals that its main thread blocks and that it catches, and how often
-    that thread has left a CPU."""
+    read), and the bit masks of signals that its main thread blocks and that it catches."""
 
     state: str = "?"
     blocked: int = 0
     caught: int = 0
-    switches: int = 0
 
     @property
     def is_stopped(self) -> bool:
@@ -90,7 +88,6 @@ def signs_of(pid: int) -> Signs:
             read[b"State"].split()[0].decode(),
             int(read[b"SigBlk"], 16),
             int(read[b"SigCgt"], 16),
-            int(read[b"voluntary_ctxt_switches"]) + int(read[b"nonvoluntary_ctxt_switches"]),
         )
     except (KeyError, IndexError, ValueError):
         return Signs()
@@ -109,9 +106,20 @@ def is_exiting(pid: int) -> bool:
         return False
 
 
-def main_thread_cpu_s(pid: int) -> float | None:
-    """CPU seconds of the main thread of ``pid`` as of the kernel's last tick or switch, some
-    milliseconds ago. Source: the kernel's sched-stats.rst; None where it keeps none."""
+def main_thread_cpu_now_s(pid: int) -> float | None:
+    """CPU seconds of the main thread of ``pid`` up to this moment; None where the kernel keeps no
+    such figure.
+
+    What /proc tells is that of the kernel's last tick or switch, up to 10 ms ago. The kernel
+    brings it up to date when a thread's scheduling policy is changed, so it is changed and
+    changed back; where that is not allowed, the older figure is told. Sources: sched(7), the
+    kernel's sched-stats.rst and update_curr().
+    """
+    with contextlib.suppress(OSError):
+        policy, parameters = os.sched_getscheduler(pid), os.sched_param(0)
+        if policy == os.SCHED_OTHER:
+            os.sched_setscheduler(pid, os.SCHED_BATCH, parameters)
+            os.sched_setscheduler(pid, policy, parameters)
     try:
         with open(f"/proc/{pid}/schedstat", "rb", buffering=0) as file:
             return int(file.read(64).split()[0]) / 1e9

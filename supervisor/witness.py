@@ -19,7 +19,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from fsmv2.supervisor.certificate import main_thread_cpu_s, signs_of
+from fsmv2.supervisor.certificate import main_thread_cpu_now_s, signs_of
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.outsidereader import read_stacks
 from fsmv2.supervisor.procs import DUMP_SIGNAL, without_our_frames
@@ -38,24 +38,24 @@ READ_S_MIN = 0.002
 READ_SOON_S = 0.0003
 READ_AGAIN_S = 0.002
 UNREAD = "its stack was not read from outside: the budget was spent on other procs"
-# When the root looks whether Python code has run since the dump. Not sooner: a virtual machine's
-# CPU may stand still for a millisecond while the clock goes on, and a Python loop would be called
-# a hang in C (seen). The last look comes after a thread that waits for the GIL would have got it
-# (sys.getswitchinterval: 5 ms).
-ECHO_LOOKS_S = (0.002, 0.004, 0.006)
+# When the root looks whether Python code has run since the dump. A thread that sleeps is looked
+# at when one that waits for the GIL would have got it (sys.getswitchinterval: 5 ms).
+ECHO_LOOKS_S = (0.002, 0.004, 0.006, 0.010, 0.014, 0.018)
+SLEEPS_AFTER_S = 0.006
 # CPU time without coming to a handler that makes sure: Python code looks for one at least at
-# each call and each jump back.
+# each call and each jump back. Time on the clock says nothing, and neither does the letter "R":
+# on a busy machine a Python loop waits its turn with it for tens of milliseconds, and a virtual
+# machine's CPU may stand still while the clock goes on (both seen).
 SURE_CPU_S = 0.0003
 
 
 class _Silence(NamedTuple):
-    """Since when the Python half of the handler has not run; how often the main thread had left
-    a CPU by then, and the CPU seconds it had had."""
+    """Since when the Python half of the handler has not run, and the CPU seconds the main thread
+    had had by then."""
 
     proc: ProcHandle
     attempt: Attempt | None
     since: float
-    switches: int
     cpu_s: float | None
 
 
@@ -107,9 +107,8 @@ class Witness:
         if proc.has_echoed():
             self._pool.happen(proc, ProcEvent.STACK_CAME)
         elif dumped:
-            switches = signs_of(proc.pid).switches
-            cpu_s = main_thread_cpu_s(proc.pid)
-            self._look_later(_Silence(proc, proc.attempt, time.monotonic(), switches, cpu_s), 0)
+            cpu_s = main_thread_cpu_now_s(proc.pid)
+            self._look_later(_Silence(proc, proc.attempt, time.monotonic(), cpu_s), 0)
 
     def _look_later(self, silence: _Silence, number: int) -> None:
         moment = silence.since + ECHO_LOOKS_S[number]
@@ -122,22 +121,18 @@ class Witness:
         if proc.has_echoed():
             self._pool.happen(proc, ProcEvent.STACK_CAME)
             return
-        signs, had = signs_of(proc.pid), main_thread_cpu_s(proc.pid)
-        is_last = number + 1 == len(ECHO_LOOKS_S)
-        for_ms = (time.monotonic() - silence.since) * 1000
+        had = main_thread_cpu_now_s(proc.pid)
         how = None
-        if signs.state == "R" and signs.switches == silence.switches:
-            how = f"was on a CPU for {for_ms:.1f} ms without a break"
-        elif had is not None and cpu_s is not None and had - cpu_s >= SURE_CPU_S:
+        if had is not None and cpu_s is not None and had - cpu_s >= SURE_CPU_S:
             how = f"had {(had - cpu_s) * 1000:.1f} ms of CPU"
-        elif is_last and signs.state in "SD":
-            how = f"did not wake up for {for_ms:.1f} ms"
+        elif ECHO_LOOKS_S[number] >= SLEEPS_AFTER_S and signs_of(proc.pid).state in "SD":
+            how = f"did not wake up for {(time.monotonic() - silence.since) * 1000:.1f} ms"
         if how is not None:
             proc.hangs_in_c = (
                 f"after the stack was taken, its main thread {how} and came to no Python code "
                 "(/proc/PID/status, schedstat)"
             )
-        if proc.hangs_in_c or is_last:
+        if how is not None or number + 1 == len(ECHO_LOOKS_S):
             self._pool.happen(proc, ProcEvent.ECHO_OVERDUE)
         else:
             self._look_later(silence, number + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,42 @@ def test_a_proc_that_is_another_one_by_then_is_not_read(monkeypatch: pytest.Monk
         played.now = max(played.now, played.deadlines.next_moment() or 0.0) + 1.0
         played.deadlines.fire(played.now, played.happen)
     assert played.reads == [1]
+
+
+@pytest.mark.parametrize(
+    ("state", "cpu_ms_per_look", "says"),
+    [
+        ("R", 0.0, None),
+        ("R", 0.02, None),
+        ("R", 2.0, "had 2.0 ms of CPU"),
+        ("R", None, None),
+        ("S", 0.0, "did not wake up for 6.0 ms"),
+    ],
+    ids=["waits for a CPU", "had hardly any", "runs", "no figures", "sleeps"],
+)
+def test_a_hang_in_c_is_only_said_of_what_had_cpu_time_or_slept(
+    monkeypatch: pytest.MonkeyPatch, state: str, cpu_ms_per_look: float | None, says: str | None
+) -> None:
+    """On a busy machine a Python loop waits its turn: runnable, and with nothing to show for."""
+    played = Played(monkeypatch, lambda _pid: 0.0)
+    looks = itertools.count()
+    monkeypatch.setattr(
+        witnesses,
+        "main_thread_cpu_now_s",
+        lambda _pid: None if cpu_ms_per_look is None else next(looks) * cpu_ms_per_look / 1000,
+    )
+    monkeypatch.setattr(witnesses, "signs_of", lambda _pid: Signs(state=state))
+    proc = proc_of(1)
+    proc.hangs_in_c, proc.is_dumped = None, False
+    proc.read_wakeups, proc.has_echoed = (lambda: True), (lambda: False)
+    played.witness.woken(proc, 1)
+    while played.deadlines:
+        played.now = max(played.now, played.deadlines.next_moment() or 0.0)
+        played.deadlines.fire(played.now, played.happen)
+    assert proc.state is ProcState.KILLED
+    assert (says or "") in (proc.hangs_in_c or "")
+    assert (proc.hangs_in_c is None) == (says is None)
+    assert played.killed_at[1] <= 1_000.0 + STACK_BUDGET_S
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import struct
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from fsmv2.ipc.page import Page, create_page, read_dump
+from fsmv2.supervisor.certificate import main_thread_cpu_now_s
 from fsmv2.workerproc.evidence import DUMP_SIGNAL, HEARD_BYTE
 
 pytestmark = pytest.mark.proc
@@ -108,3 +110,41 @@ def test_an_action_that_closes_the_descriptor_lives_on_and_is_heard_on_the_page(
             while hung.page.heard() < times and time.monotonic() < give_up:
                 time.sleep(0.01)
             assert hung.page.heard() == times
+
+
+COUNTS = """
+import mmap, struct, sys
+page = mmap.mmap(int(sys.argv[1]), 8)
+number = 0
+while True:
+    number += 1
+    page[:] = struct.pack("q", number)
+"""
+
+
+def test_the_cpu_time_of_a_running_thread_is_that_of_this_moment() -> None:
+    """Not that of the kernel's last tick: who was seen to work has had some since."""
+    page_fd = os.memfd_create("count")
+    os.ftruncate(page_fd, 8)
+
+    def counted() -> int:
+        return int(struct.unpack("q", os.pread(page_fd, 8, 0))[0])
+
+    with (
+        os.fdopen(page_fd),
+        subprocess.Popen([sys.executable, "-c", COUNTS, str(page_fd)], pass_fds=[page_fd]) as child,
+    ):
+        try:
+            until = time.monotonic() + PATIENCE_S
+            for _ in range(200):
+                before, number = main_thread_cpu_now_s(child.pid), counted()
+                while counted() < number + 20:
+                    assert time.monotonic() < until
+                after = main_thread_cpu_now_s(child.pid)
+                assert before is not None
+                assert after is not None
+                assert after > before
+            assert os.sched_getscheduler(child.pid) == os.SCHED_OTHER
+        finally:
+            child.kill()
+    assert main_thread_cpu_now_s(child.pid) is None
