@@ -34,9 +34,9 @@ from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.engine import WAKES_MIN, Engine
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.tree.engine import WAKES_MIN, Engine
 
 LINES, STATIONS = 3, 3
 NODES = 1 + LINES * (1 + STATIONS)

@@ -28,9 +28,9 @@ import tick_workers as workers
 from fsmv2.supervisor import ActionResult
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.engine import Engine
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.tree.engine import Engine
 
 LINES, STATIONS, IN_FLIGHT = 10, 9, 20
 BRING_UP_TICKS = 3  # they make the nodes, derive and start everything

@@ -23,7 +23,7 @@ import click
 
 from fsmv2.communicator.spool import post
 from fsmv2.examples.recordfile import read_after
-from fsmv2.supervisor import cli
+from fsmv2.supervisor.commandline import cli
 
 RECORDS_MAX = 10_000_000
 DEMO_TOKEN = "demo-token-1"

@@ -18,11 +18,11 @@ from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
 
 if TYPE_CHECKING:
-    from fsmv2.supervisor.actionpool import ActionPool
+    from fsmv2.supervisor.config.settings import Settings
     from fsmv2.supervisor.core.template import render_template
-    from fsmv2.supervisor.executor import KillableExecutor
+    from fsmv2.supervisor.library.actionpool import ActionPool
+    from fsmv2.supervisor.library.executor import KillableExecutor
     from fsmv2.supervisor.root import Supervisor
-    from fsmv2.supervisor.settings import Settings
 
 __all__ = [
     "Act",
@@ -56,9 +56,9 @@ __all__ = [
 ]
 
 _LAZY = {
-    "ActionPool": "fsmv2.supervisor.actionpool",
-    "KillableExecutor": "fsmv2.supervisor.executor",
-    "Settings": "fsmv2.supervisor.settings",
+    "ActionPool": "fsmv2.supervisor.library.actionpool",
+    "KillableExecutor": "fsmv2.supervisor.library.executor",
+    "Settings": "fsmv2.supervisor.config.settings",
     "Supervisor": "fsmv2.supervisor.root",
     "render_template": "fsmv2.supervisor.core.template",
 }

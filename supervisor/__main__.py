@@ -9,7 +9,7 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line."""
-    from fsmv2.supervisor.cli import cli
+    from fsmv2.supervisor.commandline.cli import cli
 
     cli.main(prog_name="fsmv2")
 

@@ -27,10 +27,10 @@ from fsmv2.ipc.linux import (
     register_for_barriers,
     set_subreaper,
 )
-from fsmv2.supervisor.cgroupplaces import read_text
-from fsmv2.supervisor.cgroups import ProcGroups
-from fsmv2.supervisor.memoryevents import OomCounters, memory_limit
-from fsmv2.supervisor.outsidereader import reader_capability
+from fsmv2.supervisor.kernelgroups.cgroupplaces import read_text
+from fsmv2.supervisor.kernelgroups.cgroups import ProcGroups
+from fsmv2.supervisor.pool.memoryevents import OomCounters, memory_limit
+from fsmv2.supervisor.stacks.outsidereader import reader_capability
 
 ROOM_BYTES_WANTED = 64 << 20
 FDS_WANTED = 1024

@@ -23,13 +23,13 @@ from fsmv2.ipc.messages import (
     ReleaseType,
     ReloadConfig,
 )
-from fsmv2.supervisor.checkprocess import Verdict
+from fsmv2.supervisor.config.checkprocess import Verdict
+from fsmv2.supervisor.config.plans import only_counts
+from fsmv2.supervisor.config.reload import Reloader
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event, OperatorCommanded
-from fsmv2.supervisor.infrastructure import Infrastructure
-from fsmv2.supervisor.plans import only_counts
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.reload import Reloader
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.tree.infrastructure import Infrastructure
 
 DETAIL_CHARS_MAX = 2_000
 FAULTS_MAX = 100

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
+from fsmv2.supervisor.config.policies import check_observation, resolve_actions, rules_of
+from fsmv2.supervisor.config.settings import BreakerSettings, Settings, child_specs
 from fsmv2.supervisor.core.action import Action, ActionPolicy
 from fsmv2.supervisor.core.freshness import ObservationRules
 from fsmv2.supervisor.core.location import GapPolicy, Location
@@ -17,9 +19,7 @@ from fsmv2.supervisor.core.restarts import RestartBudget, Strategy
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.infrastructure import Rules
-from fsmv2.supervisor.policies import check_observation, resolve_actions, rules_of
-from fsmv2.supervisor.settings import BreakerSettings, Settings, child_specs
+from fsmv2.supervisor.tree.infrastructure import Rules
 
 
 class Declared(TypedDict):

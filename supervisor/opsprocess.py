@@ -29,12 +29,12 @@ from fsmv2.ipc.messages import (
     OpsReady,
     Published,
 )
-from fsmv2.supervisor import processes
-from fsmv2.supervisor.certificate import death_verdict
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import SpecError, StartError
 from fsmv2.supervisor.core.events import Event, OpsEnded, OpsStarted
-from fsmv2.supervisor.poller import Poller
+from fsmv2.supervisor.pool.certificate import death_verdict
+from fsmv2.supervisor.system import processes
+from fsmv2.supervisor.system.poller import Poller
 
 Reply = Callable[[CommandAnswered], None]
 

@@ -20,36 +20,37 @@ from collections.abc import Callable
 import msgspec
 
 from fsmv2.ipc import metricfile
-from fsmv2.supervisor import logs, spill
-from fsmv2.supervisor.access import digest_of
 from fsmv2.supervisor.commands import Commands
+from fsmv2.supervisor.config.access import digest_of
+from fsmv2.supervisor.config.plugins import Plugins, load_plugins
+from fsmv2.supervisor.config.poolsettings import pool_options
+from fsmv2.supervisor.config.reload import ConfigFile, Reloader
+from fsmv2.supervisor.config.settings import Settings
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import Action, ActionResult, action_name
 from fsmv2.supervisor.core.errors import FsmError, StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.engineoptions import breaker_rules, declared, engine_options, policies_of
-from fsmv2.supervisor.explain import Explainer
-from fsmv2.supervisor.garbage import Garbage
-from fsmv2.supervisor.infrastructure import NO_PROC, Infrastructure
-from fsmv2.supervisor.metrics import Metrics
 from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
-from fsmv2.supervisor.outside import Ticket
-from fsmv2.supervisor.plugins import Plugins, load_plugins
-from fsmv2.supervisor.poller import Poller
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.poolsettings import pool_options
-from fsmv2.supervisor.probe.rootprobe import root_probe
-from fsmv2.supervisor.publisher import Publisher
-from fsmv2.supervisor.reload import ConfigFile, Reloader
+from fsmv2.supervisor.pool import spill
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.runfolders import Leftovers
 from fsmv2.supervisor.rootfolders import make_metrics_folder, make_run_folder
-from fsmv2.supervisor.runfolders import Leftovers
-from fsmv2.supervisor.settings import Settings
-from fsmv2.supervisor.signals import Signals
+from fsmv2.supervisor.rootprobe import root_probe
 from fsmv2.supervisor.store.keeper import file_of, open_keeper
-from fsmv2.supervisor.summary import Summary
-from fsmv2.supervisor.telemetry import Telemetry
+from fsmv2.supervisor.system.garbage import Garbage
+from fsmv2.supervisor.system.poller import Poller
+from fsmv2.supervisor.system.signals import Signals
+from fsmv2.supervisor.telemetry import logs
+from fsmv2.supervisor.telemetry.explain import Explainer
+from fsmv2.supervisor.telemetry.metrics import Metrics
+from fsmv2.supervisor.telemetry.publisher import Publisher
+from fsmv2.supervisor.telemetry.summary import Summary
+from fsmv2.supervisor.telemetry.telemetry import Telemetry
+from fsmv2.supervisor.tree.engine import Engine
+from fsmv2.supervisor.tree.infrastructure import NO_PROC, Infrastructure
+from fsmv2.supervisor.tree.outside import Ticket
 
 WAIT_S_MAX = 1.0
 SAME_SIGNAL_S = 0.25

@@ -12,7 +12,7 @@ import os
 
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core.errors import StartError
-from fsmv2.supervisor.runfolders import RunFolder
+from fsmv2.supervisor.pool.runfolders import RunFolder
 
 
 def make_run_folder(name: str, undo: contextlib.ExitStack) -> str:

@@ -29,7 +29,9 @@ from fsmv2.ipc.messages import (
     ToOps,
 )
 from fsmv2.supervisor import opsprocess
-from fsmv2.supervisor.access import (
+from fsmv2.supervisor.commandline.cli import EXIT_CODES
+from fsmv2.supervisor.commands import Commands
+from fsmv2.supervisor.config.access import (
     TOKEN_CHARS_MAX,
     digest_of,
     is_token,
@@ -38,16 +40,14 @@ from fsmv2.supervisor.access import (
     take_token,
     token_of,
 )
-from fsmv2.supervisor.checkprocess import Verdict
-from fsmv2.supervisor.cli import EXIT_CODES
-from fsmv2.supervisor.commands import Commands
-from fsmv2.supervisor.config import load_text
-from fsmv2.supervisor.configfault import ConfigError
+from fsmv2.supervisor.config.checkprocess import Verdict
+from fsmv2.supervisor.config.config import load_text
+from fsmv2.supervisor.config.configfault import ConfigError
+from fsmv2.supervisor.config.plans import PlanDocument, PlannedChange
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import Event, OperatorCommanded
 from fsmv2.supervisor.core.secret import Secret
-from fsmv2.supervisor.plans import PlanDocument, PlannedChange
-from fsmv2.supervisor.poller import Poller
+from fsmv2.supervisor.system.poller import Poller
 from fsmv2.supervisor.web.app import make_app
 from fsmv2.supervisor.web.commands import NAME_CHARS_MAX, WAITING_MAX, Desk
 from fsmv2.supervisor.web.state import PublishedState

@@ -28,12 +28,12 @@ from fsmv2.supervisor import (
     Worker,
     WorkerFactory,
 )
-from fsmv2.supervisor.config import load_settings, load_text, read_config
-from fsmv2.supervisor.configcheck import check_settings
-from fsmv2.supervisor.configfault import ConfigError, Fault, Places, at_key, shown
-from fsmv2.supervisor.configwalk import decode_wire_type, describe, misfits
+from fsmv2.supervisor.config.config import load_settings, load_text, read_config
+from fsmv2.supervisor.config.configcheck import check_settings
+from fsmv2.supervisor.config.configfault import ConfigError, Fault, Places, at_key, shown
+from fsmv2.supervisor.config.configwalk import decode_wire_type, describe, misfits
+from fsmv2.supervisor.config.plugins import load_plugins
 from fsmv2.supervisor.core.errors import SpecError
-from fsmv2.supervisor.plugins import load_plugins
 
 FULL: dict[str, Any] = {
     "name": "site",

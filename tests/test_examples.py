@@ -36,11 +36,11 @@ from fsmv2.supervisor import (
     VariableBundle,
     Worker,
 )
-from fsmv2.supervisor.config import read_config
-from fsmv2.supervisor.configcheck import check_settings
+from fsmv2.supervisor.config.config import read_config
+from fsmv2.supervisor.config.configcheck import check_settings
+from fsmv2.supervisor.config.plugins import load_plugins
 from fsmv2.supervisor.core.action import ActionError
 from fsmv2.supervisor.core.fsm import ChildInfo, ChildrenView, Desired, Identity, decide
-from fsmv2.supervisor.plugins import load_plugins
 
 EXAMPLES = Path(hello.__file__).parent
 WAIT_S = 20.0

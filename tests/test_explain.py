@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from fsmv2.ipc import encode
 from fsmv2.ipc.messages import Command, CommandAnswered, ExplainWorker, KillAction
-from fsmv2.supervisor import client
-from fsmv2.supervisor.cli import cli
-from fsmv2.supervisor.cliexplain import explanation_text
+from fsmv2.supervisor.commandline import client
+from fsmv2.supervisor.commandline.cli import cli
+from fsmv2.supervisor.commandline.cliexplain import explanation_text
 from fsmv2.supervisor.core.runbooks import PAGES
 from fsmv2.supervisor.web.app import make_app
 from fsmv2.supervisor.web.commands import Desk

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsmv2.supervisor.garbage import THAW_S, Garbage
+from fsmv2.supervisor.system.garbage import THAW_S, Garbage
 
 
 class _Clock:

@@ -16,12 +16,19 @@ import msgspec
 import pytest
 import structlog
 
-from fsmv2.supervisor import Secret, logs
+from fsmv2.supervisor import Secret
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core.action import DeathCertificate
-from fsmv2.supervisor.loglines import LINE_BYTES_MAX, escape, guilty_frames, json_line, timestamp
-from fsmv2.supervisor.logsentences import seconds, sentence_of
-from fsmv2.supervisor.telemetry import EVENT_BODY_BYTES_MAX, Telemetry
+from fsmv2.supervisor.telemetry import logs
+from fsmv2.supervisor.telemetry.loglines import (
+    LINE_BYTES_MAX,
+    escape,
+    guilty_frames,
+    json_line,
+    timestamp,
+)
+from fsmv2.supervisor.telemetry.logsentences import seconds, sentence_of
+from fsmv2.supervisor.telemetry.telemetry import EVENT_BODY_BYTES_MAX, Telemetry
 
 NOON = 1_700_000_000.123
 STACK = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fsmv2.supervisor.memoryevents import OomCounters, memory_limit
+from fsmv2.supervisor.pool.memoryevents import OomCounters, memory_limit
 
 
 def make_proc(folder: Path, version: int, kills: int, vmstat: int = 0) -> None:

@@ -17,8 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from fsmv2.ipc import metricfile
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core.readings import Reading, Unit
-from fsmv2.supervisor.metrics import OTHER, PATHS_MAX, SERIES_MAX, Metrics
-from fsmv2.supervisor.metrictable import TABLE, table_markdown
+from fsmv2.supervisor.telemetry.metrics import OTHER, PATHS_MAX, SERIES_MAX, Metrics
+from fsmv2.supervisor.telemetry.metrictable import TABLE, table_markdown
 
 POOL = {
     "procs": [

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsmv2.supervisor.processmemory import PAGE_BYTES, PAGES_MAX, ProcessMemory, is_file_call
+from fsmv2.supervisor.stacks.processmemory import PAGE_BYTES, PAGES_MAX, ProcessMemory, is_file_call
 
 FOREVER = float("inf")
 

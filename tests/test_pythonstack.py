@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsmv2.supervisor import outsidereader, pythonstack
-from fsmv2.supervisor.processmemory import PAGE_BYTES, ProcessMemory
-from fsmv2.supervisor.pythonlayout import OWNED_BY_C_STACK, Layout, supposed_layout
-from fsmv2.supervisor.pythonstack import (
+from fsmv2.supervisor.stacks import outsidereader, pythonstack
+from fsmv2.supervisor.stacks.processmemory import PAGE_BYTES, ProcessMemory
+from fsmv2.supervisor.stacks.pythonlayout import OWNED_BY_C_STACK, Layout, supposed_layout
+from fsmv2.supervisor.stacks.pythonstack import (
     FRAMES_MAX,
     FRAMES_TOTAL_MAX,
     TEXT_CHARACTERS_MAX,

@@ -12,15 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from fsmv2.supervisor import reload as reloads
-from fsmv2.supervisor.checkprocess import Verdict, judge
-from fsmv2.supervisor.config import load_settings
-from fsmv2.supervisor.core.errors import SpecError
-from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.core.plan import KINDS
-from fsmv2.supervisor.core.reloadevents import ReloadApplied, ReloadRefused
-from fsmv2.supervisor.filewatch import LOOK_S, FileWatch, mark_of
-from fsmv2.supervisor.plans import (
+from fsmv2.supervisor.config import reload as reloads
+from fsmv2.supervisor.config.checkprocess import Verdict, judge
+from fsmv2.supervisor.config.config import load_settings
+from fsmv2.supervisor.config.filewatch import LOOK_S, FileWatch, mark_of
+from fsmv2.supervisor.config.plans import (
     CHANGES_MAX,
     PlanDocument,
     PlannedChange,
@@ -28,9 +24,13 @@ from fsmv2.supervisor.plans import (
     shortened,
     summary,
 )
-from fsmv2.supervisor.poller import Poller
-from fsmv2.supervisor.reload import ConfigFile, Reloader
-from fsmv2.supervisor.settings import Settings
+from fsmv2.supervisor.config.reload import ConfigFile, Reloader
+from fsmv2.supervisor.config.settings import Settings
+from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.core.events import Event
+from fsmv2.supervisor.core.plan import KINDS
+from fsmv2.supervisor.core.reloadevents import ReloadApplied, ReloadRefused
+from fsmv2.supervisor.system.poller import Poller
 
 PLUGIN = """
 import msgspec

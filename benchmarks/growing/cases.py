@@ -15,14 +15,14 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-from fsmv2.supervisor import reconciling, steps
 from fsmv2.supervisor.core import template
 from fsmv2.supervisor.core.reconcile import Present, diff_children
 from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.engine import Engine
+from fsmv2.supervisor.tree import reconciling, steps
+from fsmv2.supervisor.tree.engine import Engine
 from growing.plant import WORKERS, LeafConfig, children
 
 SPREAD_S = 2.0

@@ -15,10 +15,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from fsmv2.supervisor.cgroupplaces import Place, Places
 from fsmv2.supervisor.core import kerneltexts
 from fsmv2.supervisor.core.kerneltexts import keyed, limit, whole
 from fsmv2.supervisor.core.readings import Claim
+from fsmv2.supervisor.kernelgroups.cgroupplaces import Place, Places
 from fsmv2.supervisor.probe.files import Unreadable, claimed, parsed
 
 # Page cache that the kernel gives up at once when a group needs the memory is not counted, as

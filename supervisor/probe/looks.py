@@ -14,7 +14,7 @@ import msgspec
 
 from fsmv2.supervisor.core.kerneltexts import cpu_ticks, resource_limit
 from fsmv2.supervisor.core.readings import HOST, Claim, Facts, ProcFacts
-from fsmv2.supervisor.memoryshare import resident_bytes
+from fsmv2.supervisor.pool.memoryshare import resident_bytes
 from fsmv2.supervisor.probe.files import Unreadable, claimed, parsed
 from fsmv2.supervisor.probe.groups import Groups
 from fsmv2.supervisor.probe.host import TICKS_PER_S, Host, pressure_claim

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from fsmv2.supervisor.context import PoolPort
 from fsmv2.supervisor.core import readingevents
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.events import Event
@@ -33,6 +32,7 @@ from fsmv2.supervisor.core.readings import (
     readings_of,
 )
 from fsmv2.supervisor.probe.actions import DEADLINE_S, ReadDisk, ReadMachine
+from fsmv2.supervisor.tree.context import PoolPort
 
 LANE = "observations"
 INTERVAL_S = 1.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fsmv2.supervisor.core.poolreadings import PoolFacts
 
 if TYPE_CHECKING:
-    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.pool.pool import Pool
 
 LOOK_MAX = 1_000
 

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from fsmv2.ipc.messages import Write
+from fsmv2.supervisor.config.settings import StoreSettings
 from fsmv2.supervisor.core import storeevents
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.node import Node
-from fsmv2.supervisor.poller import Poller
-from fsmv2.supervisor.settings import StoreSettings
 from fsmv2.supervisor.store.memory import MemoryStore
 from fsmv2.supervisor.store.process import WriterProcess
 from fsmv2.supervisor.store.protocol import Recalled, StoreConflict
 from fsmv2.supervisor.store.recorder import Recorder
+from fsmv2.supervisor.system.poller import Poller
+from fsmv2.supervisor.tree.node import Node
 
 PACE_S = 0.05
 SHARE_MAX = 0.1

@@ -21,15 +21,15 @@ from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, FrameError
 from fsmv2.ipc.messages import FromStore, NotSaved, Recall, Saved, StoreReady, StoreShut, Write
-from fsmv2.supervisor import processes
-from fsmv2.supervisor.certificate import death_verdict
 from fsmv2.supervisor.core import storeevents
 from fsmv2.supervisor.core.backoff import delay_s
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.poller import WRITABLE, Poller
+from fsmv2.supervisor.pool.certificate import death_verdict
 from fsmv2.supervisor.store.outbox import Outbox
 from fsmv2.supervisor.store.protocol import Recalled
+from fsmv2.supervisor.system import processes
+from fsmv2.supervisor.system.poller import WRITABLE, Poller
 
 WRITER_MAIN = "fsmv2.supervisor.store.writer:write_store"
 # An order's bytes go into the pipe at once, where the machine allows it.

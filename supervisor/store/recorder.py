@@ -15,9 +15,9 @@ from typing import Any
 
 from fsmv2.ipc.messages import Write
 from fsmv2.supervisor.core.restarts import comes_back
-from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.store.protocol import Recalled, document, put, removal
-from fsmv2.supervisor.store.resuming import config_of, part_of, resume_of
+from fsmv2.supervisor.tree.node import Node
+from fsmv2.supervisor.tree.resuming import config_of, part_of, resume_of
 
 NODES_MAX = 250
 SLICE_S = 0.005

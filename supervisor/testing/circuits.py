@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fsmv2.supervisor.care import is_strict
 from fsmv2.supervisor.core.breakerevents import (
     ChildRecovered,
     ChildRestarted,
@@ -18,7 +17,8 @@ from fsmv2.supervisor.core.breakerevents import (
 from fsmv2.supervisor.core.childbreaker import DEFAULT
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.fsm import Phase
-from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.tree.care import is_strict
+from fsmv2.supervisor.tree.node import Node
 
 
 class Circuits:

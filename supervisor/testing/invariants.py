@@ -18,12 +18,12 @@ from fsmv2.supervisor.core.errors import BugError
 from fsmv2.supervisor.core.fsm import Phase
 from fsmv2.supervisor.core.reconcile import same_spec
 from fsmv2.supervisor.core.spec import ChildSpec
-from fsmv2.supervisor.engine import Engine
-from fsmv2.supervisor.leaving import children_to_wait_for
-from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.testing.circuits import Circuits
 from fsmv2.supervisor.testing.clock import ManualClock
 from fsmv2.supervisor.testing.simpool import SimPool
+from fsmv2.supervisor.tree.engine import Engine
+from fsmv2.supervisor.tree.leaving import children_to_wait_for
+from fsmv2.supervisor.tree.node import Node
 
 # A node that may stop but has not begun to: so many ticks, and so long, is no lag any more.
 LAG_TICKS = 3

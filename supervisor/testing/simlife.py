@@ -16,18 +16,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from fsmv2.supervisor.attempts import UNBEGUN_MAX
-from fsmv2.supervisor.certificate import CANCELLED_FOR
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionError, ActionResult, DeathCertificate, Status
-from fsmv2.supervisor.failedstarts import FailedStarts
+from fsmv2.supervisor.pool.attempts import UNBEGUN_MAX
+from fsmv2.supervisor.pool.certificate import CANCELLED_FOR
+from fsmv2.supervisor.pool.failedstarts import FailedStarts
 from fsmv2.supervisor.testing.answers import carry_out
 from fsmv2.supervisor.testing.clock import ManualClock
 from fsmv2.supervisor.testing.faultplan import CALM, OF_ATTEMPTS, FaultPlan
 from fsmv2.supervisor.testing.simprocs import SimAttempt, SimLane, SimProc, SimState
 
 if TYPE_CHECKING:
-    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.pool.pool import Pool
 
 SHORTEST_S = 0.001  # of an attempt, on average
 START_S = 0.010  # of a proc

@@ -25,7 +25,7 @@ from fsmv2.supervisor.core.action import (
     check_action_type,
 )
 from fsmv2.supervisor.core.errors import SpecError, check
-from fsmv2.supervisor.intake import PAYLOAD_BYTES_MAX, Refused, seconds_of
+from fsmv2.supervisor.pool.intake import PAYLOAD_BYTES_MAX, Refused, seconds_of
 from fsmv2.supervisor.testing.answers import Answer, Answers
 from fsmv2.supervisor.testing.clock import ManualClock
 from fsmv2.supervisor.testing.faultplan import CALM, FaultPlan

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from fsmv2.supervisor.config.poolsettings import graces_of
+from fsmv2.supervisor.config.settings import PoolSettings, Settings
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.errors import BugError, SpecError
 from fsmv2.supervisor.core.events import Event
@@ -19,18 +21,16 @@ from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
-from fsmv2.supervisor.engine import Engine
 from fsmv2.supervisor.engineoptions import breaker_rules, engine_options, policies_of, reloaded
-from fsmv2.supervisor.infrastructure import NO_PROC, Infrastructure
-from fsmv2.supervisor.node import Node
-from fsmv2.supervisor.poolsettings import graces_of
-from fsmv2.supervisor.settings import PoolSettings, Settings
 from fsmv2.supervisor.testing.clock import ManualClock
 from fsmv2.supervisor.testing.faultplan import CALM, OF_RESULTS, OF_THE_WORLD, FaultPlan
 from fsmv2.supervisor.testing.invariants import Invariants, unsettled
 from fsmv2.supervisor.testing.probe import FakeProbe
 from fsmv2.supervisor.testing.simpool import SimPool
 from fsmv2.supervisor.testing.trace import Trace
+from fsmv2.supervisor.tree.engine import Engine
+from fsmv2.supervisor.tree.infrastructure import NO_PROC, Infrastructure
+from fsmv2.supervisor.tree.node import Node
 
 
 class Broken(BugError):

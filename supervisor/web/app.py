@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fsmv2.supervisor.core.runbooks import PAGES
-from fsmv2.supervisor.runbookpages import read_page
+from fsmv2.supervisor.telemetry.runbookpages import read_page
 from fsmv2.supervisor.web.changes import ChangesRoute
 from fsmv2.supervisor.web.commands import CommandRoutes, Desk
 from fsmv2.supervisor.web.exposition import Exposition

@@ -27,7 +27,7 @@ from fsmv2.ipc.messages import (
     ReleaseType,
     ReloadConfig,
 )
-from fsmv2.supervisor.access import HOW_TO_SET, is_token
+from fsmv2.supervisor.config.access import HOW_TO_SET, is_token
 from fsmv2.supervisor.core.breaker import FORCE_S, FORCE_S_MAX
 from fsmv2.supervisor.web.replies import error_reply, json_reply
 

@@ -22,7 +22,7 @@ import uvicorn
 from fsmv2.ipc import FrameBuffer, FrameError, decode, encode, pack_frame
 from fsmv2.ipc.linux import die_with_parent
 from fsmv2.ipc.messages import FromOps, OpsReady, Published, ToOps
-from fsmv2.supervisor.loglines import json_line, timestamp
+from fsmv2.supervisor.telemetry.loglines import json_line, timestamp
 from fsmv2.supervisor.web.app import make_app
 from fsmv2.supervisor.web.commands import Desk
 from fsmv2.supervisor.web.exposition import Exposition

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from fsmv2.supervisor import logsentences
 from fsmv2.supervisor.core.eventbase import Event
+from fsmv2.supervisor.telemetry import logsentences
 
 SCOPES = {"infrastructure", "worker", "config", "store", "action_type"}
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsmv2.supervisor.config import load_text
-from fsmv2.supervisor.configfault import ConfigError
+from fsmv2.supervisor.config.config import load_text
+from fsmv2.supervisor.config.configfault import ConfigError
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.location import (
     LEGACY_LEVELS,

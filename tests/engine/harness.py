@@ -27,8 +27,8 @@ from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
-from fsmv2.supervisor.engine import SPACING_S, Engine
-from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.tree.engine import SPACING_S, Engine
+from fsmv2.supervisor.tree.node import Node
 
 E = TypeVar("E", bound=Event)
 

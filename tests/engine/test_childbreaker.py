@@ -9,7 +9,6 @@ import pytest
 from fickle import MOOD, SOON, bench_of
 from harness import START, Bench, Look, Plant, SwitchOn, child, worker_type
 
-from fsmv2.supervisor import childcare
 from fsmv2.supervisor.core.breakerevents import (
     ChildRecovered,
     ChildRestarted,
@@ -24,7 +23,8 @@ from fsmv2.supervisor.core.events import Event, WorkerAdded, WorkerFaulted
 from fsmv2.supervisor.core.fsm import Restart
 from fsmv2.supervisor.core.spec import DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
-from fsmv2.supervisor.view import circuit_of, open_circuit, tree_pieces
+from fsmv2.supervisor.telemetry.view import circuit_of, open_circuit, tree_pieces
+from fsmv2.supervisor.tree import childcare
 
 
 def at(bench: Bench, kind: type[Event]) -> list[float]:

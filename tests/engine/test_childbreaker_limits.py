@@ -8,7 +8,6 @@ import pytest
 from fickle import MOOD, SOON, bench_of
 from harness import SwitchOn, child, worker_type
 
-from fsmv2.supervisor import childlooks
 from fsmv2.supervisor.core.breakerevents import (
     ChildRestarted,
     CircuitOpened,
@@ -18,7 +17,8 @@ from fsmv2.supervisor.core.breakerevents import (
 from fsmv2.supervisor.core.fsm import Act, Decision, Go, Phase, Snapshot, State, Stay
 from fsmv2.supervisor.core.sanity import SanityCheck
 from fsmv2.supervisor.core.variables import VariableBundle
-from fsmv2.supervisor.view import circuit_of
+from fsmv2.supervisor.telemetry.view import circuit_of
+from fsmv2.supervisor.tree import childlooks
 
 
 def test_a_child_that_degrades_while_the_machine_is_in_trouble_has_its_time_after_it() -> None:

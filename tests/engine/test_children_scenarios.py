@@ -16,7 +16,6 @@ import msgspec
 import pytest
 from harness import Bench, Off, On, Plant, Pump, Quiet, SwitchOff, SwitchOn, child, worker_type
 
-from fsmv2.supervisor import reconciling
 from fsmv2.supervisor.core.events import (
     ChildrenRefused,
     StateChanged,
@@ -29,6 +28,7 @@ from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Restart, Snapshot, St
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
+from fsmv2.supervisor.tree import reconciling
 
 # --- specs ----------------------------------------------------------------------------------
 

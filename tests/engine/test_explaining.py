@@ -9,7 +9,7 @@ from fickle import MOOD, bench_of
 from harness import Bench, Look, Off, Plant, SwitchOn, child, worker_type
 
 from fsmv2.ipc.messages import CommandAnswered, ExplainWorker
-from fsmv2.supervisor.client import tree_text
+from fsmv2.supervisor.commandline.client import tree_text
 from fsmv2.supervisor.core.action import ActionError
 from fsmv2.supervisor.core.facts import Explanation
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Remove, Restart, Snapshot, State, Stay
@@ -17,8 +17,8 @@ from fsmv2.supervisor.core.restarts import RestartBudget
 from fsmv2.supervisor.core.rootworker import RootWorker
 from fsmv2.supervisor.core.spec import DesiredState, UserSpec
 from fsmv2.supervisor.core.worker import Worker
-from fsmv2.supervisor.explain import SHOWN_MAX, Explainer, NoSuchWorker, explain_path
-from fsmv2.supervisor.view import tree_pieces
+from fsmv2.supervisor.telemetry.explain import SHOWN_MAX, Explainer, NoSuchWorker, explain_path
+from fsmv2.supervisor.telemetry.view import tree_pieces
 
 NOTHING: dict[str, Any] = {}
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from harness import Bench, Look, Off, child
 
-from fsmv2.supervisor import steps
 from fsmv2.supervisor.core.action import AS_DECLARED
 from fsmv2.supervisor.core.gate import gate
-from fsmv2.supervisor.node import NEVER, InFlight, Node
+from fsmv2.supervisor.tree import steps
+from fsmv2.supervisor.tree.node import NEVER, InFlight, Node
 
 # What may be otherwise about a node that runs undisturbed; seconds are from now.
 OTHERWISE: tuple[tuple[str, Any], ...] = (

@@ -20,13 +20,13 @@ from harness import (
     worker_type,
 )
 
-from fsmv2.supervisor import acting, reconciling, steps, tick
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Snapshot, State, Stay
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
-from fsmv2.supervisor.node import Node
-from fsmv2.supervisor.reconciling import GENERATIONS_KEPT
+from fsmv2.supervisor.tree import acting, reconciling, steps, tick
+from fsmv2.supervisor.tree.node import Node
+from fsmv2.supervisor.tree.reconciling import GENERATIONS_KEPT
 
 
 def nested(*names: str, kind: str = "quiet", **fields: Any) -> ChildSpec:

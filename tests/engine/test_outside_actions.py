@@ -15,7 +15,7 @@ from fsmv2.supervisor.core.events import ResultDropped
 from fsmv2.supervisor.core.fsm import Act, Decision, Go, Phase, Snapshot, State
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.core.workevents import OutsideActionEnded
-from fsmv2.supervisor.outside import Ticket
+from fsmv2.supervisor.tree.outside import Ticket
 
 
 class Poke(Action, frozen=True):

@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 from harness import Bench, Look, Plant, Pump, SwitchOff, SwitchOn, child, worker_type
 
-from fsmv2.supervisor.configcheck import check_settings
-from fsmv2.supervisor.configfault import ConfigError
-from fsmv2.supervisor.core.action import Action, ActionPolicy, Outcome, Retry
-from fsmv2.supervisor.core.events import ActionEnded, ActionStarted
-from fsmv2.supervisor.core.fsm import Decision, Snapshot
-from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.core.workevents import ActionGivenUp
-from fsmv2.supervisor.policies import resolve_actions
-from fsmv2.supervisor.settings import (
+from fsmv2.supervisor.config.configcheck import check_settings
+from fsmv2.supervisor.config.configfault import ConfigError
+from fsmv2.supervisor.config.policies import resolve_actions
+from fsmv2.supervisor.config.settings import (
     ActionSettings,
     ObservationSettings,
     RetrySettings,
     Settings,
     WorkerSettings,
 )
+from fsmv2.supervisor.core.action import Action, ActionPolicy, Outcome, Retry
+from fsmv2.supervisor.core.events import ActionEnded, ActionStarted
+from fsmv2.supervisor.core.fsm import Decision, Snapshot
+from fsmv2.supervisor.core.worker import WorkerFactory
+from fsmv2.supervisor.core.workevents import ActionGivenUp
 
 HERE = "harness"
 

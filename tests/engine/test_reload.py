@@ -11,8 +11,9 @@ from harness import Bench, Quiet, child
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fsmv2.supervisor.configcheck import check_settings
-from fsmv2.supervisor.configfault import ConfigError
+from fsmv2.supervisor.config.configcheck import check_settings
+from fsmv2.supervisor.config.configfault import ConfigError
+from fsmv2.supervisor.config.settings import Settings, child_specs
 from fsmv2.supervisor.core.configrender import render_config
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.events import WorkerAdded, WorkerFaulted, WorkerRemoved, WorkerUpdated
@@ -21,9 +22,8 @@ from fsmv2.supervisor.core.plan import Plan, plan
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState, UserSpec
 from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
-from fsmv2.supervisor.node import Node
-from fsmv2.supervisor.reconciling import GENERATIONS_KEPT
-from fsmv2.supervisor.settings import Settings, child_specs
+from fsmv2.supervisor.tree.node import Node
+from fsmv2.supervisor.tree.reconciling import GENERATIONS_KEPT
 
 NAMES = ("a", "b", "c", "d")
 

@@ -23,11 +23,11 @@ import pytest
 from msgspec import inspect
 
 from fsmv2.examples.demo import demo
-from fsmv2.supervisor.cli import EXIT_CODES, cli
+from fsmv2.supervisor.commandline.cli import EXIT_CODES, cli
+from fsmv2.supervisor.config.settings import Settings, default_procs
 from fsmv2.supervisor.core.location import Location
 from fsmv2.supervisor.core.procfsm import diagram
-from fsmv2.supervisor.metrictable import table_markdown
-from fsmv2.supervisor.settings import Settings, default_procs
+from fsmv2.supervisor.telemetry.metrictable import table_markdown
 from fsmv2.supervisor.web.app import make_app
 from fsmv2.supervisor.web.state import PublishedState
 

@@ -45,27 +45,27 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     # zstd: the standard library's from Python 3.14 on, its backport before.
     "backports": ("communicator/transport/compression.py",),
     "compression": ("communicator/transport/compression.py",),
-    "click": ("supervisor/cli*.py", "examples/demo.py"),
+    "click": ("supervisor/commandline/cli*.py", "examples/demo.py"),
     # Only a pool that was told to takes calls as dill: `ActionPool(callables=True)`.
-    "dill": ("supervisor/callables.py",),
+    "dill": ("supervisor/library/callables.py",),
     "jinja2": ("supervisor/core/template.py",),
-    "multiprocess": ("supervisor/processes.py",),
+    "multiprocess": ("supervisor/system/processes.py",),
     # The value class must be there before any metric, in the root and in the template, and
     # the two may share nothing but ipc.
     "prometheus_client": (
-        *("supervisor/metrics.py", "supervisor/web/*", "ipc/metricfile.py"),
+        *("supervisor/telemetry/metrics.py", "supervisor/web/*", "ipc/metricfile.py"),
         "communicator/metrics.py",
     ),
     "psutil": ("supervisor/probe/host.py", "supervisor/web/*"),
     "starlette": ("supervisor/web/*",),
-    "structlog": ("supervisor/logs.py",),
+    "structlog": ("supervisor/telemetry/logs.py",),
     "urllib3": ("communicator/transport/http.py", "communicator/transport/connections.py"),
     "uvicorn": ("supervisor/web/*",),
-    "yaml": ("supervisor/config*.py",),
+    "yaml": ("supervisor/config/config*.py",),
 }
 # HTTP clients of the standard library. The command line asks its own supervisor.
 HTTP_CLIENTS = ("http.client", "urllib.request")
-HTTP_CLIENTS_IN = ("communicator/transport/*", "supervisor/client.py")
+HTTP_CLIENTS_IN = ("communicator/transport/*", "supervisor/commandline/client.py")
 
 # What each layer may import of ours, as prefixes of dotted names.
 OURS: dict[str, tuple[str, ...]] = {
@@ -75,11 +75,13 @@ OURS: dict[str, tuple[str, ...]] = {
     WORKERPROC: ("fsmv2.workerproc", "fsmv2.ipc"),
 }
 # The demo is a command, not a plug-in: it starts a supervisor the way the command line does.
-BEYOND_PUBLIC = {"examples/demo.py": ("fsmv2.supervisor.cli", "fsmv2.communicator.spool")}
+BEYOND_PUBLIC = {
+    "examples/demo.py": ("fsmv2.supervisor.commandline.cli", "fsmv2.communicator.spool")
+}
 # The shell names these in strings and imports them in another process only.
 NAMED = {
-    "supervisor/templateprocess.py": "fsmv2.workerproc.template:template_main",
-    "supervisor/spawnedproc.py": "fsmv2.workerproc.spawned:spawned_main",
+    "supervisor/pool/templateprocess.py": "fsmv2.workerproc.template:template_main",
+    "supervisor/pool/spawnedproc.py": "fsmv2.workerproc.spawned:spawned_main",
 }
 
 _MODULE_NAME = re.compile(rf"fsmv2\.({'|'.join(PACKAGES)})(\.\w+)*(:\w+)?")
@@ -217,6 +219,33 @@ def test_imports_keep_the_layers() -> None:
     assert violations(sources(), PUBLIC) == []
 
 
+def folder_of(path: str) -> str:
+    """The folder of the shell that holds a file; "the root" for those beside them."""
+    parts = PurePosixPath(path).parts
+    return parts[1] if len(parts) > 2 else "the root"
+
+
+def test_folders_of_the_shell_use_what_architecture_says() -> None:
+    """Exactly: who needs one folder more adds it to the table, and sees what it comes to."""
+    files = {path: text for path, text in sources().items() if layer_of(path) is SHELL}
+    folders = {folder_of(path) for path in files}
+    used: dict[str, set[str]] = {folder: set() for folder in folders - {"the root"}}
+    for path, source in files.items():
+        for each in imports_of(path, source):
+            _, _, inner = each.target.partition("fsmv2.supervisor.")
+            if folder_of(path) in used and inner and not inner.startswith("core"):
+                top = inner.partition(".")[0]
+                used[folder_of(path)].add(top if top in folders else "the root")
+
+    rows = re.findall(
+        r"^\| `supervisor/(\w+)/` \| [^|]+ \| ([^|]+) \|$",
+        (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("The shell's folders")[2],
+        re.MULTILINE,
+    )
+    told = {folder: set(uses.split(", ")) - {"none"} for folder, uses in rows}
+    assert told == {folder: uses - {folder} for folder, uses in used.items()}
+
+
 def test_every_package_was_read() -> None:
     """The test above looked at something: each package, and both halves of supervisor."""
     seen = {(path.partition("/")[0], layer_of(path)) for path in sources()}
@@ -261,7 +290,10 @@ PLANTED = {
     "a generator in the core": ("supervisor/core/x.py", "import random"),
     "a path in the core": ("supervisor/core/x.py", "from pathlib import Path"),
     "a submodule in the core": ("supervisor/core/x.py", "import os.path"),
-    "the shell in the core": ("supervisor/core/x.py", "from fsmv2.supervisor.pool import Pool"),
+    "the shell in the core": (
+        "supervisor/core/x.py",
+        "from fsmv2.supervisor.pool.pool import Pool",
+    ),
     "the shell in the core, relative": ("supervisor/core/x.py", "from ..pool import Pool"),
     "the shell in the core, whole": ("supervisor/core/x.py", "from .. import pool"),
     "the public names in the core": ("supervisor/core/x.py", "from fsmv2.supervisor import Act"),
@@ -280,7 +312,7 @@ PLANTED = {
     "psutil outside the ops process": ("supervisor/x.py", "import psutil"),
     "a second file with click": ("supervisor/x.py", "import click"),
     "dill on a channel": ("ipc/x.py", "import dill"),
-    "dill in the pool": ("supervisor/pool.py", "from dill import dumps"),
+    "dill in the pool": ("supervisor/pool/pool.py", "from dill import dumps"),
     "a second file with structlog": ("supervisor/web/x.py", "import structlog"),
     "a second file with multiprocess": ("supervisor/x.py", "from multiprocess import Queue"),
     "starlette in the root": ("supervisor/x.py", "import starlette.routing"),
@@ -290,7 +322,7 @@ PLANTED = {
     "the shell in ipc": ("ipc/x.py", "from fsmv2.supervisor import Secret"),
     "workerproc in ipc": ("ipc/x.py", "from ..workerproc import proc"),
     "the shell in workerproc": ("workerproc/x.py", "from fsmv2.supervisor import Action"),
-    "a plug-in's internals": ("communicator/x.py", "from fsmv2.supervisor.pool import Pool"),
+    "a plug-in's internals": ("communicator/x.py", "from fsmv2.supervisor.pool.pool import Pool"),
     "the core from a plug-in": ("examples/x.py", "from fsmv2.supervisor.core.fsm import Go"),
     "no public name": ("communicator/x.py", "from fsmv2.supervisor import engine"),
     "the whole package": ("communicator/x.py", "import fsmv2.supervisor"),
@@ -299,7 +331,10 @@ PLANTED = {
     "an HTTP client in a state": ("communicator/states/x.py", "import urllib3"),
     "an HTTP client in an action": ("communicator/actions/x.py", "import urllib.request"),
     "an HTTP client of another form": ("examples/x.py", "from http import client"),
-    "more than the command line": ("examples/demo.py", "from fsmv2.supervisor.pool import Pool"),
+    "more than the command line": (
+        "examples/demo.py",
+        "from fsmv2.supervisor.pool.pool import Pool",
+    ),
     "a bare name": ("examples/x.py", "from supervisor import Worker"),
     "a bare name, whole": ("workerproc/x.py", "import ipc"),
 }

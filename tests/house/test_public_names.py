@@ -70,8 +70,8 @@ NOT_LOADED = (
     "fsmv2.communicator",
     "fsmv2.examples",
     "fsmv2.ipc",
-    "fsmv2.supervisor.engine",
-    "fsmv2.supervisor.pool",
+    "fsmv2.supervisor.tree.engine",
+    "fsmv2.supervisor.pool.pool",
     "fsmv2.supervisor.root",
     "fsmv2.workerproc",
     "asyncio",
@@ -126,11 +126,11 @@ def _classes_in(hint: Any) -> Iterator[type]:
 
 def test_lazy_name_is_one_object() -> None:
     """A name that loads on first use is the class of its module, also the second time."""
-    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.pool.pool import Pool
 
     first = fsmv2.supervisor.ActionPool
     assert first is fsmv2.supervisor.ActionPool
-    assert first is importlib.import_module("fsmv2.supervisor.actionpool").ActionPool
+    assert first is importlib.import_module("fsmv2.supervisor.library.actionpool").ActionPool
     assert first is not Pool
 
 

@@ -19,15 +19,15 @@ import yaml
 
 from fsmv2.examples.demo import demo
 from fsmv2.supervisor.capabilities import capabilities
-from fsmv2.supervisor.cli import cli
+from fsmv2.supervisor.commandline.cli import cli
 from fsmv2.supervisor.core import events, reloadevents, restartevents, storeevents, workevents
 from fsmv2.supervisor.core.absences import RULES as ABSENCES
 from fsmv2.supervisor.core.eventbase import Event
 from fsmv2.supervisor.core.explaining import RULES
 from fsmv2.supervisor.core.runbooks import BASE_URL, BY_EVENT, BY_RULE, PAGES, url
-from fsmv2.supervisor.logsentences import sentence_of
-from fsmv2.supervisor.metrictable import TABLE
-from fsmv2.supervisor.runbookpages import INDEX, read_page
+from fsmv2.supervisor.telemetry.logsentences import sentence_of
+from fsmv2.supervisor.telemetry.metrictable import TABLE
+from fsmv2.supervisor.telemetry.runbookpages import INDEX, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "ops/runbooks"

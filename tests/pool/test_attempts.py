@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from fsmv2.ipc.codec import encode
 from fsmv2.supervisor import Action, ActionContext, Secret
-from fsmv2.supervisor.attempts import Attempt
-from fsmv2.supervisor.kinds import ActionKind
+from fsmv2.supervisor.pool.attempts import Attempt
+from fsmv2.supervisor.pool.kinds import ActionKind
 
 
 class Login(Action, frozen=True):

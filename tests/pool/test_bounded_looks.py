@@ -13,12 +13,13 @@ import pytest
 
 from fsmv2.ipc import linux
 from fsmv2.ipc.linux import Orphan
-from fsmv2.supervisor import Limits, orphans, procs
-from fsmv2.supervisor import guard as guards
+from fsmv2.supervisor import Limits
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
-from fsmv2.supervisor.guard import LOOK_MAX, Guard
-from fsmv2.supervisor.orphans import Orphans
-from fsmv2.supervisor.procs import BELOW_MAX, ProcHandle
+from fsmv2.supervisor.pool import guard as guards
+from fsmv2.supervisor.pool import orphans, procs
+from fsmv2.supervisor.pool.guard import LOOK_MAX, Guard
+from fsmv2.supervisor.pool.orphans import Orphans
+from fsmv2.supervisor.pool.procs import BELOW_MAX, ProcHandle
 
 MANY = 10_000
 

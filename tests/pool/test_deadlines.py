@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
-from fsmv2.supervisor.deadlines import Deadlines, true_end
+from fsmv2.supervisor.pool.deadlines import Deadlines, true_end
 
 NOW = 1_000.0
 

@@ -12,8 +12,8 @@ import pytest
 
 from fsmv2.ipc.lifeline import OWNER_DIED
 from fsmv2.ipc.page import Page, create_page
-from fsmv2.supervisor import deathwatch
-from fsmv2.supervisor.deathwatch import DeathWatch
+from fsmv2.supervisor.pool import deathwatch
+from fsmv2.supervisor.pool.deathwatch import DeathWatch
 
 PATIENCE_S = 60.0
 _LIFELINE = 48

@@ -14,12 +14,12 @@ from fsmv2.ipc.channel import READ_BYTES
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import pack_frame
 from fsmv2.ipc.messages import Progress
-from fsmv2.supervisor.answers import READS_AT_ONCE
 from fsmv2.supervisor.core.events import ActionProgressed
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
-from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.pool.answers import READS_AT_ONCE
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.procs import ProcHandle
 
 MESSAGES = 800
 TEXT = "x" * 1_000

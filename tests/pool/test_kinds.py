@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fsmv2.ipc.redact import may_hide
 from fsmv2.supervisor import Action, ActionContext, Limits, Secret
 from fsmv2.supervisor.core.errors import SpecError
-from fsmv2.supervisor.kinds import PIPE_S, SHORT_S, ActionKind, Kinds
+from fsmv2.supervisor.pool.kinds import PIPE_S, SHORT_S, ActionKind, Kinds
 
 
 class Plain(Action, frozen=True):

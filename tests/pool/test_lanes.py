@@ -11,9 +11,9 @@ from typing import Any
 
 from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.core.quarantine import Record
-from fsmv2.supervisor.lanes import Lane
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.lanes import Lane
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
 
 
 class Nothing(Action, frozen=True):

@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from fsmv2.supervisor import Action, ActionContext, letterbox
+from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.core.errors import FsmError
-from fsmv2.supervisor.driver import Driver
-from fsmv2.supervisor.handles import Handle
-from fsmv2.supervisor.letterbox import Letterbox
-from fsmv2.supervisor.poller import READABLE
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.library import letterbox
+from fsmv2.supervisor.library.driver import Driver
+from fsmv2.supervisor.library.handles import Handle
+from fsmv2.supervisor.library.letterbox import Letterbox
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.system.poller import READABLE
 
 ROUNDS = 200
 PATIENCE_S = 60.0

@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from fsmv2.supervisor.cgroups import ProcGroups
-from fsmv2.supervisor.groupfolders import Folders, make_root_folder, remove_leftovers, remove_tree
+from fsmv2.supervisor.kernelgroups.cgroups import ProcGroups
+from fsmv2.supervisor.kernelgroups.groupfolders import (
+    Folders,
+    make_root_folder,
+    remove_leftovers,
+    remove_tree,
+)
 
 CHILD = 4_000_001  # above any pid the kernel gives
 OTHER = 4_000_002

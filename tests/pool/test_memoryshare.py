@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fsmv2.supervisor import memoryshare
-from fsmv2.supervisor.memoryshare import AGAIN_S, Share, resident_bytes, share_bytes
+from fsmv2.supervisor.pool import memoryshare
+from fsmv2.supervisor.pool.memoryshare import AGAIN_S, Share, resident_bytes, share_bytes
 
 LIMIT = 100
 READ_S = 0.004

@@ -14,14 +14,14 @@ from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import pack_frame
 from fsmv2.ipc.messages import Done
 from fsmv2.supervisor import Action, ActionContext
-from fsmv2.supervisor.attempts import Attempt
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.core.quarantine import Record
-from fsmv2.supervisor.lanes import QUARANTINE
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
-from fsmv2.supervisor.poolstatistics import pool_statistics
-from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.pool.attempts import Attempt
+from fsmv2.supervisor.pool.lanes import QUARANTINE
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.poolstatistics import pool_statistics
+from fsmv2.supervisor.pool.procs import ProcHandle
 
 NOW = 1_000.0
 

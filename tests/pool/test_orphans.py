@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from fsmv2.ipc.linux import place_of, set_subreaper
-from fsmv2.supervisor.orphans import Orphans
+from fsmv2.supervisor.pool.orphans import Orphans
 
 
 @pytest.fixture

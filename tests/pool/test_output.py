@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsmv2.supervisor.output import (
+from fsmv2.supervisor.pool.output import (
     LINE_CHARS_MAX,
     LINES_AT_ONCE,
     LINES_PER_S,

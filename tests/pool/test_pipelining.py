@@ -20,14 +20,14 @@ from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.frames import FrameBuffer, pack_frame
 from fsmv2.ipc.messages import Done, FromProc, Order, Run, Skipped, ToProc
 from fsmv2.supervisor import Action, ActionContext, Limits
-from fsmv2.supervisor.attempts import UNBEGUN_MAX
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.events import Event, ProcEnded
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.core.quarantine import CLEAN
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
-from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.pool.attempts import UNBEGUN_MAX
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.procs import ProcHandle
 
 QUEUE = 12
 SEEDS = 150

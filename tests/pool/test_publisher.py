@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from fsmv2.ipc.frames import FRAME_BYTES_MAX
-from fsmv2.supervisor import publisher as publishing
 from fsmv2.supervisor.core.rootworker import Stopped
 from fsmv2.supervisor.core.spec import ChildSpec
 from fsmv2.supervisor.core.worker import Worker, WorkerFactory
-from fsmv2.supervisor.engine import Engine
-from fsmv2.supervisor.infrastructure import Infrastructure, Rules
-from fsmv2.supervisor.publisher import SLICE_PAUSE_S, Publisher
+from fsmv2.supervisor.telemetry import publisher as publishing
+from fsmv2.supervisor.telemetry.publisher import SLICE_PAUSE_S, Publisher
+from fsmv2.supervisor.tree.engine import Engine
+from fsmv2.supervisor.tree.infrastructure import Infrastructure, Rules
 from fsmv2.supervisor.web.state import PublishedState
 
 CHILDREN = 4_000  # more than fits into one frame

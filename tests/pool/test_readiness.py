@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fsmv2.supervisor.publisher import Publisher
+from fsmv2.supervisor.telemetry.publisher import Publisher
 
 
 def readiness(**procs: int) -> tuple[bool, str]:

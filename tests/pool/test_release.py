@@ -14,9 +14,9 @@ from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.core.quarantine import Record
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
-from fsmv2.supervisor.poolstatistics import pool_statistics
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.poolstatistics import pool_statistics
 
 
 def action_of(module: str, name: str) -> type[Action]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fsmv2.supervisor.removal import Removal
+from fsmv2.supervisor.system.removal import Removal
 
 
 def run_to_the_end(removal: Removal) -> int:

@@ -12,8 +12,14 @@ from typing import Any
 
 import pytest
 
-from fsmv2.supervisor import runfolders
-from fsmv2.supervisor.runfolders import FOLDERS_MAX, LOCK, Leftovers, RunFolder, clearing_of_dead
+from fsmv2.supervisor.pool import runfolders
+from fsmv2.supervisor.pool.runfolders import (
+    FOLDERS_MAX,
+    LOCK,
+    Leftovers,
+    RunFolder,
+    clearing_of_dead,
+)
 
 
 @pytest.fixture(autouse=True)

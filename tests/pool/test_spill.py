@@ -11,9 +11,10 @@ from typing import Any, cast
 import pytest
 
 from fsmv2.ipc.codec import encode
-from fsmv2.supervisor import Action, ActionContext, spill
+from fsmv2.supervisor import Action, ActionContext
 from fsmv2.supervisor.core.action import ActionResult
-from fsmv2.supervisor.kinds import ActionKind
+from fsmv2.supervisor.pool import spill
+from fsmv2.supervisor.pool.kinds import ActionKind
 
 
 class Text(Action, frozen=True):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fsmv2.supervisor.core.events import Event, StartMethodChanged
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
-from fsmv2.supervisor.templatekeeper import FAILURES_MAX, RETURN_S, RETURN_S_MAX
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.templatekeeper import FAILURES_MAX, RETURN_S, RETURN_S_MAX
 
 NOW = 1_000.0
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from fsmv2.supervisor import witness as witnesses
-from fsmv2.supervisor.certificate import Ending, LastLook, Signs, certify
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
-from fsmv2.supervisor.deadlines import Deadlines
-from fsmv2.supervisor.witness import (
+from fsmv2.supervisor.pool import witness as witnesses
+from fsmv2.supervisor.pool.certificate import Ending, LastLook, Signs, certify
+from fsmv2.supervisor.pool.deadlines import Deadlines
+from fsmv2.supervisor.pool.witness import (
     READ_S_MIN,
     READER_BUDGET_S,
     STACK_BUDGET_S,

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from fsmv2.supervisor.core.poolreadings import PoolFacts
-from fsmv2.supervisor.failedstarts import FailedStarts
+from fsmv2.supervisor.pool.failedstarts import FailedStarts
 from fsmv2.supervisor.probe.poolfacts import LOOK_MAX, pool_facts
-from fsmv2.supervisor.probe.rootprobe import own_disks
+from fsmv2.supervisor.rootprobe import own_disks
 
 
 def attempt(submitted_at: float, *, runs: bool = False, held: bool = False) -> Any:

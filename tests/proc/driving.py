@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.events import Event
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.pooloptions import PoolOptions
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.pooloptions import PoolOptions
 
 PATIENCE_S = 60.0
 

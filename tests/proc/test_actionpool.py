@@ -19,9 +19,11 @@ import pool_actions as acts
 import pytest
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import ActionPool, ActionResult, driver, guard, handles, naps
+from fsmv2.supervisor import ActionPool, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
-from fsmv2.supervisor.handles import Handle
+from fsmv2.supervisor.library import handles, naps
+from fsmv2.supervisor.library.handles import Handle
+from fsmv2.supervisor.pool import guard
 
 pytestmark = pytest.mark.proc
 
@@ -260,9 +262,7 @@ def test_a_moment_that_comes_up_while_a_caller_leads_is_not_missed_when_it_leave
     # It would look at the OOM killer's counters each second, and so never wait for long.
     pool._pool.guard.is_awake = True
     handle = pool.submit(acts.Sleep(60))
-    until(
-        lambda: time.monotonic() + 5 < drives._thread_looks_at < driver.NEVER, "it waits for long"
-    )
+    until(lambda: time.monotonic() + 5 < drives._thread_looks_at < naps.NEVER, "it waits for long")
     would_look_at = drives._thread_looks_at
     with drives._lock:
         now = time.monotonic()

@@ -12,11 +12,11 @@ import lane_actions as acts
 import pytest
 from driving import Driven, driven
 
-from fsmv2.supervisor import procs, witness
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.core.quarantine import Record
-from fsmv2.supervisor.deadlines import Deadlines
-from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.pool import procs, witness
+from fsmv2.supervisor.pool.deadlines import Deadlines
+from fsmv2.supervisor.pool.procs import ProcHandle
 
 BUDGET_S = 1_000.0
 

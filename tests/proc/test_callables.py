@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fsmv2.supervisor import ActionPool
-from fsmv2.supervisor.callables import ERROR_BYTES_MAX
 from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.library.callables import ERROR_BYTES_MAX
 
 pytestmark = pytest.mark.proc
 
@@ -62,7 +62,7 @@ def test_what_a_call_raises_is_a_failed_result_with_its_traceback(pool: ActionPo
     assert result.error is not None
     assert (result.error.type, result.error.message) == ("KeyError", "'lost'")
     assert "in guilty" in result.error.traceback
-    assert "supervisor/callables.py" not in result.error.traceback
+    assert "supervisor/library/callables.py" not in result.error.traceback
     assert result.action_type.endswith("guilty")
 
 

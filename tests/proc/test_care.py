@@ -12,10 +12,11 @@ import pool_actions as acts
 import pytest
 from driving import driven
 
-from fsmv2.supervisor import ActionPool, spill
+from fsmv2.supervisor import ActionPool
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.quarantine import QuarantineRules
 from fsmv2.supervisor.core.recycling import Recycling
+from fsmv2.supervisor.pool import spill
 
 pytestmark = pytest.mark.proc
 

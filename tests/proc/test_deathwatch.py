@@ -14,12 +14,13 @@ import pool_actions as acts
 import pytest
 
 from fsmv2.ipc.linux import children_of
-from fsmv2.supervisor import ActionPool, deathwatch
-from fsmv2.supervisor.certificate import is_exiting
+from fsmv2.supervisor import ActionPool
 from fsmv2.supervisor.core.procfsm import ProcState
-from fsmv2.supervisor.guard import resident_bytes
-from fsmv2.supervisor.pool import Pool
-from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.pool import deathwatch
+from fsmv2.supervisor.pool.certificate import is_exiting
+from fsmv2.supervisor.pool.guard import resident_bytes
+from fsmv2.supervisor.pool.pool import Pool
+from fsmv2.supervisor.pool.procs import ProcHandle
 
 pytestmark = pytest.mark.proc
 PATIENCE_S = 60.0

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from fsmv2.ipc.page import Page, create_page, read_dump
-from fsmv2.supervisor.certificate import main_thread_cpu_now_s
+from fsmv2.supervisor.pool.certificate import main_thread_cpu_now_s
 from fsmv2.workerproc.evidence import DUMP_SIGNAL, HEARD_BYTE
 
 pytestmark = pytest.mark.proc

@@ -16,12 +16,19 @@ import pytest
 from running import fsmv2, until
 
 from fsmv2.ipc.linux import children_of, descendants_of, is_alive
-from fsmv2.supervisor import cgroups, descendants
 from fsmv2.supervisor.capabilities import as_text, capabilities, tried
-from fsmv2.supervisor.cgroupplaces import Hierarchy, Places, folder_of, groups_of, hierarchies
-from fsmv2.supervisor.cgroups import NO_GROUPS, ProcGroups
-from fsmv2.supervisor.descendants import kill_tree
-from fsmv2.supervisor.groupfolders import Folders, make_root_folder, remove_leftovers
+from fsmv2.supervisor.kernelgroups import cgroups
+from fsmv2.supervisor.kernelgroups.cgroupplaces import (
+    Hierarchy,
+    Places,
+    folder_of,
+    groups_of,
+    hierarchies,
+)
+from fsmv2.supervisor.kernelgroups.cgroups import NO_GROUPS, ProcGroups
+from fsmv2.supervisor.kernelgroups.groupfolders import Folders, make_root_folder, remove_leftovers
+from fsmv2.supervisor.pool import descendants
+from fsmv2.supervisor.pool.descendants import kill_tree
 
 pytestmark = pytest.mark.proc
 

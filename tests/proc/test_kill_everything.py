@@ -20,8 +20,8 @@ import pytest
 from running import until
 
 from fsmv2.ipc.linux import descendants_of, is_alive, place_of
-from fsmv2.supervisor.cgroups import ProcGroup, ProcGroups
-from fsmv2.supervisor.descendants import kill_tree
+from fsmv2.supervisor.kernelgroups.cgroups import ProcGroup, ProcGroups
+from fsmv2.supervisor.pool.descendants import kill_tree
 
 # A number nobody has, so that RLIMIT_NPROC counts this test's processes and no others.
 ORDINARY_USER = 1_000_000 + os.getpid()
@@ -292,7 +292,7 @@ def test_an_ordinary_user_without_groups_kills_daemons_and_stopped_ones_by_hand(
         imports="""
         import ctypes, json, os, signal, time
         from fsmv2.ipc.linux import is_alive, set_subreaper
-        from fsmv2.supervisor.descendants import kill_tree
+        from fsmv2.supervisor.pool.descendants import kill_tree
         """,
     )
 
@@ -313,7 +313,7 @@ def test_an_ordinary_user_without_leave_gets_groups_that_do_nothing_and_a_reason
         """,
         imports="""
         import json, os
-        from fsmv2.supervisor.cgroups import ProcGroups
+        from fsmv2.supervisor.kernelgroups.cgroups import ProcGroups
         """,
     )
 

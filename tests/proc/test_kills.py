@@ -19,9 +19,10 @@ from driving import Driven, driven
 from running import until
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import Action, cgroups
+from fsmv2.supervisor import Action
 from fsmv2.supervisor.core.action import ActionResult
-from fsmv2.supervisor.outsidereader import reader_capability
+from fsmv2.supervisor.kernelgroups import cgroups
+from fsmv2.supervisor.stacks.outsidereader import reader_capability
 
 pytestmark = pytest.mark.proc
 

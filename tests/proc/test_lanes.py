@@ -15,7 +15,7 @@ from driving import Driven, driven
 
 from fsmv2.ipc.linux import register_for_barriers
 from fsmv2.supervisor import Action
-from fsmv2.supervisor.procs import ProcHandle
+from fsmv2.supervisor.pool.procs import ProcHandle
 
 pytestmark = [
     pytest.mark.proc,

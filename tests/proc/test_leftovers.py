@@ -18,13 +18,13 @@ from running import SUPPORT, until
 
 from fsmv2.ipc.linux import descendants_of, is_alive
 from fsmv2.supervisor import ActionPool
-from fsmv2.supervisor.cgroups import ProcGroups
-from fsmv2.supervisor.groupfolders import Folders, kill_in_tree, remove_leftovers
-from fsmv2.supervisor.runfolders import LOCK
+from fsmv2.supervisor.kernelgroups.cgroups import ProcGroups
+from fsmv2.supervisor.kernelgroups.groupfolders import Folders, kill_in_tree, remove_leftovers
+from fsmv2.supervisor.pool.runfolders import LOCK
 
 ROOT = """
 import os, subprocess, time
-from fsmv2.supervisor.cgroups import ProcGroups
+from fsmv2.supervisor.kernelgroups.cgroups import ProcGroups
 groups = ProcGroups.open("killed")
 group = groups.make("p1")
 group.limit_processes(100)

@@ -13,7 +13,7 @@ import limited_actions as limited
 import pytest
 from driving import Driven, driven
 
-from fsmv2.supervisor.memoryshare import share_bytes
+from fsmv2.supervisor.pool.memoryshare import share_bytes
 
 pytestmark = pytest.mark.proc
 

@@ -16,7 +16,7 @@ from running import until
 from fsmv2.ipc.linux import place_of
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.procfsm import ProcState
-from fsmv2.supervisor.procs import SIGCHLD_IGNORED, STATUS_TAKEN, ProcHandle
+from fsmv2.supervisor.pool.procs import SIGCHLD_IGNORED, STATUS_TAKEN, ProcHandle
 
 pytestmark = pytest.mark.proc
 

@@ -22,11 +22,11 @@ import pytest
 from driving import driven
 from running import PATIENCE_S, until
 
-from fsmv2.supervisor import witness
-from fsmv2.supervisor.outsidereader import read_stacks, reader_capability, reader_fault
-from fsmv2.supervisor.processmemory import ProcessMemory, could_wait
-from fsmv2.supervisor.pythonlayout import supposed_layout
-from fsmv2.supervisor.pythonstack import FRAMES_MAX, StackWalk
+from fsmv2.supervisor.pool import witness
+from fsmv2.supervisor.stacks.outsidereader import read_stacks, reader_capability, reader_fault
+from fsmv2.supervisor.stacks.processmemory import ProcessMemory, could_wait
+from fsmv2.supervisor.stacks.pythonlayout import supposed_layout
+from fsmv2.supervisor.stacks.pythonstack import FRAMES_MAX, StackWalk
 from fsmv2.workerproc.anchor import anchor
 
 pytestmark = pytest.mark.proc

@@ -14,8 +14,8 @@ import pytest
 
 from fsmv2.ipc.linux import children_of, is_alive, place_of
 from fsmv2.supervisor import Action, ActionPool, Secret
-from fsmv2.supervisor.cgroups import ProcGroups
 from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.kernelgroups.cgroups import ProcGroups
 
 pytestmark = pytest.mark.proc
 

@@ -14,10 +14,10 @@ from fsmv2.ipc.codec import to_builtins
 from fsmv2.supervisor.core.action import Action, ActionResult
 from fsmv2.supervisor.core.events import ActionLogged, ActionProgressed, ProcOutput
 from fsmv2.supervisor.core.secret import Secret
-from fsmv2.supervisor.loglines import plain
-from fsmv2.supervisor.spill import load
+from fsmv2.supervisor.pool.spill import load
 from fsmv2.supervisor.store.protocol import document
-from fsmv2.supervisor.store.resuming import part_of
+from fsmv2.supervisor.telemetry.loglines import plain
+from fsmv2.supervisor.tree.resuming import part_of
 
 SHAPES = ("bare", "dict", "key", "struct", "dataclass", "tuple", "large")
 

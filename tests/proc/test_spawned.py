@@ -18,7 +18,6 @@ from driving import Driven, driven
 from running import until
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import nursery, templatekeeper, templateprocess
 from fsmv2.supervisor.core.events import (
     PoolRecovered,
     PoolStuck,
@@ -28,7 +27,8 @@ from fsmv2.supervisor.core.events import (
     TemplateEnded,
     TemplateStarted,
 )
-from fsmv2.supervisor.poolstatistics import pool_statistics
+from fsmv2.supervisor.pool import nursery, templatekeeper, templateprocess
+from fsmv2.supervisor.pool.poolstatistics import pool_statistics
 
 pytestmark = pytest.mark.proc
 

@@ -16,8 +16,8 @@ import pytest
 from driving import driven
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import templatekeeper
 from fsmv2.supervisor.core import events
+from fsmv2.supervisor.pool import templatekeeper
 
 pytestmark = pytest.mark.proc
 

@@ -13,7 +13,6 @@ from driving import Driven, driven
 from running import until
 
 from fsmv2.ipc.linux import is_alive
-from fsmv2.supervisor import templatekeeper
 from fsmv2.supervisor.core.events import (
     PoolStuck,
     PreloadExcluded,
@@ -22,6 +21,7 @@ from fsmv2.supervisor.core.events import (
     TemplateEnded,
     TemplateStarted,
 )
+from fsmv2.supervisor.pool import templatekeeper
 
 pytestmark = pytest.mark.proc
 

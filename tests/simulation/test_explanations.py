@@ -11,9 +11,9 @@ from worlds import History, Run
 
 from fsmv2.supervisor.core.facts import Explanation
 from fsmv2.supervisor.core.gate import gate
-from fsmv2.supervisor.explain import explain_path
-from fsmv2.supervisor.node import Node
-from fsmv2.supervisor.steps import conditions
+from fsmv2.supervisor.telemetry.explain import explain_path
+from fsmv2.supervisor.tree.node import Node
+from fsmv2.supervisor.tree.steps import conditions
 
 BEYOND_THE_GATE = {
     "stopping", "told_to_stop", "action_retry", "action_given_up", "outside_action",

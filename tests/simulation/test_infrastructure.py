@@ -20,12 +20,12 @@ from fsmv2.supervisor import (
     State,
     Worker,
 )
+from fsmv2.supervisor.config.settings import BreakerSettings, PoolSettings, WorkerSettings
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core import infrastructureevents as told
 from fsmv2.supervisor.core.limits import Limit
-from fsmv2.supervisor.relief import newest_to_spare
-from fsmv2.supervisor.settings import BreakerSettings, PoolSettings, WorkerSettings
 from fsmv2.supervisor.testing import Simulation
+from fsmv2.supervisor.tree.relief import newest_to_spare
 
 HALF_A_SECOND = datetime.timedelta(seconds=0.5)
 E = TypeVar("E", bound=events.Event)

@@ -9,7 +9,6 @@ import pytest
 from twins import play_twins
 from worlds import History
 
-from fsmv2.supervisor import acting, childcare, leaving, restarting, steps
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.core.childbreaker import Policy
@@ -19,11 +18,12 @@ from fsmv2.supervisor.core.gate import Conditions, Gate, gate
 from fsmv2.supervisor.core.restarts import RestartBudget
 from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
 from fsmv2.supervisor.core.worker import Worker
-from fsmv2.supervisor.engine import Engine
-from fsmv2.supervisor.node import Node
 from fsmv2.supervisor.testing import FaultPlan, Simulation
 from fsmv2.supervisor.testing.simlife import SimLife
 from fsmv2.supervisor.testing.simprocs import SimProc
+from fsmv2.supervisor.tree import acting, childcare, leaving, restarting, steps
+from fsmv2.supervisor.tree.engine import Engine
+from fsmv2.supervisor.tree.node import Node
 
 SEEDS = range(40)
 

@@ -11,15 +11,15 @@ from fsmv2.supervisor.core.fsm import Act, Decision, Go, Phase, Snapshot, State,
 from fsmv2.supervisor.core.secret import Secret
 from fsmv2.supervisor.core.spec import ChildSpec, DesiredState
 from fsmv2.supervisor.core.worker import Worker
-from fsmv2.supervisor.loglines import json_line, plain
 from fsmv2.supervisor.store.protocol import document
 from fsmv2.supervisor.store.recorder import Recorder
+from fsmv2.supervisor.telemetry.loglines import json_line, plain
+from fsmv2.supervisor.telemetry.view import tree_pieces
 from fsmv2.supervisor.testing import Simulation
-from fsmv2.supervisor.view import tree_pieces
 
 if TYPE_CHECKING:
     from fsmv2.ipc.messages import Write
-    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.pool.pool import Pool
 
 TEXT = "correct horse battery"
 

@@ -14,15 +14,7 @@ import pytest
 from worlds import Look, Open, Valve, World
 
 import fsmv2.supervisor.testing
-from fsmv2.supervisor.attempts import UNBEGUN_MAX
-from fsmv2.supervisor.core import events
-from fsmv2.supervisor.core.action import Action
-from fsmv2.supervisor.core.errors import SpecError
-from fsmv2.supervisor.core.fsm import Decision, Snapshot
-from fsmv2.supervisor.core.restarts import RestartBudget
-from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
-from fsmv2.supervisor.core.workevents import WorkerSlow
-from fsmv2.supervisor.settings import (
+from fsmv2.supervisor.config.settings import (
     ActionSettings,
     ObservationSettings,
     PoolSettings,
@@ -30,11 +22,19 @@ from fsmv2.supervisor.settings import (
     Settings,
     WorkerSettings,
 )
+from fsmv2.supervisor.core import events
+from fsmv2.supervisor.core.action import Action
+from fsmv2.supervisor.core.errors import SpecError
+from fsmv2.supervisor.core.fsm import Decision, Snapshot
+from fsmv2.supervisor.core.restarts import RestartBudget
+from fsmv2.supervisor.core.spec import ChildSpec, UserSpec
+from fsmv2.supervisor.core.workevents import WorkerSlow
+from fsmv2.supervisor.pool.attempts import UNBEGUN_MAX
+from fsmv2.supervisor.telemetry.view import tree_pieces
 from fsmv2.supervisor.testing import FakeProbe, FaultPlan, ManualClock, SimPool, Simulation
-from fsmv2.supervisor.view import tree_pieces
 
 if TYPE_CHECKING:
-    from fsmv2.supervisor.pool import Pool
+    from fsmv2.supervisor.pool.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 VALVE = ChildSpec("v", "valve", UserSpec({"host": "v"}))

@@ -12,7 +12,7 @@ from typing import Any
 
 from worlds import INTERVAL_S, History, Run
 
-from fsmv2.supervisor.node import Node
+from fsmv2.supervisor.tree.node import Node
 
 
 def play_twins(history: History) -> tuple[Run, Run]:

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from fsmv2.ipc.codec import encode
 from fsmv2.ipc.frames import FRAME_BYTES_MAX, pack_frame
 from fsmv2.ipc.messages import Write
-from fsmv2.supervisor import processes
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.storeevents import StoreRefused
 from fsmv2.supervisor.store.memory import MemoryStore
 from fsmv2.supervisor.store.outbox import BYTES_MAX, WRITES_MAX, Outbox
 from fsmv2.supervisor.store.process import DOCUMENT_BYTES_MAX, WriterProcess
 from fsmv2.supervisor.store.protocol import put, removal
+from fsmv2.supervisor.system import processes
 
 
 def observed(path: str, n: int, pad: int = 0) -> Write:

@@ -15,7 +15,6 @@ import pytest
 from fsmv2.ipc.channel import Channel
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.ipc.messages import Message, NotSaved, Recall, Save, Saved, StoreReady, StoreShut, Write
-from fsmv2.supervisor import processes
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.storeevents import (
@@ -26,9 +25,10 @@ from fsmv2.supervisor.core.storeevents import (
     StoreRecovered,
     StoreRefused,
 )
-from fsmv2.supervisor.poller import Poller
 from fsmv2.supervisor.store import process
 from fsmv2.supervisor.store.process import ANSWER_S_MAX, DOCUMENT_BYTES_MAX, SEND_S, WriterProcess
+from fsmv2.supervisor.system import processes
+from fsmv2.supervisor.system.poller import Poller
 
 
 class Writer:

@@ -1,0 +1,1 @@
+"""From a text to settings, or every fault at once; what a reload would do."""

@@ -1,0 +1,1 @@
+"""The pool as a library, for programs without a tree: any thread, futures, executor."""

@@ -1,0 +1,1 @@
+"""The pool of procs: queue, lanes, births, deadlines, kills, deaths and what is told of them."""

@@ -1,0 +1,1 @@
+"""Python stacks of a process that cannot answer, read from its memory."""

@@ -1,0 +1,1 @@
+"""What every part of the root needs of the operating system."""

@@ -1,0 +1,1 @@
+"""From events and readings to log lines, metrics, documents and answers."""
