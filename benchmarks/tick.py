@@ -34,6 +34,7 @@ from fsmv2.supervisor.tree.engine import Engine
 
 LINES, STATIONS, IN_FLIGHT = 10, 9, 20
 BRING_UP_TICKS = 3  # they make the nodes, derive and start everything
+START_S_MAX = 60.0  # on a busy machine it takes that long until 21 procs are there
 TICK_LIMIT_MS, ENQUEUE_LIMIT_MS = 10.0, 1.0
 
 
@@ -90,20 +91,22 @@ def build(folder: str) -> tuple[Engine, Pool, TimedPool]:
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """Run for ``seconds`` and return the figures in milliseconds."""
+    """Run for ``seconds`` from the first success on and return the figures in milliseconds."""
     folder = tempfile.mkdtemp(prefix="fsmv2-bench-")
     engine, pool, timed = build(folder)
     ticks_s: list[float] = []
     most = 0
     try:
         pool.start()
-        end = time.monotonic() + seconds
+        end = give_up = time.monotonic() + START_S_MAX + seconds
         while (now := time.monotonic()) < end:
             pool.wait(0.01)
             began = time.perf_counter()
             engine.tick(time.monotonic(), time.time())
             ticks_s.append(time.perf_counter() - began)
             most = max(most, sum(node.attempt is not None for node in engine.nodes()))
+            if end == give_up and pool.ledger.finished.get("succeeded"):
+                end = now + seconds
             time.sleep(max(0.0, now + 0.01 - time.monotonic()))
         finished = dict(pool.ledger.finished)
     finally:
