@@ -280,7 +280,7 @@ def test_template_that_hangs_now_and_then_is_done_without_for_a_while(
 def test_program_that_hangs_at_import_in_the_template_gets_spawned_procs(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     hang = (
-        "from fsmv2.supervisor import templatekeeper\n"
+        "from fsmv2.supervisor.pool import templatekeeper\n"
         "templatekeeper.MAIN_S_MAX = 3.0\n"
         f"if __name__ != '__main__' and not os.path.exists({str(mark)!r}):\n"
         f"    open({str(mark)!r}, 'w').close()\n"
