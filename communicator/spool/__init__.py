@@ -26,9 +26,10 @@ from fsmv2.communicator.spool.outbox import (
     post,
     set_aside,
 )
-from fsmv2.communicator.spool.segments import usage
+from fsmv2.communicator.spool.segments import AsideFull, check_room_aside, usage
 
 __all__ = [
+    "AsideFull",
     "Bounds",
     "Claimed",
     "Draft",
@@ -39,6 +40,7 @@ __all__ = [
     "Usage",
     "acknowledge",
     "append",
+    "check_room_aside",
     "claim",
     "encode",
     "finish",

@@ -6,53 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pushing import Pusher
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.actions import push as push_module
-from fsmv2.communicator.actions.authenticate import AuthenticateAction
-from fsmv2.communicator.actions.call import Access
-from fsmv2.communicator.actions.push import PushAction
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
-from fsmv2.communicator.outcomes import Credentials, Direction
+from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.testing import faults
-from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
-from fsmv2.communicator.transport.codec import Message, encode_content
 from fsmv2.communicator.transport.errors import Kind, Problem
-from fsmv2.supervisor import Secret
 
 
 class Killed(BaseException):
     """As if the proc were gone at this instruction."""
-
-
-class Pusher:
-    """A push worker with nothing of its own but what an action carries; made anew at will."""
-
-    def __init__(self, relay: Relay, context: Any, folder: Path) -> None:
-        self.relay, self.context, self.outbox = relay, context, folder / "out"
-        made_for = Credentials(relay.url, Secret(DEMO_TOKEN))
-        login = AuthenticateAction(made_for).execute(context)
-        assert login.session is not None
-        self.access = Access(made_for, login.session, 7, login.instance_uuid)
-        self.stands = Direction()
-
-    def post(self, *numbers: int) -> None:
-        lines = [
-            spool.encode(Message(email="a@x", content=encode_content("status", number)))
-            for number in numbers
-        ]
-        spool.append(self.outbox, lines)
-
-    def push(self) -> Direction:
-        action = PushAction(self.access, str(self.outbox), self.stands)
-        self.stands = action.execute(self.context)
-        return self.stands
-
-    def arrived(self) -> list[Any]:
-        return [entry.payload for entry in self.relay.pushed()]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsmv2.communicator import spool
-from fsmv2.communicator.spool import Bounds, Policy, SpoolFull, TooLarge, Usage, segments
+from fsmv2.communicator.spool import AsideFull, Bounds, Policy, SpoolFull, TooLarge, Usage, segments
 from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.transport.codec import CodecError, Message, decode_content
 
@@ -180,16 +180,34 @@ def test_unreadable_messages_are_kept_aside_in_their_turn(tmp_path: Path) -> Non
     assert (tmp_path / "00.json.refused").read_text() == "["
 
 
-def test_what_is_kept_for_people_is_bounded(
+def test_what_is_kept_for_people_is_bounded_and_never_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relay that refuses everything does not fill the disk."""
+    """By files and by bytes; beyond it nothing is set aside, and the error says what is there."""
     monkeypatch.setattr(segments, "KEPT_FILES_MAX", 3)
     spool.append(tmp_path, lines(*"abcdefgh"))
-    for _ in range(7):
+
+    def set_aside() -> None:
         spool.set_aside(spool.outgoing(tmp_path, 1, 1 << 30)[0][0])
+
+    for _ in range(3):
+        set_aside()
+    with pytest.raises(AsideFull, match=r"3 files with \d+ bytes are kept there, want at most 3"):
+        set_aside()
     kept = [name for name in names(tmp_path) if name.endswith(".refused")]
-    assert (len(kept), waiting(tmp_path)) == (3, ["h"])
+    assert (len(kept), waiting(tmp_path)) == (3, list("defgh"))
+    (tmp_path / kept[0]).unlink()
+    set_aside()
+    assert waiting(tmp_path) == list("efgh")
+    monkeypatch.setattr(segments, "KEPT_FILES_MAX", 9)
+    monkeypatch.setattr(segments, "KEPT_BYTES_MAX", 100)
+    with pytest.raises(AsideFull, match="and 100; look at them"):
+        set_aside()
+    (tmp_path / "bad.json").write_text("[")  # what is no message is not deleted either
+    spool.acknowledge(spool.outgoing(tmp_path, *ALL)[0])
+    with pytest.raises(AsideFull):
+        spool.outgoing(tmp_path, *ALL)
+    assert "bad.json" in names(tmp_path)
 
 
 def test_an_inbox_is_counted_by_its_names(tmp_path: Path) -> None:

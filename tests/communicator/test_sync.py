@@ -266,21 +266,6 @@ def test_after_a_failure_messages_go_one_by_one_in_order(
     assert outcome.push.errors_in_row == 0
 
 
-def test_message_the_relay_refuses_is_set_aside_not_deleted(
-    context: ActionContext, relay: Relay, tmp_path: Path
-) -> None:
-    """400 on a single message concerns that message; 400 on a batch condemns nobody."""
-    files = post(tmp_path, 1, 2, 3)
-    relay.fault("push", Fault(status=400))
-    outcome = sync(context, relay, tmp_path)
-    assert (outcome.push.refused, outcome.push.waiting) == (0, 3)
-    relay.fault("push", Fault(status=400))
-    outcome = sync(context, relay, tmp_path, push=outcome.push)
-    assert (outcome.push.refused, outcome.push.moved, outcome.push.waiting) == (1, 2, 0)
-    assert [entry.payload for entry in relay.pushed()] == [2, 3]
-    assert names(tmp_path / "out") == [f"{files[0].name}.refused"]
-
-
 def test_outbox_file_that_is_no_message_is_set_aside(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
