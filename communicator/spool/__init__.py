@@ -2,7 +2,7 @@
 
 Any process may write to the outbox (`post`, `append`, or `channels.Outbound` for many messages);
 the push empties it (`outgoing`, `acknowledge`, `set_aside`). The pull writes to the inbox
-(`writing`, `unpack`); one consumer empties it (`inbox_files`, `read_messages`, `finish`).
+(`place_for`, `unpack`); one consumer empties it (`inbox_files`, `read_messages`, `finish`).
 """
 
 from fsmv2.communicator.spool.bounds import Bounds, Policy, SpoolFull, TooLarge, Usage
@@ -26,6 +26,7 @@ from fsmv2.communicator.spool.outbox import (
     post,
     set_aside,
 )
+from fsmv2.communicator.spool.saving import NoRoom, Place, place_for
 from fsmv2.communicator.spool.segments import AsideFull, check_room_aside, usage
 
 __all__ = [
@@ -33,7 +34,9 @@ __all__ = [
     "Bounds",
     "Claimed",
     "Draft",
+    "NoRoom",
     "Outgoing",
+    "Place",
     "Policy",
     "SpoolFull",
     "TooLarge",
@@ -46,6 +49,7 @@ __all__ = [
     "finish",
     "inbox_files",
     "outgoing",
+    "place_for",
     "post",
     "read_messages",
     "saved_replies",

@@ -62,6 +62,29 @@ class Disk:
             file.write(data)
             self.sync(file)
 
+    def free(self, folder: Path) -> int:
+        """Bytes that may still be written where ``folder`` is; 0 where no more files may be."""
+        found = os.statvfs(folder)
+        return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
+
+    def allocate(self, path: Path, size: int) -> None:
+        """A file of ``size`` bytes whose space is there; without it there is no such file."""
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
+
+    def refill(self, path: Path, data: bytes) -> None:
+        """Make ``data`` all that is in an allocated file, durably. Takes no space."""
+        with path.open("r+b") as file:
+            file.write(data)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
     def sync(self, file: IO[bytes]) -> None:
         """Make durable what was written to an open file."""
         file.flush()
