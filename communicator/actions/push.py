@@ -107,6 +107,7 @@ def push_outbox(
         moved=sending.moved,
         waiting=sending.waiting,
         refused=sending.refused,
+        strangers=sending.strangers,
     )
     told(call.ctx, "push", before, direction)
     return direction
@@ -118,6 +119,7 @@ class _Sending:
     def __init__(self, call: Call, outbox: Path, before: Direction) -> None:
         self.asked = False
         self.moved = self.waiting = self.refused = 0
+        self.strangers = before.strangers
         self._call = call
         self._outbox = outbox
         self._before = before
@@ -135,6 +137,7 @@ class _Sending:
             most = 1 if self._single else BATCH_MESSAGES_MAX
             taken = self._next(most, self._doubted)
             if not taken or not may_go_on():
+                self._look_for_strangers()
                 break
             try:
                 self._send(taken)
@@ -153,6 +156,18 @@ class _Sending:
             text=errors.clip(f"{self._doubt.text}; {self._doubted} in doubt until one is taken"),
             retry_after_s=self._doubt.retry_after_s or ALONE_S,
         )
+
+    def _look_for_strangers(self) -> None:
+        """Told once: a folder called ``x.json`` holds up nothing, but is not sent either."""
+        names = spool.strangers(self._outbox)
+        if len(names) > self.strangers:
+            self._call.ctx.log(
+                "passed over in the outbox: no files, or they cannot be read",
+                "warning",
+                names=[errors.clip(name, 80) for name in names[:5]],
+                count=len(names),
+            )
+        self.strangers = len(names)
 
     def _next(self, most: int, behind: int = 0) -> list[spool.Outgoing]:
         taken, self.waiting, unreadable = spool.outgoing(

@@ -27,7 +27,7 @@ from fsmv2.communicator.spool.outbox import (
     set_aside,
 )
 from fsmv2.communicator.spool.saving import NoRoom, Place, place_for
-from fsmv2.communicator.spool.segments import AsideFull, check_room_aside, usage
+from fsmv2.communicator.spool.segments import AsideFull, check_room_aside, strangers, usage
 
 __all__ = [
     "AsideFull",
@@ -54,6 +54,7 @@ __all__ = [
     "read_messages",
     "saved_replies",
     "set_aside",
+    "strangers",
     "unpack",
     "usage",
     "writing",

@@ -98,6 +98,11 @@ def segment_names(folder: Path, disk: Disk = DISK) -> list[str]:
     return [name for name in disk.names(folder) if is_segment(name)]
 
 
+def strangers(folder: str | Path, disk: Disk = DISK) -> list[str]:
+    """What is called like a segment in ``folder`` and cannot be read as one: it is passed over."""
+    return [name for name in disk.strangers(Path(folder)) if is_segment(name)]
+
+
 def publish(folder: Path, stem: str, lines: Sequence[bytes], disk: Disk = DISK) -> Path:
     """Have one segment of ``lines`` in ``folder``, on disk. Raises `OSError`; then it is not there
     (where not even it can be removed again, it may be)."""
@@ -136,6 +141,8 @@ def usage_of(folder: Path, names: Iterable[str], disk: Disk = DISK) -> Usage:
         try:
             if said is not None:
                 count, length = int(said[1]), int(said[2])
+            elif name.endswith(SINGLE) and is_segment(name):
+                count, length = 1, disk.size(folder / name)
             elif is_segment(name):
                 data = disk.read(folder / name)
                 count, length = len(lines_of(data, name)), len(data)

@@ -232,3 +232,14 @@ def test_a_stop_in_mid_doubt_sends_no_more(pusher: Pusher, relay: Relay) -> None
     pusher.context.cancelled = False
     tries(pusher)
     assert (pusher.arrived(), len(pusher.kept())) == ([1, 1], 1)
+
+
+def test_a_folder_called_like_a_message_is_told_once(pusher: Pusher) -> None:
+    """And passed over: what waits beside it is sent."""
+    pusher.post(1)
+    (pusher.outbox / "0.json").mkdir()
+    for _ in range(3):
+        assert pusher.push().problem is None
+    assert (pusher.arrived(), pusher.stands.strangers) == ([1], 1)
+    told = [fields for event, _, fields in pusher.context.logged if "passed over" in event]
+    assert told == [{"names": ["0.json"], "count": 1}]

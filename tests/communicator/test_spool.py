@@ -259,3 +259,35 @@ def test_no_content_shows_in_errors_and_reprs(tmp_path: Path) -> None:
     assert "ada" not in repr(one)
     assert one.message.content not in repr(one)
     assert path.name in repr(one)
+
+
+def test_what_is_no_file_blocks_neither_push_nor_post(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder, links, a pipe and a file of another user's, all called like messages."""
+    (tmp_path / "0.json").mkdir()
+    os.mkfifo(tmp_path / "1.json")
+    (tmp_path / "2.json").symlink_to("nowhere")
+    (tmp_path / "3.jsonl").symlink_to(tmp_path / "0.json")
+    for name in ("4.reply", ".5.draft"):
+        (tmp_path / name).mkdir()
+    spool.post(tmp_path, email="a", message_type="t", payload=1)
+    (tmp_path / "6.json").write_text("{}")
+    real = DISK.read
+
+    def read(disk: Any, path: Path, bytes_max: int = -1) -> bytes:
+        if path.name == "6.json":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, bytes_max)
+
+    monkeypatch.setattr(type(DISK), "read", read)
+    assert waiting(tmp_path) == ["a"]
+    monkeypatch.setattr(type(DISK), "read", lambda disk, *rest: real(*rest))
+    assert spool.usage(tmp_path).messages == 2
+    spool.post(tmp_path, email="b", message_type="t", payload=1)
+    assert waiting(tmp_path) == ["a", "b", ""]
+    assert spool.strangers(tmp_path) == ["0.json", "1.json", "2.json", "3.jsonl"]
+    assert spool.saved_replies(tmp_path) == []
+    assert DISK.read(tmp_path / "1.json") == b""  # as if it had just taken a file's place
+    with pytest.raises(OSError, match="symbolic"):
+        DISK.read(tmp_path / "2.json")
