@@ -133,16 +133,8 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
     story = f"{both}; token good for {usable.left_s:.0f} s"
     if min(push_in_s, pull_in_s) > 0:
         return Stay(reason=f"{story}; next sync in {min(push_in_s, pull_in_s):.1f} s")
-    login = login_outcome(snap)
-    access = Access(
-        credentials=credentials(snap),
-        session=usable.session,
-        login_id=usable.login_id,
-        instance_uuid=login.instance_uuid if login is not None else "",
-        generation=generation(snap),
-    )
     action = SyncAction(
-        access=access,
+        access=access(snap, usable),
         outbox=config.outbox,
         inbox=config.inbox,
         inbox_messages_max=config.inbox_messages_max,
@@ -155,6 +147,18 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         lively_s=config.lively_s,
     )
     return Act(action, reason=story)
+
+
+def access(snap: Snapshot, usable: Usable) -> Access:
+    """What an action speaks to the relay with."""
+    login = login_outcome(snap)
+    return Access(
+        credentials=credentials(snap),
+        session=usable.session,
+        login_id=usable.login_id,
+        instance_uuid=login.instance_uuid if login is not None else "",
+        generation=generation(snap),
+    )
 
 
 def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -> float:
