@@ -42,6 +42,9 @@ STAYS_S = 2.0
 # How often it looks at outbox and relay while messages move.
 LIVELY_PUSH_S = 0.02
 LIVELY_PULL_S = 0.1
+# And the relay, as long as each time it has so many: then a request is shared by them.
+BUSY_PULL_S = 0.03
+BUSY_REPLY = 10
 
 
 class SyncAction(Action, frozen=True):
@@ -200,7 +203,6 @@ class _Sides:
     ) -> None:
         """Try ``mine`` when it is due, for as long as that is now or ``other`` is under way."""
         due_at = self.began_at + mine.due_in_s
-        soon_s = min(poll_interval_s, LIVELY_PULL_S if mine is self._pull else LIVELY_PUSH_S)
         soon_at = NEVER
         try:
             while self._wait(mine, other, due_at, soon_at) and may_begin():
@@ -208,7 +210,7 @@ class _Sides:
                 goes_on = has_more(mine is self._pull, mine.stands.waiting, mine.moved)
                 now = time.monotonic()
                 due_at = now + (0.0 if goes_on else poll_interval_s)
-                soon_at = now + soon_s
+                soon_at = now + min(poll_interval_s, self._soon_s(mine))
                 with self._changed:
                     if mine.moved:
                         self._lively_until = now + self._lively_s
@@ -219,6 +221,11 @@ class _Sides:
             with self._changed:
                 mine.busy = False
                 self._changed.notify_all()
+
+    def _soon_s(self, mine: _Side) -> float:
+        if mine is not self._pull:
+            return LIVELY_PUSH_S
+        return BUSY_PULL_S if mine.moved >= BUSY_REPLY else LIVELY_PULL_S
 
     def _wait(self, mine: _Side, other: _Side | None, due_at: float, soon_at: float) -> bool:
         """Wait until ``mine`` is due and mark it busy: at ``due_at``, or at ``soon_at`` while

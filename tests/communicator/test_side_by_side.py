@@ -139,6 +139,19 @@ def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
     assert (found[0].push.moved, found[0].pull.moved) == (1, 2)
 
 
+@pytest.mark.parametrize("messages", [9, 10])
+def test_while_many_come_the_relay_is_asked_again_sooner(
+    relay: Relay, attempts: Attempts, messages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is shared by ten messages costs each of them little."""
+    monkeypatch.setattr(sync_module, "LIVELY_PULL_S", 3600.0)
+    for number in range(messages):
+        relay.send("ada@example.com", "action", number)
+    outcome = attempts.sync(lively_s=0.2, poll_interval_s=3600.0)
+    assert outcome.pull.moved == messages
+    assert len(relay.requests("pull")) == (2 if messages == 10 else 1)
+
+
 def test_an_error_ends_an_attempt_that_stays(relay: Relay, attempts: Attempts) -> None:
     """The root is to see it: the attempt does not look on for a minute."""
     relay.send("ada@example.com", "action", "question")
