@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,10 @@ from fsmv2.communicator.transport.http import HttpTransport
 
 JSON = (("Content-Type", "application/json"),)
 PAGE = faults.captive_portal()
+
+
+class Killed(BaseException):
+    """As if the proc were gone at this instruction."""
 
 
 @pytest.fixture
@@ -243,3 +250,64 @@ def test_a_folder_called_like_a_message_is_told_once(pusher: Pusher) -> None:
     assert (pusher.arrived(), pusher.stands.strangers) == ([1], 1)
     told = [fields for event, _, fields in pusher.context.logged if "passed over" in event]
     assert told == [{"names": ["0.json"], "count": 1}]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_each_message_arrives_or_is_kept(
+    pusher: Pusher, relay: Relay, seed: int
+) -> None:
+    """Outages, relays that refuse everything, lost answers and kills at any call, with poison among
+    the messages: what the relay takes has arrived, poison is kept and nothing else is, and only
+    what was in flight comes twice."""
+    rng = random.Random(seed)
+    poison = {number for number in range(30) if rng.random() < 0.3} - {29}
+    relay.backend.poison = lambda entry: entry.payload in poison
+    real = {"push": HttpTransport.push, "acknowledge": spool.acknowledge}
+    real["set_aside"] = spool.set_aside
+    calls_left = in_flight = twice = 0
+
+    def counted(name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal calls_left, in_flight, twice
+            calls_left -= 1
+            if calls_left == 0:
+                twice += in_flight + 1  # and the one that told of those in doubt
+                raise Killed
+            if name == "push":
+                in_flight = len(arguments[2])
+            try:
+                return real[name](*arguments)
+            except TransportError as error:
+                twice += in_flight + 1 if error.problem.kind is not Kind.UNKNOWN else 0
+                raise
+
+        return call
+
+    pusher.post(*range(10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HttpTransport, "push", counted("push"))
+        patch.setattr(spool, "acknowledge", counted("acknowledge"))
+        patch.setattr(spool, "set_aside", counted("set_aside"))
+        for number in range(10, 29):
+            relay.heal()
+            how = rng.choice(("well", "refuses", "down", "loses", "killed"))
+            if how == "refuses":
+                refusal = Fault(status=rng.choice((400, 413, 422)), body=b"{}", headers=JSON)
+                relay.fault("push", refusal, times=None)
+            elif how == "down":
+                relay.fault("push", faults.nginx_502(), times=None)
+            elif how == "loses":
+                relay.fault("push", faults.dropped(commit=True))
+            calls_left = rng.randint(1, 8) if how == "killed" else 0
+            pusher.post(number)
+            with contextlib.suppress(Killed):
+                pusher.push()
+        calls_left = 0
+        relay.heal()
+        pusher.post(29)
+        tries(pusher)
+    arrived = pusher.arrived()
+    assert set(arrived) == set(range(30)) - poison
+    kept = {json.loads((pusher.outbox / name).read_text())["content"] for name in pusher.kept()}
+    assert kept == {encode_content("status", number) for number in poison}
+    assert len(arrived) - len(set(arrived)) <= twice
