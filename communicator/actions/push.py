@@ -179,8 +179,17 @@ class _Sending:
     def _send(self, taken: list[spool.Outgoing]) -> None:
         self.asked = True
         call = self._call
-        with metrics.request("push"):
-            call.transport.push(call.token, [each.message for each in taken], call.instance_uuid)
+        messages = [each.message for each in taken]
+        try:
+            with metrics.request("push"):
+                call.transport.push(call.token, messages, call.instance_uuid)
+        except TransportError as error:
+            size, problem = sum(each.size for each in taken), error.problem
+            if size < LARGE_BYTES or problem.kind is not Kind.NETWORK:
+                raise
+            # The line may be too slow for so much: the error is to name it.
+            text = errors.clip(f"{problem.text} (sending {len(taken)} messages, {size} bytes)")
+            raise TransportError(msgspec.structs.replace(problem, text=text)) from None
 
     def _acknowledge(self, taken: list[spool.Outgoing]) -> None:
         spool.acknowledge(taken)

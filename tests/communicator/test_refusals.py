@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,7 @@ def test_a_large_message_with_none_behind_is_tried_for_ever(
     post_large(pusher)
     for errors in range(1, 7):
         assert pusher.push().errors_in_row == errors
+    assert re.search(r"\(sending 1 messages, 262\d{3} bytes\)", str(pusher.stands.problem))
     assert pusher.kept() == []
 
 
