@@ -89,7 +89,8 @@ class SyncOutcome(msgspec.Struct, frozen=True):
 
     ``login_id`` is the attempt id of the login whose session was used: a rejection concerns
     that login only, not a later one. ``generation`` is the reset it was made under.
-    ``push_tried`` and ``pull_tried`` tell which direction has anything new to say.
+    ``push_tried`` and ``pull_tried`` tell which direction has anything new to say. For
+    ``lively_left_s`` seconds more messages are counted on.
     """
 
     made_for: Credentials
@@ -100,6 +101,7 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     generation: int = 0
     push_tried: bool = True
     pull_tried: bool = True
+    lively_left_s: float = 0.0
 
 
 class ResetOutcome(msgspec.Struct, frozen=True):

@@ -52,7 +52,8 @@ class SyncAction(Action, frozen=True):
 
     ``push`` and ``pull`` are how they stand. ``outbox`` or ``inbox`` None leaves that direction
     out; ``push_in_s`` and ``pull_in_s`` are the seconds until it is due, `NEVER` leaves it out too.
-    ``lively_s`` is for how long after a message it counts on more, and looks for them often.
+    ``lively_s`` is for how long after a message it counts on more, and looks for them often;
+    ``lively_left_s`` what is left of that from the last attempt.
     """
 
     # `TRIES_S`, the longest pull, and the longest push that began beside it.
@@ -69,11 +70,12 @@ class SyncAction(Action, frozen=True):
     pull_in_s: float = 0.0
     poll_interval_s: float = 1.0
     lively_s: float = 0.0
+    lively_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
-        sides = _Sides(ctx, self.access.request_s_max, self.lively_s)
+        sides = _Sides(ctx, self.access.request_s_max, self.lively_s, self.lively_left_s)
         push = pull = None
         if self.outbox is not None:
             pushing = PushAction(self.access, self.outbox)
@@ -96,6 +98,7 @@ class SyncAction(Action, frozen=True):
             generation=self.access.generation,
             push_tried=push is not None and push.tried_at is not None,
             pull_tried=pull is not None and pull.tried_at is not None,
+            lively_left_s=max(0.0, sides.counted_on_until - ended),
         )
 
 
@@ -140,13 +143,16 @@ class _Side:
 class _Sides:
     """Both directions, and when which of them may begin."""
 
-    def __init__(self, ctx: ActionContext, request_s_max: float, lively_s: float) -> None:
+    def __init__(
+        self, ctx: ActionContext, request_s_max: float, lively_s: float, lively_left_s: float
+    ) -> None:
         self.began_at = time.monotonic()
         self._ctx = ctx
         self._request_s_max = request_s_max
         self._changed = threading.Condition()
         self._lively_s = lively_s
-        self._lively_until = self.began_at
+        # An attempt that finds nothing at first may just have begun between two messages.
+        self.counted_on_until = self._lively_until = self.began_at + lively_left_s
         self._pull: _Side | None = None
         self._failure: BaseException | None = None
 
@@ -213,7 +219,7 @@ class _Sides:
                 soon_at = now + min(poll_interval_s, self._soon_s(mine))
                 with self._changed:
                     if mine.moved:
-                        self._lively_until = now + self._lively_s
+                        self.counted_on_until = self._lively_until = now + self._lively_s
                     if mine.stands.problem is not None:
                         self._lively_until = self.began_at  # the root is to see it
                         return

@@ -139,6 +139,18 @@ def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
     assert (found[0].push.moved, found[0].pull.moved) == (1, 2)
 
 
+def test_an_attempt_that_begins_between_two_messages_waits_for_the_second(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """As long as the one before counted on more; and it says for how long more may come."""
+    with attempts.under_way(lively_s=60.0, lively_left_s=60.0, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 1)
+        attempts.post("second")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+        relay.fault("pull", faults.nginx_502())  # ends it
+    assert 40.0 < found[0].lively_left_s <= 60.0
+
+
 @pytest.mark.parametrize("messages", [9, 10])
 def test_while_many_come_the_relay_is_asked_again_sooner(
     relay: Relay, attempts: Attempts, messages: int, monkeypatch: pytest.MonkeyPatch
