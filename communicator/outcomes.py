@@ -69,7 +69,8 @@ class Direction(msgspec.Struct, frozen=True):
     ``idle_s`` are the seconds from the last try of this direction to the end of the attempt
     that reports it; ``moved`` counts the messages of the last attempt that tried it; ``waiting``
     the files left in the folder afterwards; ``refused`` the messages that this attempt set aside;
-    ``held`` says that the inbox has no room, so that nothing is pulled.
+    ``held`` says that the inbox has no room, so that nothing is pulled; ``strangers`` how many
+    things in the folder have been told to be no messages.
     """
 
     errors_in_row: int = 0
@@ -80,6 +81,7 @@ class Direction(msgspec.Struct, frozen=True):
     refused: int = 0
     held: bool = False
     rate: FailureRate = FailureRate()
+    strangers: int = 0
 
 
 class SyncOutcome(msgspec.Struct, frozen=True):
@@ -87,7 +89,8 @@ class SyncOutcome(msgspec.Struct, frozen=True):
 
     ``login_id`` is the attempt id of the login whose session was used: a rejection concerns
     that login only, not a later one. ``generation`` is the reset it was made under.
-    ``push_tried`` and ``pull_tried`` tell which direction has anything new to say.
+    ``push_tried`` and ``pull_tried`` tell which direction has anything new to say. For
+    ``lively_left_s`` seconds more messages are counted on.
     """
 
     made_for: Credentials
@@ -98,6 +101,7 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     generation: int = 0
     push_tried: bool = True
     pull_tried: bool = True
+    lively_left_s: float = 0.0
 
 
 class ResetOutcome(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX
+from fsmv2.communicator.states.flushing import Flushing
 from fsmv2.communicator.states.stopped import Stopped
 from fsmv2.communicator.transport.address import check_relay_url
 from fsmv2.communicator.transport.protocol import TIMEOUT_S_MAX
@@ -59,7 +60,7 @@ class Communicator(Worker):
     type_name: ClassVar[str] = "communicator"
     config_type: ClassVar[type[CommunicatorConfig]] = CommunicatorConfig
     initial: ClassVar[type[State]] = Stopped
-    stopping: ClassVar[type[State]] = Stopped
+    stopping: ClassVar[type[State]] = Flushing
     # An outage of the relay is no failure of ours: a restart would forget the session and how
     # long to wait, and ask the relay all the more often.
     unhealthy_after_s: ClassVar[float | None] = None

@@ -36,16 +36,23 @@ class Access(msgspec.Struct, frozen=True):
     def call(self, ctx: ActionContext) -> Call:
         """The means to make requests in this attempt; raises `TransportError`."""
         transport = transport_of(self.credentials, self.generation)
-        return Call(ctx, transport, self.session.token, self.instance_uuid)
+        return Call(ctx, transport, self.session.token, self.instance_uuid, self.request_s_max)
 
 
 class Call(NamedTuple):
-    """A transport, and who we are on it. ``instance_uuid`` empty means it was never told."""
+    """A transport, and who we are on it. ``instance_uuid`` empty means it was never told;
+    ``request_s_max`` is the longest that one request may take."""
 
     ctx: ActionContext
     transport: Transport
     token: Secret
     instance_uuid: str
+    request_s_max: float = 0.0
+
+    @property
+    def has_time(self) -> bool:
+        """Whether a request that begins now ends within this attempt."""
+        return not self.ctx.cancelled and self.ctx.deadline_s > self.request_s_max
 
 
 def transport_of(credentials: Credentials, generation: int = 0) -> Transport:

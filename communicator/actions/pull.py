@@ -3,9 +3,10 @@
 Knows: that a pull is destructive, and so that its reply is saved before it is read; how much room
 an inbox must have.
 Does not know: states, backoff, the other direction, who empties the inbox.
-Invariants: the file that takes the reply is open before the request is made; a reply is synced
-to disk before it is decoded; without room nothing is pulled, which is neither error nor success,
-and what waits is safe where it is.
+Invariants: the file that takes the reply, and room for it, are there before the request is made;
+a reply is synced to disk before it is decoded; without room among the inbox's messages nothing is
+pulled, which is neither error nor success, without room on its disk neither, which is an error:
+what waits is safe where it is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ INBOX_BYTES_MAX = 256 * 1024 * 1024
 # number a consumer that is a little too slow would have pulling stop and go with every message.
 ROOM_MIN = 50
 ROOM_AGAIN = 100
+# A reply that cannot be written is held until so many seconds before the attempt's end.
+SAVE_S_LEFT = 2.0
 # A reply of this many may not have been all: relays bound what they hand out at a time.
 LARGE_REPLY = 100
 # Replies known to hold nothing: an idle relay sends one per poll, not worth two disk syncs.
@@ -81,18 +84,23 @@ def pull_inbox(
             )
             metrics.tried("pull", before, held)
             return held
-        with spool.writing(inbox) as draft:
+        spool.check_room_aside(inbox)
+        place = spool.place_for(inbox)
+        try:
             asked = True
             with metrics.request("pull"):
                 body = call.transport.pull(call.token)
             if body.strip() not in _EMPTY_REPLIES:
-                draft.file.write(body)
-                found, unreadable = _unpack(call.ctx, draft.publish(".reply"))
+                found, unreadable = _unpack(call.ctx, _save(call.ctx, place, body))
                 moved += found
                 metrics.moved("pull", found, len(body))
+        finally:
+            place.discard()
         waiting = spool.usage(inbox).messages
     except TransportError as error:
         problem = error.problem
+    except (spool.NoRoom, spool.AsideFull) as error:
+        problem = Problem(Kind.CHANNEL_FULL, f"not pulled: {error}")
     except OSError as error:
         problem = Problem(Kind.UNKNOWN, f"cannot work in the inbox: {error.strerror}")
     if problem is None and unreadable and not moved:
@@ -100,6 +108,16 @@ def pull_inbox(
     direction = after(before, problem, asked=asked, moved=moved, waiting=waiting)
     told(call.ctx, "pull", before, direction)
     return direction
+
+
+def _save(ctx: ActionContext, place: spool.Place, body: bytes) -> Path:
+    """The reply, on disk; held and tried again for as long as this attempt may last."""
+    try:
+        return place.save(body, lambda: not ctx.cancelled and ctx.deadline_s > SAVE_S_LEFT)
+    except OSError as error:
+        ctx.log("pull reply lost", "error", bytes=len(body), why=error.strerror)
+        why = f"a reply of {len(body)} bytes is lost, the inbox takes nothing: {error.strerror}"
+        raise TransportError(Problem(Kind.UNKNOWN, why)) from None
 
 
 def _unpack(ctx: ActionContext, reply: Path) -> tuple[int, int]:

@@ -42,6 +42,9 @@ STAYS_S = 2.0
 # How often it looks at outbox and relay while messages move.
 LIVELY_PUSH_S = 0.02
 LIVELY_PULL_S = 0.1
+# And the relay, as long as each time it has so many: then a request is shared by them.
+BUSY_PULL_S = 0.03
+BUSY_REPLY = 10
 
 
 class SyncAction(Action, frozen=True):
@@ -49,7 +52,8 @@ class SyncAction(Action, frozen=True):
 
     ``push`` and ``pull`` are how they stand. ``outbox`` or ``inbox`` None leaves that direction
     out; ``push_in_s`` and ``pull_in_s`` are the seconds until it is due, `NEVER` leaves it out too.
-    ``lively_s`` is for how long after a message it counts on more, and looks for them often.
+    ``lively_s`` is for how long after a message it counts on more, and looks for them often;
+    ``lively_left_s`` what is left of that from the last attempt.
     """
 
     # `TRIES_S`, the longest pull, and the longest push that began beside it.
@@ -66,11 +70,12 @@ class SyncAction(Action, frozen=True):
     pull_in_s: float = 0.0
     poll_interval_s: float = 1.0
     lively_s: float = 0.0
+    lively_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
-        sides = _Sides(ctx, self.access.request_s_max, self.lively_s)
+        sides = _Sides(ctx, self.access.request_s_max, self.lively_s, self.lively_left_s)
         push = pull = None
         if self.outbox is not None:
             pushing = PushAction(self.access, self.outbox)
@@ -93,6 +98,7 @@ class SyncAction(Action, frozen=True):
             generation=self.access.generation,
             push_tried=push is not None and push.tried_at is not None,
             pull_tried=pull is not None and pull.tried_at is not None,
+            lively_left_s=max(0.0, sides.counted_on_until - ended),
         )
 
 
@@ -137,13 +143,16 @@ class _Side:
 class _Sides:
     """Both directions, and when which of them may begin."""
 
-    def __init__(self, ctx: ActionContext, request_s_max: float, lively_s: float) -> None:
+    def __init__(
+        self, ctx: ActionContext, request_s_max: float, lively_s: float, lively_left_s: float
+    ) -> None:
         self.began_at = time.monotonic()
         self._ctx = ctx
         self._request_s_max = request_s_max
         self._changed = threading.Condition()
         self._lively_s = lively_s
-        self._lively_until = self.began_at
+        # An attempt that finds nothing at first may just have begun between two messages.
+        self.counted_on_until = self._lively_until = self.began_at + lively_left_s
         self._pull: _Side | None = None
         self._failure: BaseException | None = None
 
@@ -200,7 +209,6 @@ class _Sides:
     ) -> None:
         """Try ``mine`` when it is due, for as long as that is now or ``other`` is under way."""
         due_at = self.began_at + mine.due_in_s
-        soon_s = min(poll_interval_s, LIVELY_PULL_S if mine is self._pull else LIVELY_PUSH_S)
         soon_at = NEVER
         try:
             while self._wait(mine, other, due_at, soon_at) and may_begin():
@@ -208,10 +216,10 @@ class _Sides:
                 goes_on = has_more(mine is self._pull, mine.stands.waiting, mine.moved)
                 now = time.monotonic()
                 due_at = now + (0.0 if goes_on else poll_interval_s)
-                soon_at = now + soon_s
+                soon_at = now + min(poll_interval_s, self._soon_s(mine))
                 with self._changed:
                     if mine.moved:
-                        self._lively_until = now + self._lively_s
+                        self.counted_on_until = self._lively_until = now + self._lively_s
                     if mine.stands.problem is not None:
                         self._lively_until = self.began_at  # the root is to see it
                         return
@@ -219,6 +227,11 @@ class _Sides:
             with self._changed:
                 mine.busy = False
                 self._changed.notify_all()
+
+    def _soon_s(self, mine: _Side) -> float:
+        if mine is not self._pull:
+            return LIVELY_PUSH_S
+        return BUSY_PULL_S if mine.moved >= BUSY_REPLY else LIVELY_PULL_S
 
     def _wait(self, mine: _Side, other: _Side | None, due_at: float, soon_at: float) -> bool:
         """Wait until ``mine`` is due and mark it busy: at ``due_at``, or at ``soon_at`` while

@@ -25,6 +25,7 @@ def after(
     waiting: int | None = None,
     refused: int = 0,
     held: bool = False,
+    strangers: int | None = None,
 ) -> Direction:
     """``before`` one try later. ``asked`` False: the relay was not asked anything, so the rate
     does not count it."""
@@ -38,6 +39,7 @@ def after(
         refused=refused,
         held=held,
         rate=before.rate.with_outcome(failed, SYNC) if asked or failed else before.rate,
+        strangers=before.strangers if strangers is None else strangers,
     )
 
 

@@ -2,7 +2,7 @@
 
 Any process may write to the outbox (`post`, `append`, or `channels.Outbound` for many messages);
 the push empties it (`outgoing`, `acknowledge`, `set_aside`). The pull writes to the inbox
-(`writing`, `unpack`); one consumer empties it (`inbox_files`, `read_messages`, `finish`).
+(`place_for`, `unpack`); one consumer empties it (`inbox_files`, `read_messages`, `finish`).
 """
 
 from fsmv2.communicator.spool.bounds import Bounds, Policy, SpoolFull, TooLarge, Usage
@@ -26,28 +26,35 @@ from fsmv2.communicator.spool.outbox import (
     post,
     set_aside,
 )
-from fsmv2.communicator.spool.segments import usage
+from fsmv2.communicator.spool.saving import NoRoom, Place, place_for
+from fsmv2.communicator.spool.segments import AsideFull, check_room_aside, strangers, usage
 
 __all__ = [
+    "AsideFull",
     "Bounds",
     "Claimed",
     "Draft",
+    "NoRoom",
     "Outgoing",
+    "Place",
     "Policy",
     "SpoolFull",
     "TooLarge",
     "Usage",
     "acknowledge",
     "append",
+    "check_room_aside",
     "claim",
     "encode",
     "finish",
     "inbox_files",
     "outgoing",
+    "place_for",
     "post",
     "read_messages",
     "saved_replies",
     "set_aside",
+    "strangers",
     "unpack",
     "usage",
     "writing",

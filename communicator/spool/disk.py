@@ -20,10 +20,21 @@ class Disk:
     """The real one. All of it raises `OSError`."""
 
     def names(self, folder: Path) -> list[str]:
-        """The names in ``folder``, sorted; none where there is no folder."""
+        """The names of the files in ``folder``, sorted; none where there is no folder. What is no
+        file (a folder, a link, a pipe) is none of ours, see `strangers`."""
+        return self._names(folder, files=True)
+
+    def strangers(self, folder: Path) -> list[str]:
+        """The names in ``folder`` of what is no file, or may not be read."""
+        unreadable = [name for name in self.names(folder) if not os.access(folder / name, os.R_OK)]
+        return sorted(self._names(folder, files=False) + unreadable)
+
+    def _names(self, folder: Path, files: bool) -> list[str]:
         try:
             with os.scandir(folder) as entries:
-                return sorted(entry.name for entry in entries)
+                return sorted(
+                    entry.name for entry in entries if entry.is_file(follow_symlinks=False) is files
+                )
         except FileNotFoundError:
             return []
 
@@ -36,9 +47,10 @@ class Disk:
         return path.stat().st_mtime
 
     def read(self, path: Path, bytes_max: int = -1) -> bytes:
-        """What is in a file, at most ``bytes_max`` bytes of it."""
-        with path.open("rb") as file:
-            return file.read(bytes_max)
+        """What is in a file, at most ``bytes_max`` bytes of it. Never waits for a pipe's writer,
+        should one have taken the file's place."""
+        with open(path, "rb", opener=_open_at_once) as file:
+            return file.read(bytes_max) or b""
 
     def create(self, path: Path) -> IO[bytes]:
         """A new file to write, in place of one of that name; makes its folder if need be."""
@@ -61,6 +73,29 @@ class Disk:
             file.seek(offset)
             file.write(data)
             self.sync(file)
+
+    def free(self, folder: Path) -> int:
+        """Bytes that may still be written where ``folder`` is; 0 where no more files may be."""
+        found = os.statvfs(folder)
+        return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
+
+    def allocate(self, path: Path, size: int) -> None:
+        """A file of ``size`` bytes whose space is there; without it there is no such file."""
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
+
+    def refill(self, path: Path, data: bytes) -> None:
+        """Make ``data`` all that is in an allocated file, durably. Takes no space."""
+        with path.open("r+b") as file:
+            file.write(data)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
 
     def sync(self, file: IO[bytes]) -> None:
         """Make durable what was written to an open file."""
@@ -112,6 +147,10 @@ class Disk:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
         self.sync_folder(folder.parent)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 DISK = Disk()

@@ -120,12 +120,13 @@ def append(
 
 
 def outgoing(
-    outbox: str | Path, messages_max: int, bytes_max: int, disk: Disk = DISK
+    outbox: str | Path, messages_max: int, bytes_max: int, disk: Disk = DISK, *, behind: int = 0
 ) -> tuple[list[Outgoing], int, int]:
     """The next messages of ``outbox``, how many wait in all, and how many were set aside.
 
-    At least one message is taken however large it is. What is no message is kept for people as
-    ``NAME.refused`` and never tried again. Raises `OSError`.
+    At least one message is taken however large it is. ``behind``: so many are passed over, and
+    the next ones taken. What is no message is kept for people as ``NAME.refused``, in its turn,
+    and never tried again. Raises `OSError`, and `AsideFull`.
     """
     folder = Path(outbox)
     names = segments.segment_names(folder, disk)
@@ -136,13 +137,18 @@ def outgoing(
     waiting = sum(segments.count_of(name) or 1 for name in names)
     waiting -= acked if acked_name in names else 0
     taken: list[Outgoing] = []
-    size = refused = 0
+    size = refused = passed = 0
     for name in names:
         begin = acked if name == acked_name else 0
         for one in _read(folder / name, begin, disk):
             if taken and (len(taken) >= messages_max or size + one.size > bytes_max):
                 return taken, waiting, refused
+            if passed < behind:
+                passed += isinstance(one, Outgoing)
+                continue
             if isinstance(one, _Unreadable):
+                if behind:
+                    continue
                 if taken:  # first what comes before it
                     return taken, waiting, refused
                 _set_aside(folder / name, one.index, one.count, one.line, disk)
@@ -179,7 +185,7 @@ def acknowledge(taken: Sequence[Outgoing]) -> None:
 def set_aside(one: Outgoing) -> Path:
     """Take the first message that waits out of the way, keeping it for people.
 
-    Returns the file that holds it now, ``NAME.refused``. Raises `OSError`.
+    Returns the file that holds it now, ``NAME.refused``. Raises `OSError`, and `AsideFull`.
     """
     line = msgspec.json.encode(codec.encode_message(one.message))
     return _set_aside(one.path, one.index, one.count, line, one.disk)
@@ -200,6 +206,10 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
         data = disk.read(path)
     except FileNotFoundError:
         return
+    except PermissionError:
+        if not path.name.endswith(segments.SINGLE):
+            raise
+        return  # somebody else's: it must not hold up everybody
     lines = segments.lines_of(data, path.name)
     if begin >= len(lines):  # used up, or empty: a kill came before its removal
         disk.unlink(path)
@@ -213,13 +223,14 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
 
 
 def _set_aside(path: Path, index: int, count: int, line: bytes, disk: Disk) -> Path:
+    segments.check_room_aside(path.parent, 1, len(line), disk)
     if count == 1:
         kept = path.with_name(f"{path.name}{segments.REFUSED}")
         return segments.keep_aside(path, kept, disk)
     # The same name after a kill: it is kept once.
     kept = path.with_name(f"{path.name}-{index}{segments.REFUSED}")
     write_whole(disk, path.with_name(f".{kept.name}.draft"), kept, line)
-    segments.make_room_aside(path.parent, disk)
+    disk.sync_folder(path.parent)
     acknowledge([Outgoing(path, index, count, Message(), len(line), disk)])
     return kept
 

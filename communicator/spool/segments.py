@@ -28,10 +28,15 @@ from fsmv2.communicator.spool.disk import DISK, Disk, write_whole
 MESSAGES_MAX = 100
 BYTES_MAX = 4 * 1024 * 1024
 DRAFT_S_MAX = 600.0
-KEPT_FILES_MAX = 100
+KEPT_FILES_MAX = 1_000
 KEPT_BYTES_MAX = 256 * 1024 * 1024
 SEGMENT, SINGLE, REPLY = ".jsonl", ".json", ".reply"
 REFUSED, UNREADABLE = ".refused", ".unreadable"
+
+
+class AsideFull(Exception):
+    """So much is kept for people that nothing more is set aside: nothing of it is ever deleted."""
+
 
 _COUNT = re.compile(r"\.(\d{1,9})\.(\d{1,12})\.jsonl\Z")
 _STAMP = re.compile(r"(\d{20})-\d+-[0-9a-f]+[.]")
@@ -93,6 +98,11 @@ def segment_names(folder: Path, disk: Disk = DISK) -> list[str]:
     return [name for name in disk.names(folder) if is_segment(name)]
 
 
+def strangers(folder: str | Path, disk: Disk = DISK) -> list[str]:
+    """What is called like a segment in ``folder`` and cannot be read as one: it is passed over."""
+    return [name for name in disk.strangers(Path(folder)) if is_segment(name)]
+
+
 def publish(folder: Path, stem: str, lines: Sequence[bytes], disk: Disk = DISK) -> Path:
     """Have one segment of ``lines`` in ``folder``, on disk. Raises `OSError`; then it is not there
     (where not even it can be removed again, it may be)."""
@@ -131,6 +141,8 @@ def usage_of(folder: Path, names: Iterable[str], disk: Disk = DISK) -> Usage:
         try:
             if said is not None:
                 count, length = int(said[1]), int(said[2])
+            elif name.endswith(SINGLE) and is_segment(name):
+                count, length = 1, disk.size(folder / name)
             elif is_segment(name):
                 data = disk.read(folder / name)
                 count, length = len(lines_of(data, name)), len(data)
@@ -149,25 +161,30 @@ def usage_of(folder: Path, names: Iterable[str], disk: Disk = DISK) -> Usage:
 
 
 def keep_aside(path: Path, target: Path, disk: Disk = DISK) -> Path:
-    """Rename a file out of the way, keeping it for people, and make room for it there."""
+    """Rename a file out of the way, durably, keeping it for people."""
     disk.rename(path, target)
-    make_room_aside(target.parent, disk)
+    disk.sync_folder(target.parent)
     return target
 
 
-def make_room_aside(folder: Path, disk: Disk = DISK) -> None:
-    """Remove the oldest of what is kept for people, beyond `KEPT_FILES_MAX` and
-    `KEPT_BYTES_MAX`; the newest stays in any case."""
+def check_room_aside(folder: Path, files: int = 1, size: int = 0, disk: Disk = DISK) -> None:
+    """Raise `AsideFull` unless so many more files, of so many bytes in all, may be kept aside."""
     kept = [name for name in disk.names(folder) if name.endswith((REFUSED, UNREADABLE))]
-    size = 0
-    for number, name in enumerate(reversed(kept)):
-        try:
-            size += disk.size(folder / name)
-            if number and (number >= KEPT_FILES_MAX or size > KEPT_BYTES_MAX):
-                disk.unlink(folder / name)
-        except FileNotFoundError:
-            continue
-    disk.sync_folder(folder)
+    held = sum(_size(folder / name, disk) for name in kept)
+    # One that is larger than all the room is kept where nothing else is.
+    if len(kept) + files > KEPT_FILES_MAX or (kept and held + size > KEPT_BYTES_MAX):
+        raise AsideFull(
+            f"cannot set a message aside in {folder.name!r}: {len(kept)} files with {held} bytes "
+            f"are kept there, want at most {KEPT_FILES_MAX} and {KEPT_BYTES_MAX}; look at them and "
+            "move them away"
+        )
+
+
+def _size(path: Path, disk: Disk) -> int:
+    try:
+        return disk.size(path)
+    except FileNotFoundError:
+        return 0
 
 
 def _remove_old(draft: Path, disk: Disk) -> None:

@@ -133,16 +133,8 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
     story = f"{both}; token good for {usable.left_s:.0f} s"
     if min(push_in_s, pull_in_s) > 0:
         return Stay(reason=f"{story}; next sync in {min(push_in_s, pull_in_s):.1f} s")
-    login = login_outcome(snap)
-    access = Access(
-        credentials=credentials(snap),
-        session=usable.session,
-        login_id=usable.login_id,
-        instance_uuid=login.instance_uuid if login is not None else "",
-        generation=generation(snap),
-    )
     action = SyncAction(
-        access=access,
+        access=access(snap, usable),
         outbox=config.outbox,
         inbox=config.inbox,
         inbox_messages_max=config.inbox_messages_max,
@@ -153,8 +145,21 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         pull_in_s=0.0 if both.pull.problem is None else max(0.0, pull_in_s),
         poll_interval_s=config.poll_interval_s,
         lively_s=config.lively_s,
+        lively_left_s=_lively_left_s(snap),
     )
     return Act(action, reason=story)
+
+
+def access(snap: Snapshot, usable: Usable) -> Access:
+    """What an action speaks to the relay with."""
+    login = login_outcome(snap)
+    return Access(
+        credentials=credentials(snap),
+        session=usable.session,
+        login_id=usable.login_id,
+        instance_uuid=login.instance_uuid if login is not None else "",
+        generation=generation(snap),
+    )
 
 
 def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -> float:
@@ -164,10 +169,8 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
         goes_on = has_more(name == "pull", direction.waiting, direction.moved)
         if goes_on and not direction.held:
             return 0.0
-        outcome = sync_outcome(snap)
-        is_lively = outcome is not None and (outcome.push.moved > 0 or outcome.pull.moved > 0)
         interval_s = config.poll_interval_s
-        if is_lively and config.lively_s > 0:
+        if _lively_left_s(snap) > 0:
             interval_s = min(interval_s, LIVELY_PULL_S)
         return interval_s - direction.idle_s
     outcome = sync_outcome(snap)
@@ -176,6 +179,15 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
         return 0.0  # that was another token; the wait was spent before the new login
     path = f"{snap.identity.path}/{name}"
     return wait_s(direction.problem, direction.errors_in_row, path) - direction.idle_s
+
+
+def _lively_left_s(snap: Snapshot) -> float:
+    config: CommunicatorConfig = snap.config
+    outcome = sync_outcome(snap)
+    if outcome is None:
+        return 0.0
+    left_s = outcome.lively_left_s - snap.since_result_s(SyncAction)
+    return min(config.lively_s, max(0.0, left_s))
 
 
 def _standing(direction: Direction) -> str:

@@ -108,12 +108,14 @@ class Problem(msgspec.Struct, frozen=True):
     """One classified error, as it travels from a proc to the root.
 
     ``retry_after_s`` are the seconds the relay asked us to stay away, None where it did not.
+    ``is_page``: what answered served a page, so it was something on the way and not the relay.
     """
 
     kind: Kind
     text: str
     status: int | None = None
     retry_after_s: float | None = None
+    is_page: bool = False
 
     def __str__(self) -> str:
         return self.text

@@ -232,6 +232,7 @@ def _problem(reply: Reply, excerpt: str = "") -> Problem:
         text=errors.clip(f"HTTP {reply.status} ({kind}): {shown}"),
         status=reply.status,
         retry_after_s=errors.parse_retry_after(reply.headers.get("retry-after"), time.time()),
+        is_page=reply.is_html,
     )
 
 

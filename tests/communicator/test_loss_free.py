@@ -5,54 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
+from pushing import Pusher
 
 from fsmv2.communicator import spool
+from fsmv2.communicator.actions import flush as flush_module
 from fsmv2.communicator.actions import push as push_module
-from fsmv2.communicator.actions.authenticate import AuthenticateAction
-from fsmv2.communicator.actions.call import Access
-from fsmv2.communicator.actions.push import PushAction
+from fsmv2.communicator.actions.flush import FlushAction
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
-from fsmv2.communicator.outcomes import Credentials, Direction
+from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.states.flushing import FLUSHING_S_MAX
 from fsmv2.communicator.testing import faults
-from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
-from fsmv2.communicator.transport.codec import Message, encode_content
 from fsmv2.communicator.transport.errors import Kind, Problem
-from fsmv2.supervisor import Secret
 
 
 class Killed(BaseException):
     """As if the proc were gone at this instruction."""
-
-
-class Pusher:
-    """A push worker with nothing of its own but what an action carries; made anew at will."""
-
-    def __init__(self, relay: Relay, context: Any, folder: Path) -> None:
-        self.relay, self.context, self.outbox = relay, context, folder / "out"
-        made_for = Credentials(relay.url, Secret(DEMO_TOKEN))
-        login = AuthenticateAction(made_for).execute(context)
-        assert login.session is not None
-        self.access = Access(made_for, login.session, 7, login.instance_uuid)
-        self.stands = Direction()
-
-    def post(self, *numbers: int) -> None:
-        lines = [
-            spool.encode(Message(email="a@x", content=encode_content("status", number)))
-            for number in numbers
-        ]
-        spool.append(self.outbox, lines)
-
-    def push(self) -> Direction:
-        action = PushAction(self.access, str(self.outbox), self.stands)
-        self.stands = action.execute(self.context)
-        return self.stands
-
-    def arrived(self) -> list[Any]:
-        return [entry.payload for entry in self.relay.pushed()]
 
 
 @pytest.fixture
@@ -113,14 +85,10 @@ def test_a_push_worker_that_is_made_anew_goes_on(
     assert again.arrived() == [0, 1, 2, 3, 4]
 
 
-def test_a_stop_ends_with_the_request_under_way_and_counts_what_is_left(
-    pusher: Pusher, relay: Relay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Scenario 40: fifty wait; the stop comes during the third request, which is finished and
-    acknowledged; the rest is told and still there, and nothing is pulled any more."""
+@pytest.fixture
+def stop_after_three(pusher: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop comes, or time is over, during the third request of five messages."""
     monkeypatch.setattr(push_module, "BATCH_MESSAGES_MAX", 5)
-    pusher.post(*range(50))
-    relay.send("ada@example.com", "action", "at the relay")
     real = spool.acknowledge
     done = 0
 
@@ -131,6 +99,16 @@ def test_a_stop_ends_with_the_request_under_way_and_counts_what_is_left(
         pusher.context.cancelled = done == 3
 
     monkeypatch.setattr(spool, "acknowledge", counted)
+
+
+@pytest.mark.usefixtures("stop_after_three")
+def test_a_stop_ends_with_the_request_under_way_and_counts_what_is_left(
+    pusher: Pusher, relay: Relay, tmp_path: Path
+) -> None:
+    """Fifty wait; the third request is finished and acknowledged; the rest is told and still
+    there, and nothing is pulled any more."""
+    pusher.post(*range(50))
+    relay.send("ada@example.com", "action", "at the relay")
     assert pusher.push().waiting == 35
     outcome = SyncAction(pusher.access, str(pusher.outbox), str(tmp_path / "in")).execute(
         pusher.context
@@ -141,3 +119,44 @@ def test_a_stop_ends_with_the_request_under_way_and_counts_what_is_left(
     pusher.context.cancelled = False
     pusher.push()
     assert pusher.arrived() == list(range(50))
+
+
+@pytest.mark.usefixtures("stop_after_three")
+def test_what_a_flush_leaves_is_counted_and_told(pusher: Pusher, relay: Relay) -> None:
+    """Scenario 40: in the outcome, in the log and in the gauge; and it is there at the next
+    start."""
+    pusher.post(*range(50))
+    flush = FlushAction(pusher.access, str(pusher.outbox))
+    stands = flush.execute(pusher.context)
+    assert (stands.moved, stands.waiting, stands.problem) == (15, 35, None)
+    assert ("messages left in the outbox at a stop", "warning", {"count": 35}) in (
+        pusher.context.logged
+    )
+    gauge = "fsmv2_communicator_waiting"
+    samples = [one for family in prometheus_client.REGISTRY.collect() for one in family.samples]
+    told = [one for one in samples if one.name == gauge and one.labels["direction"] == "push"]
+    assert [one.value for one in told] == [35]
+    pusher.context.cancelled = False
+    assert flush.execute(pusher.context).moved == 35
+    assert pusher.arrived() == list(range(50))
+    assert relay.requests("pull") == []
+
+
+@pytest.mark.parametrize("why", ["no session", "an error", "a slow relay"])
+def test_a_flush_keeps_to_its_time_and_to_the_backoff(
+    pusher: Pusher, relay: Relay, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a session, or while an error is waited out, it counts only; an answer is waited for
+    a moment, whatever the config says."""
+    monkeypatch.setattr(flush_module, "ANSWER_S", 0.05)
+    pusher.post(1, 2, 3)
+    relay.fault("push", Fault(delay_s=3600))
+    before = Direction(3, Problem(Kind.SERVER_ERROR, "HTTP 503", 503))
+    flush = FlushAction(
+        None if why == "no session" else pusher.access,
+        str(pusher.outbox),
+        before if why == "an error" else Direction(),
+    )
+    assert flush.execute(pusher.context).waiting == 3
+    assert len(relay.requests("push")) == (1 if why == "a slow relay" else 0)
+    assert FlushAction.timeout_s < FLUSHING_S_MAX

@@ -33,6 +33,11 @@ WAIT_S = 20.0
 SLOW = Fault(delay_s=3600)
 
 
+def names(folder: Path) -> list[str]:
+    """Those that are not the spool's own notes."""
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+
+
 class Attempts:
     """Makes attempts against one relay, with folders of its own."""
 
@@ -76,7 +81,7 @@ class Attempts:
         return [entry.payload for entry in self.relay.pushed()]
 
     def files(self) -> list[str]:
-        return sorted(path.name for path in self.outbox.iterdir() if path.name[0] != ".")
+        return names(self.outbox)
 
 
 @pytest.fixture
@@ -132,6 +137,31 @@ def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
         assert relay.wait_for(lambda r: not r.instance.queue)
     assert time.monotonic() - began >= 0.5
     assert (found[0].push.moved, found[0].pull.moved) == (1, 2)
+
+
+def test_an_attempt_that_begins_between_two_messages_waits_for_the_second(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """As long as the one before counted on more; and it says for how long more may come."""
+    with attempts.under_way(lively_s=60.0, lively_left_s=60.0, poll_interval_s=3600.0) as found:
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 1)
+        attempts.post("second")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+        relay.fault("pull", faults.nginx_502())  # ends it
+    assert 40.0 < found[0].lively_left_s <= 60.0
+
+
+@pytest.mark.parametrize("messages", [9, 10])
+def test_while_many_come_the_relay_is_asked_again_sooner(
+    relay: Relay, attempts: Attempts, messages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is shared by ten messages costs each of them little."""
+    monkeypatch.setattr(sync_module, "LIVELY_PULL_S", 3600.0)
+    for number in range(messages):
+        relay.send("ada@example.com", "action", number)
+    outcome = attempts.sync(lively_s=0.2, poll_interval_s=3600.0)
+    assert outcome.pull.moved == messages
+    assert len(relay.requests("pull")) == (2 if messages == 10 else 1)
 
 
 def test_an_error_ends_an_attempt_that_stays(relay: Relay, attempts: Attempts) -> None:
@@ -274,28 +304,12 @@ def test_only_the_message_that_is_refused_itself_is_set_aside(
     relay.fault("push", Fault(status=status))
     failed = attempts.sync().push
     assert (failed.errors_in_row, failed.refused, failed.waiting) == (1, 0, 3)
-    relay.fault("push", Fault())
-    relay.fault("push", Fault(status=status))
+    for fault in (Fault(), Fault(status=status), Fault(), Fault(status=status)):
+        relay.fault("push", fault)
     outcome = attempts.sync(push=failed)
     assert (outcome.push.moved, outcome.push.refused, outcome.push.waiting) == (2, 1, 0)
     assert attempts.pushed() == [1, 3]
     assert [name.endswith(".jsonl.refused") for name in attempts.files()] == [True]
-
-
-def test_relay_that_refuses_everything_does_not_empty_the_outbox(
-    relay: Relay, attempts: Attempts
-) -> None:
-    """Three in a row may be the messages' fault; the fourth is the relay's, and waits."""
-    attempts.post(*range(6))
-    relay.fault("push", Fault(status=400), times=None)
-    failed = attempts.sync().push
-    outcome = attempts.sync(push=failed)
-    assert (outcome.push.refused, outcome.push.waiting, outcome.push.errors_in_row) == (3, 3, 2)
-    relay.heal()
-    relay.backend.poison = lambda message: message.payload != 5
-    outcome = attempts.sync(push=outcome.push)
-    assert (outcome.push.refused, outcome.push.moved) == (2, 1)
-    assert attempts.pushed() == [5]
 
 
 def test_proxy_that_answers_400_refuses_no_message(relay: Relay, attempts: Attempts) -> None:
@@ -381,7 +395,7 @@ def test_malformed_reply_is_one_error_and_the_next_pull_works(
     relay.fault("pull", Fault(status=200, body=body, headers=(("Content-Type", "text/json"),)))
     outcome = attempts.sync()
     assert (outcome.pull.problem is not None) is kept
-    assert [path.suffix for path in attempts.inbox.iterdir()] == [".unreadable"] * kept
+    assert [name[-11:] for name in names(attempts.inbox)] == [".unreadable"] * kept
     relay.send("ada@example.com", "action", 1)
     outcome = attempts.sync(pull=outcome.pull)
     assert (outcome.pull.errors_in_row, outcome.pull.moved) == (0, 1)

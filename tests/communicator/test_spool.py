@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsmv2.communicator import spool
-from fsmv2.communicator.spool import Bounds, Policy, SpoolFull, TooLarge, Usage, segments
+from fsmv2.communicator.spool import AsideFull, Bounds, Policy, SpoolFull, TooLarge, Usage, segments
 from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.transport.codec import CodecError, Message, decode_content
 
@@ -180,16 +180,34 @@ def test_unreadable_messages_are_kept_aside_in_their_turn(tmp_path: Path) -> Non
     assert (tmp_path / "00.json.refused").read_text() == "["
 
 
-def test_what_is_kept_for_people_is_bounded(
+def test_what_is_kept_for_people_is_bounded_and_never_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relay that refuses everything does not fill the disk."""
+    """By files and by bytes; beyond it nothing is set aside, and the error says what is there."""
     monkeypatch.setattr(segments, "KEPT_FILES_MAX", 3)
     spool.append(tmp_path, lines(*"abcdefgh"))
-    for _ in range(7):
+
+    def set_aside() -> None:
         spool.set_aside(spool.outgoing(tmp_path, 1, 1 << 30)[0][0])
+
+    for _ in range(3):
+        set_aside()
+    with pytest.raises(AsideFull, match=r"3 files with \d+ bytes are kept there, want at most 3"):
+        set_aside()
     kept = [name for name in names(tmp_path) if name.endswith(".refused")]
-    assert (len(kept), waiting(tmp_path)) == (3, ["h"])
+    assert (len(kept), waiting(tmp_path)) == (3, list("defgh"))
+    (tmp_path / kept[0]).unlink()
+    set_aside()
+    assert waiting(tmp_path) == list("efgh")
+    monkeypatch.setattr(segments, "KEPT_FILES_MAX", 9)
+    monkeypatch.setattr(segments, "KEPT_BYTES_MAX", 100)
+    with pytest.raises(AsideFull, match="and 100; look at them"):
+        set_aside()
+    (tmp_path / "bad.json").write_text("[")  # what is no message is not deleted either
+    spool.acknowledge(spool.outgoing(tmp_path, *ALL)[0])
+    with pytest.raises(AsideFull):
+        spool.outgoing(tmp_path, *ALL)
+    assert "bad.json" in names(tmp_path)
 
 
 def test_an_inbox_is_counted_by_its_names(tmp_path: Path) -> None:
@@ -241,3 +259,35 @@ def test_no_content_shows_in_errors_and_reprs(tmp_path: Path) -> None:
     assert "ada" not in repr(one)
     assert one.message.content not in repr(one)
     assert path.name in repr(one)
+
+
+def test_what_is_no_file_blocks_neither_push_nor_post(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder, links, a pipe and a file of another user's, all called like messages."""
+    (tmp_path / "0.json").mkdir()
+    os.mkfifo(tmp_path / "1.json")
+    (tmp_path / "2.json").symlink_to("nowhere")
+    (tmp_path / "3.jsonl").symlink_to(tmp_path / "0.json")
+    for name in ("4.reply", ".5.draft"):
+        (tmp_path / name).mkdir()
+    spool.post(tmp_path, email="a", message_type="t", payload=1)
+    (tmp_path / "6.json").write_text("{}")
+    real = DISK.read
+
+    def read(disk: Any, path: Path, bytes_max: int = -1) -> bytes:
+        if path.name == "6.json":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, bytes_max)
+
+    monkeypatch.setattr(type(DISK), "read", read)
+    assert waiting(tmp_path) == ["a"]
+    monkeypatch.setattr(type(DISK), "read", lambda disk, *rest: real(*rest))
+    assert spool.usage(tmp_path).messages == 2
+    spool.post(tmp_path, email="b", message_type="t", payload=1)
+    assert waiting(tmp_path) == ["a", "b", ""]
+    assert spool.strangers(tmp_path) == ["0.json", "1.json", "2.json", "3.jsonl"]
+    assert spool.saved_replies(tmp_path) == []
+    assert DISK.read(tmp_path / "1.json") == b""  # as if it had just taken a file's place
+    with pytest.raises(OSError, match="symbolic"):
+        DISK.read(tmp_path / "2.json")

@@ -11,6 +11,7 @@ import pytest
 from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.flush import FlushAction
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.failurerate import FailureRate
@@ -24,6 +25,7 @@ from fsmv2.communicator.outcomes import (
 )
 from fsmv2.communicator.states.authenticating import Authenticating
 from fsmv2.communicator.states.degraded import Degraded
+from fsmv2.communicator.states.flushing import FLUSHING_S_MAX, Flushing
 from fsmv2.communicator.states.stopped import Stopped
 from fsmv2.communicator.states.syncing import Syncing
 from fsmv2.communicator.transport.errors import Kind, Problem
@@ -80,8 +82,11 @@ def snapshot(
     login_id: int = LOGIN_ID,
     now: float = NOW,
     shutdown: bool = False,
+    flushed: ActionResult | None = None,
+    entered_s: float = 0.0,
 ) -> Snapshot:
-    """What the engine would build: ``login_s`` and ``sync_s`` seconds after the last results."""
+    """What the engine would build: ``login_s`` and ``sync_s`` seconds after the last results,
+    ``entered_s`` after the state was entered; a flush has just ended."""
     results: dict[type[Action], ActionResult] = {}
     if logged_in is not None:
         results[AuthenticateAction] = ActionResult(
@@ -110,6 +115,9 @@ def snapshot(
         )
     ends = {AuthenticateAction: 1000 - login_s, SyncAction: 1000 - sync_s}
     ends[ResetAction] = 1000 - (reset_s or 0)
+    ends[FlushAction] = 1000.0
+    if flushed is not None:
+        results[FlushAction] = flushed
     return Snapshot(
         identity=Identity("line-1", "root/line-1", "communicator", 1),
         state=state(),
@@ -117,6 +125,7 @@ def snapshot(
         results=results,
         result_ends={kind: ends[kind] for kind in results},
         failures=killed or {},
+        entered_at=1000.0 - entered_s,
         monotonic=1000.0,
         wall=now,
     )
@@ -162,10 +171,42 @@ def test_stopped_goes_to_authenticating() -> None:
 
 
 @pytest.mark.parametrize("state", [Authenticating, Syncing, Degraded])
-def test_a_stop_leads_to_stopped_from_everywhere(state: type[State]) -> None:
+def test_a_stop_leads_to_flushing_from_everywhere(state: type[State]) -> None:
     """Scenario 53: also in the middle of an incident."""
     sick = synced(tried(9), tried(9))
-    assert went(snapshot(state, logged_in=login(), sync=sick, shutdown=True)) is Stopped
+    assert went(snapshot(state, logged_in=login(), sync=sick, shutdown=True)) is Flushing
+
+
+def flushes(**fields: Any) -> FlushAction:
+    decision = decided(snapshot(Flushing, shutdown=True, **fields))
+    assert isinstance(decision, Act), decision
+    assert isinstance(decision.action, FlushAction)
+    return decision.action
+
+
+def stops(**fields: Any) -> str:
+    decision = decided(snapshot(Flushing, shutdown=True, **fields))
+    assert isinstance(decision, Go), decision
+    assert decision.state is Stopped
+    return decision.reason
+
+
+def test_a_stop_flushes_once_and_says_what_is_left() -> None:
+    """Scenario 40: with the session there is; without one it is counted only. However the flush
+    ends, also if it never begins, the stop goes on."""
+    assert "no outbox" in stops(config=msgspec.structs.replace(CONFIG, outbox=None))
+    action = flushes(logged_in=login(), sync=synced(tried(), tried(3)))
+    assert (action.access, action.outbox) == (Access(MADE_FOR, SESSION, LOGIN_ID, "3f0c"), "out")
+    assert flushes(logged_in=login(), sync=synced(tried(2), tried())).before.errors_in_row == 2
+    assert flushes().access is None
+    left = Direction(moved=15, waiting=35, problem=NETWORK)
+    done = ActionResult(status="succeeded", action_type="FlushAction", attempt_id=1, value=left)
+    assert stops(flushed=done, entered_s=1.0) == (
+        f"flushed: 15 messages sent, 35 left in the outbox ({NETWORK})"
+    )
+    killed = ActionResult(status="timed_out", action_type="FlushAction", attempt_id=1)
+    assert "has not ended by itself" in stops(flushed=killed, entered_s=1.0)
+    assert "no action could begin" in stops(entered_s=FLUSHING_S_MAX + 1)
 
 
 def test_first_login_carries_the_credentials_only() -> None:
@@ -332,19 +373,21 @@ def test_healthy_sync_waits_for_its_poll_interval() -> None:
     syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=1.0))
 
 
-@pytest.mark.parametrize("moved", [(1, 0), (0, 1)])
-def test_the_next_sync_comes_soon_after_a_message(moved: tuple[int, int]) -> None:
-    """Its answer, or the next one, is not to wait for the poll interval; unless that is wanted."""
-    sync = synced(tried(moved=moved[0]), tried(moved=moved[1]))
+def test_the_next_sync_comes_soon_after_a_message() -> None:
+    """Its answer, or the next one, is not to wait for the poll interval, for as long as more are
+    counted on: also after an attempt that has found nothing. Unless that is not wanted."""
+    sync = synced(tried(), tried(), lively_left_s=1.5)
     assert "next sync in 0.1 s" in waits(
         snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.04)
     )
     action = syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11))
-    assert action.lively_s == 2.0
+    assert (action.lively_s, round(action.lively_left_s, 2)) == (2.0, 1.39)
     patient = msgspec.structs.replace(CONFIG, lively_s=0.0)
-    assert "next sync in 0.9 s" in waits(
-        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11, config=patient)
-    )
+    for sync_s, config in ((0.11, patient), (0.5, CONFIG)):
+        over = msgspec.structs.replace(sync, lively_left_s=0.4 if config is CONFIG else 1.5)
+        assert "next sync in" in waits(
+            snapshot(Syncing, logged_in=login(), sync=over, sync_s=sync_s, config=config)
+        )
 
 
 def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:

@@ -10,6 +10,7 @@ import pytest
 from fsmv2.communicator import Communicator, spool
 from fsmv2.communicator.actions import authenticate
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.flush import FlushAction
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.testing import faults
@@ -33,7 +34,7 @@ class Site:
             interval_s=0.5,
             answers={
                 kind: lambda action: action.execute(context)
-                for kind in (AuthenticateAction, SyncAction, ResetAction)
+                for kind in (AuthenticateAction, SyncAction, ResetAction, FlushAction)
             },
         )
 
@@ -119,6 +120,38 @@ def test_a_stop_wins_over_an_incident_and_it_comes_back(relay: Relay, site: Site
     site.until("syncing", 5)
     site.sim.stop()
     site.sim.until(lambda: site.sim.stopped, 30)
+
+
+def test_a_stop_sends_what_waits_and_pulls_nothing_more(relay: Relay, site: Site) -> None:
+    """Scenario 40: fifty were posted since the last sync; all are sent, in order, and what waits
+    at the relay stays there."""
+    site.until("syncing", 5)
+    site.sim.run(10)
+    for number in range(50):
+        site.post(number)
+    relay.send("ada@example.com", "action", "stays at the relay")
+    pulls = len(relay.requests("pull"))
+    site.sim.stop()
+    site.sim.until(lambda: site.sim.stopped, 30)
+    assert [entry.payload for entry in relay.pushed()] == list(range(50))
+    assert len(relay.requests("pull")) == pulls
+    assert len(relay.instance.queue) == 1
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["outage", "hangs"])
+def test_a_stop_is_held_up_by_no_outage(relay: Relay, site: Site, hangs: bool) -> None:
+    """While pushing waits out an error nothing is tried; a flush that hangs is killed in time."""
+    site.until("syncing", 5)
+    if hangs:
+        site.sim.pool.answer(FlushAction, None, takes_s=float("inf"))
+    else:
+        site.break_down()
+    site.post(1)
+    site.until("syncing" if hangs else "degraded", 60)
+    asked = len(relay.requests("push"))
+    site.sim.stop()
+    site.sim.until(lambda: site.sim.stopped, 8)
+    assert len(relay.requests("push")) == asked
 
 
 def test_a_changed_config_is_used_at_once_out_of_a_park(relay: Relay, site: Site) -> None:

@@ -13,7 +13,7 @@ from fsmv2.communicator.testing.relay import Relay
 TOKEN = "a-t0ken-that-must-not-show"
 
 
-def config(tmp_path: Path) -> Path:
+def config(tmp_path: Path, poll_interval_s: float = 0.1) -> Path:
     for name in ("outbox", "inbox"):
         (tmp_path / name).mkdir()
     path = tmp_path / "site.yaml"
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
         f"      auth_token: {TOKEN}\n"
         f"      outbox: {tmp_path}/outbox\n"
         f"      inbox: {tmp_path}/inbox\n"
-        "      poll_interval_s: 0.1\n"
+        f"      poll_interval_s: {poll_interval_s}\n"
     )
     return path
 
@@ -60,3 +60,18 @@ def test_communicator_logs_in_moves_messages_degrades_and_recovers(tmp_path: Pat
             assert [message.payload for message in relay.pushed()] == list(range(6))
             assert root.end() == 0
             assert TOKEN not in root.log_text()
+
+
+def test_a_stop_sends_what_was_posted_since_the_last_sync(tmp_path: Path) -> None:
+    """Scenario 40, in a proc of its own and with an hour to the next sync."""
+    with Relay(token=TOKEN) as relay:
+        path = config(tmp_path, poll_interval_s=3600)
+        with Running(path, env={"API_URL": relay.url}) as root:
+            until(lambda: len(relay.requests("pull")) == 1, "it has synced")
+            until(lambda: "next sync in" in str(root.get("/api/v1/workers/site/uplink")), "at rest")
+            for number in range(50):
+                post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
+            assert root.end() == 0
+            assert [message.payload for message in relay.pushed()] == list(range(50))
+            assert len(relay.requests("pull")) == 1
+            assert "flushed: 50 messages sent, 0 left in the outbox" in root.log_text()

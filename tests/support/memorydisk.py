@@ -121,6 +121,23 @@ class MemoryDisk(Disk):
         self.step()
         file.synced = file.data
 
+    def free(self, folder: Path) -> int:
+        return 1 << 40
+
+    def allocate(self, path: Path, size: int) -> None:
+        self.step()
+        file = _File()
+        file.data = file.synced = bytes(size)
+        self._set(path.name, file)
+
+    def refill(self, path: Path, data: bytes) -> None:
+        file = self._get(path)
+        for part in (data[: len(data) // 2], data):
+            self.step()
+            file.data = part + file.data[len(part) :]
+        self.step()
+        file.data = file.synced = data
+
     def sync(self, file: IO[bytes]) -> None:
         self.step()
         assert isinstance(file, _Open)
