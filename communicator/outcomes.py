@@ -61,6 +61,10 @@ class LoginOutcome(msgspec.Struct, frozen=True):
     asked_s_ago: float = 0.0
     rate: FailureRate = FailureRate()
 
+    def __repr__(self) -> str:
+        # Without the identity: what the relay says of us may be anything.
+        return f"LoginOutcome({self.session!r}, {self.problem!r}, {self.errors_in_row})"
+
 
 class Direction(msgspec.Struct, frozen=True):
     """How pushing, or pulling, stands after an attempt.

@@ -243,14 +243,12 @@ def test_no_redirect_is_followed(relay: Relay) -> None:
     assert relay.pushed() == []
 
 
-def test_login_detail_is_clipped_and_cleaned(relay: Relay) -> None:
-    """256 bytes on one line, no control characters, no credential that the relay repeats."""
-    body = f'{{"error":"no\r\n\x1b[31m {DEMO_TOKEN} {"é " * 300}"}}'.encode()
+def test_error_of_a_login_is_told_without_a_word_of_it(relay: Relay) -> None:
+    """Its body may hold anything, and be of any size."""
+    body = f'{{"error":"no {DEMO_TOKEN} {"é " * 300}"}}'.encode()
     relay.fault("login", Fault(status=500, body=body, headers=JSON))
     problem = problem_of(transport(relay.url).authenticate, TOKEN)
-    assert problem.text.startswith('HTTP 500 (server_error): {"error":"no [31m Secret(…) é')
-    assert len(problem.text.encode()) <= 256
-    assert problem.text.isprintable()
+    assert problem.text == f"HTTP 500 (server_error): got {len(body):,} bytes of body"
 
 
 @contextmanager
