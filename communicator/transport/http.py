@@ -129,8 +129,7 @@ class HttpTransport:
                 Problem(Kind.INVALID_TOKEN, f"HTTP 200 ({Kind.INVALID_TOKEN}): {found}", 200)
             )
         try:
-            fields = codec.read_object(reply.body, "login reply")
-            uuid, name = codec.read_text(fields, "uuid"), codec.read_text(fields, "name")
+            uuid, name = codec.read_texts(reply.body, "login reply", ("uuid", "name"))
         except CodecError as error:
             raise TransportError(_unknown(reply, str(error))) from None
         return Login(Secret(jwt), errors.clip(uuid, 64), errors.clip(name, NAME_BYTES_MAX))

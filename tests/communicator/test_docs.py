@@ -13,7 +13,9 @@ from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
 from fsmv2.communicator.failurerate import LOGIN, SYNC
 from fsmv2.communicator.states.flow import DEGRADED_AT_ERRORS, DEGRADED_AT_PENDING
 from fsmv2.communicator.states.reading import LOOK_S
+from fsmv2.communicator.transport.codec import CONTENT_BYTES_MAX
 from fsmv2.communicator.transport.errors import FACTS, RULES, Kind
+from fsmv2.communicator.transport.jsonsize import DEPTH_MAX, VALUES_MAX
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
@@ -62,3 +64,5 @@ def test_numbers_in_the_text_are_the_constants() -> None:
     assert SYNC.share == LOGIN.share == 0.9
     assert f"the last {SYNC.outcomes_max} tries (at least {SYNC.outcomes_min})" in TEXT
     assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT
+    assert f"{CONTENT_BYTES_MAX >> 20} MiB of JSON, unpacked, with at most {VALUES_MAX:,} v" in TEXT
+    assert f"and {DEPTH_MAX} levels" in TEXT
