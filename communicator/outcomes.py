@@ -20,7 +20,8 @@ class Credentials(msgspec.Struct, frozen=True):
 
     The auth token is looked for in this order: ``auth_token``, the file ``auth_token_file``,
     the environment variable AUTH_TOKEN; always in the proc, never in the root. So are the
-    variables that an empty ``relay_url`` and an ``allow_insecure_tls`` of None stand for.
+    variables that an empty ``relay_url`` and an ``allow_insecure_tls`` of None stand for; procs
+    inherit them from the root, so they are those of its start.
     """
 
     relay_url: str = ""

@@ -28,7 +28,8 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     API_URL. ``auth_token``: the instance's token; without it ``auth_token_file`` is read, without
     that the variable AUTH_TOKEN. ``timeout_s``: seconds a request may wait for an answer.
     ``allow_insecure_tls``: accept any certificate; without it the variable ALLOW_INSECURE_TLS.
-    Files and variables are read in the proc. ``poll_interval_s``: seconds between two syncs while
+    Files and variables are read in the proc, which has inherited the root's variables: these
+    change with a restart of the root only. ``poll_interval_s``: seconds between two syncs while
     nothing moves; for ``lively_s`` seconds after a message the outbox is looked at 50 times a
     second and the relay asked 10 times (0: never). ``outbox`` and ``inbox``: folders, see
     `fsmv2.communicator.spool`; without one that direction is off (pulling deletes at the relay, so

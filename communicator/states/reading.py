@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Two logins are never closer than this, however short a token lives.
 LOGIN_SPACING_S = 1.0
-# A token in a file or in the environment may have changed: looked at this often, not sent.
+# A token in a file may have changed: it is looked at this often, and sent only if it has.
 LOOK_S = 10.0
 # A token that would expire during the next day's work is renewed in this hour (local time).
 NIGHT_HOUR = 3

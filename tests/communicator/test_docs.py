@@ -66,3 +66,9 @@ def test_numbers_in_the_text_are_the_constants() -> None:
     assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT
     assert f"{CONTENT_BYTES_MAX >> 20} MiB of JSON, unpacked, with at most {VALUES_MAX:,} v" in TEXT
     assert f"and {DEPTH_MAX} levels" in TEXT
+
+
+def test_readme_promises_no_change_of_a_variable_at_run_time() -> None:
+    """Nobody can change the environment of a process that runs: only a restart of the root does."""
+    assert "at once (in a file, within 10 s)" in TEXT
+    assert "a change needs a restart of the root" in TEXT
