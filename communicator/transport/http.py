@@ -77,28 +77,36 @@ class Reply(NamedTuple):
 
 # One entry per relay, alive as long as this proc.
 _transports: dict[str, HttpTransport] = {}
+# A push and a pull of one attempt, each in its thread, look for theirs at the same moment.
+_transports_guard = threading.Lock()
 
 
 def transport_for(relay: Relay) -> HttpTransport:
     """This proc's transport for ``relay``, made on first use and anew when anything about it has
-    changed: a URL has one transport, so a reset is seen once."""
-    found = _transports.pop(relay.url, None)
-    if found is not None and found.relay != relay:
-        found.close()
-        found = None
-    _transports[relay.url] = found = found or HttpTransport(relay)  # last used goes last
-    while len(_transports) > RELAYS_MAX:
-        _transports.pop(next(iter(_transports))).close()
+    changed: a URL has one transport, so a reset is seen once. From any thread."""
+    gone: list[HttpTransport] = []
+    with _transports_guard:
+        found = _transports.pop(relay.url, None)
+        if found is not None and found.relay != relay:
+            gone.append(found)
+            found = None
+        _transports[relay.url] = found = found or HttpTransport(relay)  # last used goes last
+        while len(_transports) > RELAYS_MAX:
+            gone.append(_transports.pop(next(iter(_transports))))
+    for transport in gone:
+        transport.close()
     return found
 
 
 def close_all() -> int:
     """Close every idle connection of this proc, forget the relays, and return how many there
     were. Requests under way end on the connections they have."""
-    count = len(_transports)
-    while _transports:
-        _transports.popitem()[1].close()
-    return count
+    with _transports_guard:
+        gone = list(_transports.values())
+        _transports.clear()
+    for transport in gone:
+        transport.close()
+    return len(gone)
 
 
 class HttpTransport:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import random
 import re
 import select
 import socket
@@ -10,6 +12,7 @@ import ssl
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -203,6 +206,44 @@ def test_a_new_generation_is_a_new_transport_once(relay: Relay) -> None:
     assert transport(relay.url, generation=1) is anew
     anew.pull(jwt)
     assert relay.observed.connections() == {1, 2}
+
+
+def test_two_threads_get_one_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push and a pull of one attempt ask for it at the same moment."""
+    made = threading.Barrier(2)
+    init = HttpTransport.__init__
+
+    def slow_init(self: HttpTransport, relay: http.Relay) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            made.wait(0.3)  # where both get in, both are here
+        init(self, relay)
+
+    monkeypatch.setattr(HttpTransport, "__init__", slow_init)
+    for url in ("http://127.0.0.1:1", "http://127.0.0.1:2"):
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(transport, [url] * 2)
+        assert first is second
+        made.reset()
+
+
+def test_changing_relays_in_many_threads_loses_no_transport_and_none_is_left_open() -> None:
+    """Scenario 49: resets, other relays and closing at any moment; at most so many are kept."""
+    made: set[HttpTransport] = set()
+
+    def change(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(300):
+            url = f"http://127.0.0.1:{dice.randrange(1, 20)}"
+            made.add(transport(url, generation=dice.randrange(3)))
+            if dice.random() < 0.02:
+                http.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(change, range(4)))
+    assert len(http._transports) <= http.RELAYS_MAX
+    for url, kept in http._transports.items():
+        assert kept.relay.url == url
+        assert kept in made
 
 
 def test_answers_are_capped_also_when_they_are_packed(
