@@ -8,6 +8,7 @@ is refused without showing it.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -50,8 +51,22 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         if self.relay_url is not None:
             check_relay_url(self.relay_url)
-        if self.outbox is not None and self.outbox == self.inbox:
-            raise ValueError(f"outbox and inbox are both {self.outbox!r}, want two folders")
+        if self.outbox is None or self.inbox is None:
+            return
+        if _written_out(self.outbox) == _written_out(self.inbox):
+            raise ValueError(
+                f"outbox {self.outbox!r} and inbox {self.inbox!r} are one folder, want two folders"
+            )
+
+
+def _written_out(path: str) -> str:
+    """``path`` in the one way that everybody would write it. The disk is not looked at, so links
+    are not followed: the root must not wait for one."""
+    try:
+        path = os.path.abspath(path)
+    except OSError:  # the folder we are in has gone
+        path = os.path.normpath(path)
+    return f"/{path.lstrip('/')}" if path.startswith("/") else path
 
 
 class Communicator(Worker):

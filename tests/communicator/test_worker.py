@@ -104,6 +104,40 @@ def test_unusable_config_is_refused_with_its_field(config: dict[str, object], to
         Communicator().derive_desired_state(UserSpec(config=dict(config)))
 
 
+@pytest.mark.parametrize(
+    "inbox",
+    [
+        "/plant/box/",
+        "/plant//box",
+        "/plant/./box",
+        "/plant/a/../box",
+        "//plant/box",
+        "/../plant/box",
+    ],
+)
+def test_one_folder_written_in_two_ways_is_refused(inbox: str) -> None:
+    """What came in would be sent out again."""
+    with pytest.raises(ValueError, match="two folders"):
+        CommunicatorConfig(outbox="/plant/box", inbox=inbox)
+
+
+def test_relative_folders_are_compared_as_the_procs_will_see_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the root's own folder, also where that is gone."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    for inbox in ("box/", "./box", "a/../box", str(gone / "box")):
+        with pytest.raises(ValueError, match="two folders"):
+            CommunicatorConfig(outbox="box", inbox=inbox)
+    assert CommunicatorConfig(outbox="box", inbox="../box").inbox == "../box"
+    gone.rmdir()
+    with pytest.raises(ValueError, match="two folders"):
+        CommunicatorConfig(outbox="box", inbox="./box")
+    assert CommunicatorConfig(outbox="out", inbox="in").inbox == "in"
+
+
 def test_password_in_the_url_is_refused_without_showing_it() -> None:
     """A URL is shown in logs; a password in it would be too."""
     spec = UserSpec(config={"relay_url": "https://user:hunter2@relay.example.com/api"})
