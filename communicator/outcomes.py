@@ -16,7 +16,8 @@ from fsmv2.supervisor import Secret
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Which relay, and who we are there. Two equal ones may share a session.
+    """Which relay, and who we are there. Two equal ones may share a session; ``path`` is the
+    worker's, which its metrics go by.
 
     The auth token is looked for in this order: ``auth_token``, the file ``auth_token_file``,
     the environment variable AUTH_TOKEN; always in the proc, never in the root. So are the
@@ -29,6 +30,7 @@ class Credentials(msgspec.Struct, frozen=True):
     auth_token_file: str | None = None
     timeout_s: float = 10.0
     allow_insecure_tls: bool | None = None
+    path: str = ""
 
 
 class Session(msgspec.Struct, frozen=True):

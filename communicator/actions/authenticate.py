@@ -51,6 +51,7 @@ class AuthenticateAction(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
         credentials = self.credentials
+        metrics.of(credentials.path)
         auth_token: Secret | None = None
         try:
             auth_token = resolve_auth_token(credentials)

@@ -57,6 +57,7 @@ def credentials(snap: Snapshot) -> Credentials:
         auth_token_file=config.auth_token_file,
         timeout_s=config.timeout_s,
         allow_insecure_tls=config.allow_insecure_tls,
+        path=snap.identity.path,
     )
 
 

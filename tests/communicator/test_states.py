@@ -37,7 +37,7 @@ JWT = "jwt-hunter3"
 CONFIG = CommunicatorConfig(
     "https://relay.example.com/api", auth_token=Secret(AUTH_TOKEN), outbox="out", inbox="in"
 )
-MADE_FOR = Credentials(CONFIG.relay_url, CONFIG.auth_token)
+MADE_FOR = Credentials(CONFIG.relay_url, CONFIG.auth_token, path="root/line-1")
 SESSION = Session(Secret(JWT), expires_at=NOW + 80_000, refresh_at=NOW + 79_400)
 NETWORK = Problem(Kind.NETWORK, "cannot reach the relay: refused")
 LOGIN_ID, SYNC_ID = 100, 200
