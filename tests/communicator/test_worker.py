@@ -34,6 +34,35 @@ def test_importing_the_worker_loads_no_http_client() -> None:
     assert run.stdout.strip() == "[]"
 
 
+TICKED = """
+import sys, fsmv2.communicator
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.outcomes import LoginOutcome, Session, SyncOutcome
+from fsmv2.supervisor import ChildSpec, Secret, UserSpec
+from fsmv2.supervisor.testing import Simulation
+
+session = Session(Secret("jwt"), 4e9, 4e9)
+answers = {
+    AuthenticateAction: lambda action: LoginOutcome(action.credentials, session),
+    SyncAction: lambda action: SyncOutcome(action.access.credentials, action.access.login_id),
+}
+child = ChildSpec("up", "communicator", UserSpec({"outbox": "out", "inbox": "in"}))
+sim = Simulation(fsmv2.communicator.WORKERS, [child], interval_s=0.5, answers=answers)
+sim.run(30)
+clients = ("urllib3", "requests", "httpx", "aiohttp", "h11", "backports.zstd", "compression.zstd")
+print(sim.node("root/up").state_name, [name for name in clients if name in sys.modules])
+"""
+
+
+def test_ticking_the_worker_loads_no_http_client() -> None:
+    """Neither does the root while it decides, on outcomes of actions that ran elsewhere."""
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", TICKED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout.strip() == "syncing []"
+
+
 def test_package_uses_public_names_only_and_urllib3_in_the_transport() -> None:
     """A plug-in like any user's: nothing below `fsmv2.supervisor`, the client in two files."""
     clients = []
