@@ -49,7 +49,8 @@ def _outside_strings(data: bytes) -> Iterator[bytes]:
 def _is_flat(brackets: bytes) -> bool:
     """Whether nothing is left of ``brackets`` once the innermost pairs have gone so many times."""
     for _ in range(DEPTH_MAX):
-        if not brackets:
-            return True
-        brackets = brackets.replace(b"[]", b"")
+        left = brackets.replace(b"[]", b"")
+        if len(left) == len(brackets):
+            break
+        brackets = left
     return not brackets

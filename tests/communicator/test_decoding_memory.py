@@ -50,7 +50,7 @@ def content_of(inner: bytes) -> str:
 def test_a_small_content_does_not_become_a_gigabyte(piece: bytes) -> None:
     """Scenario 61: kilobytes of zstd with millions of objects in them are refused before the first
     is made, with the number."""
-    size = 8 * MIB
+    size = 17 * MIB // 4
     inner = b'{"MessageType":"action","Payload":[' + piece * (size // len(piece)) + b"0]}"
     content = content_of(inner)
     assert len(content) < 64 * 1024
@@ -152,9 +152,9 @@ def hash_chain(size: int) -> bytes:
 
 
 def test_a_pull_reply_is_decoded_in_memory_of_its_own_size() -> None:
-    """Scenario 63: 6 MiB of small objects are refused; what a message has beside its four texts is
+    """Scenario 63: 3 MiB of small objects are refused; what a message has beside its four texts is
     never made, and costs no message."""
-    size = 6 * MIB
+    size = 7 * MIB // 2
     for piece in (b"{},", b'{"a":{}},', b"[],"):
         body = b'{"UMHMessages":[' + piece * (size // len(piece)) + b"null]}"
         with within(3 * size), pytest.raises(CodecError, match="more than"):

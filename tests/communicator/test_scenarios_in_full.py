@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import tracemalloc
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import prometheus_client
 import pytest
+from playedline import Line as RouterLine
 from storyline import Line
 
 from fsmv2.communicator import spool
@@ -18,8 +20,9 @@ from fsmv2.communicator.switchboard.outbound import Outbound
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
-from fsmv2.communicator.transport import http
+from fsmv2.communicator.transport import codec, http
 from fsmv2.communicator.transport.codec import Message, encode_content
+from fsmv2.communicator.transport.compression import compress
 
 JSON = (("Content-Type", "application/json"),)
 
@@ -127,6 +130,34 @@ def test_a_timeout_after_the_relay_took_it_is_one_to_whoever_tells_twins_apart(
     ]
     assert len(seen) == 6
     assert [state for _, state, _ in dict.fromkeys(seen)] == list(states)
+
+
+def test_a_bomb_is_refused_at_the_cap_and_the_next_order_is_routed(tmp_path: Path) -> None:
+    """Scenario 61: of bytes, of values and of levels; each is one unreadable message, in bounded
+    memory, and holds up nothing behind it. A value that would be one is never sent."""
+    bombs = (
+        b'{"MessageType":"action","Payload":"' + b"x" * (65 << 20) + b'"}',
+        b'{"MessageType":"action","Payload":[' + b"[]," * 1_000_000 + b"0]}",
+        b'{"MessageType":"action","Payload":' + b"[" * 101 + b"]" * 101 + b"}",
+    )
+    line = RouterLine(tmp_path)
+    line.send(*(base64.b64encode(compress(bomb)).decode() for bomb in bombs))
+    del bombs
+    line.order("u1")
+    tracemalloc.start()
+    try:
+        line.run()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * codec.CONTENT_BYTES_MAX
+    assert line.counts["unreadable"] == 3
+    assert len(line.pool.taken) == 1
+    line.pool.end(value=[0] * 1_000_000)
+    line.run()
+    assert line.states() == ["confirmed", "executing", "failure"]
+    assert line.left() == 0
+    line.outbound.close()
 
 
 @pytest.mark.parametrize(
