@@ -5,13 +5,14 @@ when the first is moved, so never in the root.
 Does not know: how metrics are exported; a proc's go with the framework's own, an embedding
 program registers `collector`.
 Invariants: no label is made of a message, a token or an address; a number that cannot be counted
-ends nothing. All communicators of a supervisor count together; a gauge is of the one that acted
-last.
+ends nothing. Each communicator of a supervisor has series of its own, by its worker's path; there
+are as many as the config has communicators.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fsmv2.communicator.switchboard.board import Switchboard
 
 _PREFIX = "fsmv2_communicator_"
+_thread = threading.local()
 _SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0)
 
 
@@ -38,24 +40,26 @@ class Row(NamedTuple):
 
 
 TABLE = (
-    Row("tries_total", "counter", ("direction", "result"), "tries",
+    Row("tries_total", "counter", ("path", "direction", "result"), "tries",
         "Tries of a direction: success, failure, or held (no room in the inbox)."),
-    Row("messages_total", "counter", ("direction",), "messages",
+    Row("messages_total", "counter", ("path", "direction"), "messages",
         "Messages pushed and acknowledged, or pulled and on disk."),
-    Row("bytes_total", "counter", ("direction",), "bytes",
+    Row("bytes_total", "counter", ("path", "direction"), "bytes",
         "Bytes of their envelopes, or of the replies they came in."),
-    Row("set_aside_total", "counter", ("direction",), "messages",
+    Row("set_aside_total", "counter", ("path", "direction"), "messages",
         "Messages the relay refused by themselves, or that could not be read: kept for people."),
-    Row("errors_total", "counter", ("direction", "kind"), "errors",
+    Row("errors_total", "counter", ("path", "direction", "kind"), "errors",
         "Errors by kind, those of logins included."),
-    Row("backpressure_entries_total", "counter", (), "times",
+    Row("backpressure_entries_total", "counter", ("path",), "times",
         "Times the inbox had no room left and pulling began to wait."),
-    Row("request_seconds", "histogram", ("direction",), "seconds",
+    Row("request_seconds", "histogram", ("path", "direction"), "seconds",
         "How long requests took, whatever came of them."),
-    Row("waiting", "gauge", ("direction",), "messages",
+    Row("waiting", "gauge", ("path", "direction"), "messages",
         "Messages in the outbox, or in the inbox, after the last try."),
-    Row("errors_in_row", "gauge", ("direction",), "errors", "Errors since the last success."),
-    Row("backpressure", "gauge", (), "0 or 1", "1 while pulling waits for room in the inbox."),
+    Row("errors_in_row", "gauge", ("path", "direction"), "errors",
+        "Errors since the last success."),
+    Row("backpressure", "gauge", ("path",), "0 or 1",
+        "1 while pulling waits for room in the inbox."),
 )  # fmt: skip
 
 
@@ -68,6 +72,11 @@ def table_markdown() -> str:
         for row in TABLE
     ]
     return "\n".join(lines) + "\n"
+
+
+def of(path: str) -> None:
+    """What this thread counts from now on is of the communicator at ``path``; empty: of none."""
+    _thread.path = path
 
 
 def moved(direction: str, messages: int, size: int) -> None:
@@ -162,5 +171,4 @@ def _families() -> Mapping[str, Any]:
 
 
 def _series(name: str, *labels: str) -> Any:
-    family = _families()[name]
-    return family.labels(*labels) if labels else family
+    return _families()[name].labels(getattr(_thread, "path", ""), *labels)

@@ -16,11 +16,13 @@ from fsmv2.supervisor import Secret
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Which relay, and who we are there. Two equal ones may share a session.
+    """Which relay, and who we are there. Two equal ones may share a session; ``path`` is the
+    worker's, which its metrics go by.
 
     The auth token is looked for in this order: ``auth_token``, the file ``auth_token_file``,
     the environment variable AUTH_TOKEN; always in the proc, never in the root. So are the
-    variables that an empty ``relay_url`` and an ``allow_insecure_tls`` of None stand for.
+    variables that an empty ``relay_url`` and an ``allow_insecure_tls`` of None stand for; procs
+    inherit them from the root, so they are those of its start.
     """
 
     relay_url: str = ""
@@ -28,6 +30,7 @@ class Credentials(msgspec.Struct, frozen=True):
     auth_token_file: str | None = None
     timeout_s: float = 10.0
     allow_insecure_tls: bool | None = None
+    path: str = ""
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -60,6 +63,10 @@ class LoginOutcome(msgspec.Struct, frozen=True):
     refused_mark: Secret | None = None
     asked_s_ago: float = 0.0
     rate: FailureRate = FailureRate()
+
+    def __repr__(self) -> str:
+        # Without the identity: what the relay says of us may be anything.
+        return f"LoginOutcome({self.session!r}, {self.problem!r}, {self.errors_in_row})"
 
 
 class Direction(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ is refused without showing it.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -29,7 +30,8 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     API_URL. ``auth_token``: the instance's token; without it ``auth_token_file`` is read, without
     that the variable AUTH_TOKEN. ``timeout_s``: seconds a request may wait for an answer.
     ``allow_insecure_tls``: accept any certificate; without it the variable ALLOW_INSECURE_TLS.
-    Files and variables are read in the proc. ``poll_interval_s``: seconds between two syncs while
+    Files and variables are read in the proc, which has inherited the root's variables: these
+    change with a restart of the root only. ``poll_interval_s``: seconds between two syncs while
     nothing moves; for ``lively_s`` seconds after a message the outbox is looked at 50 times a
     second and the relay asked 10 times (0: never). ``outbox`` and ``inbox``: folders, see
     `fsmv2.communicator.spool`; without one that direction is off (pulling deletes at the relay, so
@@ -50,8 +52,22 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         if self.relay_url is not None:
             check_relay_url(self.relay_url)
-        if self.outbox is not None and self.outbox == self.inbox:
-            raise ValueError(f"outbox and inbox are both {self.outbox!r}, want two folders")
+        if self.outbox is None or self.inbox is None:
+            return
+        if _written_out(self.outbox) == _written_out(self.inbox):
+            raise ValueError(
+                f"outbox {self.outbox!r} and inbox {self.inbox!r} are one folder, want two folders"
+            )
+
+
+def _written_out(path: str) -> str:
+    """``path`` in the one way that everybody would write it. The disk is not looked at, so links
+    are not followed: the root must not wait for one."""
+    try:
+        path = os.path.abspath(path)
+    except OSError:  # the folder we are in has gone
+        path = os.path.normpath(path)
+    return f"/{path.lstrip('/')}" if path.startswith("/") else path
 
 
 class Communicator(Worker):

@@ -51,6 +51,7 @@ class AuthenticateAction(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
         credentials = self.credentials
+        metrics.of(credentials.path)
         auth_token: Secret | None = None
         try:
             auth_token = resolve_auth_token(credentials)
@@ -81,8 +82,7 @@ class AuthenticateAction(Action, frozen=True):
     def _failed(
         self, ctx: ActionContext, problem: Problem, auth_token: Secret | None
     ) -> LoginOutcome:
-        # Without the text, unlike the state's reason: it may hold what the relay chose to say.
-        facts = {"kind": str(problem.kind), "status": problem.status}
+        facts = {"kind": str(problem.kind), "status": problem.status, "detail": problem.text}
         metrics.failed("login", problem)
         if self.errors_in_row == 0:  # once per incident; the state's reason tells of the rest
             ctx.log("login failed", "warning", **facts)
@@ -125,6 +125,8 @@ def resolve_auth_token(credentials: Credentials) -> Secret:
     text = os.environ.get(TOKEN_ENV, "").strip()
     if not text:
         raise _no_token(f"want auth_token, auth_token_file or the variable {TOKEN_ENV}")
+    if not text.isprintable():  # bytes that are no UTF-8 become such characters
+        raise _no_token(f"the variable {TOKEN_ENV}: got what is no text, want one line of text")
     return Secret(text)
 
 

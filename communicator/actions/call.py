@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from fsmv2.communicator import metrics
 from fsmv2.communicator.outcomes import Credentials, Session
 from fsmv2.communicator.transport import address
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -60,6 +61,7 @@ def transport_of(credentials: Credentials, generation: int = 0) -> Transport:
 
     Raises `TransportError` where neither names one that can be used.
     """
+    metrics.of(credentials.path)  # what this thread counts from here on
     # Here, not above: the module is imported in the root, the HTTP client must not be.
     from fsmv2.communicator.transport.http import Relay, transport_for
 

@@ -3,7 +3,8 @@
 Knows: which session may be used, how logins stand, when the next one is due.
 Does not know: which state goes where, pushing and pulling (`flow`).
 Invariants: pure; a wait is always measured from the end of the last attempt; an outcome that
-was made for other credentials counts for nothing; no token gets into a text.
+was made for other credentials counts for nothing; what is refused of one direction only ends no
+session of the other's; no token gets into a text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ import msgspec
 from fsmv2.communicator.actions.authenticate import LASTING, AuthenticateAction
 from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.backoff import WAIT_S_MAX, spread, wait_s
-from fsmv2.communicator.outcomes import Credentials, LoginOutcome, Session, SyncOutcome
+from fsmv2.communicator.outcomes import (
+    Credentials,
+    Direction,
+    LoginOutcome,
+    Session,
+    SyncOutcome,
+)
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Action, ActionResult, Snapshot
 
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
 # Two logins are never closer than this, however short a token lives.
 LOGIN_SPACING_S = 1.0
-# A token in a file or in the environment may have changed: looked at this often, not sent.
+# A token in a file may have changed: it is looked at this often, and sent only if it has.
 LOOK_S = 10.0
 # A token that would expire during the next day's work is renewed in this hour (local time).
 NIGHT_HOUR = 3
@@ -50,6 +57,7 @@ def credentials(snap: Snapshot) -> Credentials:
         auth_token_file=config.auth_token_file,
         timeout_s=config.timeout_s,
         allow_insecure_tls=config.allow_insecure_tls,
+        path=snap.identity.path,
     )
 
 
@@ -64,7 +72,8 @@ def usable_session(snap: Snapshot) -> Usable | str:
     if login.session is None:
         return "not logged in"
     synced = sync_outcome(snap)
-    if synced is not None and synced.token_rejected and synced.login_id == result.attempt_id:
+    is_of_this = synced is not None and synced.login_id == result.attempt_id
+    if synced is not None and is_of_this and _is_refused_as_a_whole(snap, synced):
         return "token refused by the relay"
     now = snap.now
     if now >= login.session.refresh_at:
@@ -147,6 +156,48 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
     return msgspec.structs.replace(action, refused=known)
 
 
+def _refused(synced: SyncOutcome) -> dict[str, Direction]:
+    """The directions whose last try, in this very sync, was refused for its token."""
+    sides = {"push": (synced.push, synced.push_tried), "pull": (synced.pull, synced.pull_tried)}
+    return {
+        name: each
+        for name, (each, tried) in sides.items()
+        if tried and not each.held and _is_refusal(each)
+    }
+
+
+def _is_refusal(direction: Direction) -> bool:
+    return direction.problem is not None and direction.problem.kind is Kind.INVALID_TOKEN
+
+
+def _is_refused_as_a_whole(snap: Snapshot, synced: SyncOutcome) -> bool:
+    """Whether a refusal in ``synced`` is about its session, and not one direction's own.
+
+    The first one of a direction is, for it may be about the token: one login shows. When a new
+    token is refused there too it is the session's where no direction is served, and none of its
+    where another one is. Where that one had nothing to ask it cannot be told: the other one goes
+    on with the session there is, and the login that is due sooner or later is the next try.
+    """
+    refused = _refused(synced)
+    if not synced.token_rejected or not refused:
+        return False
+    if min(each.errors_in_row for each in refused.values()) < 2:
+        return True
+    config: CommunicatorConfig = snap.config
+    used = [
+        each
+        for each, folder in ((synced.push, config.outbox), (synced.pull, config.inbox))
+        if folder is not None
+    ]
+    if all(map(_is_refusal, used)):
+        return True
+    push_served = synced.push_tried and synced.push.problem is None and synced.push.moved > 0
+    pull_served = synced.pull_tried and synced.pull.problem is None and not synced.pull.held
+    if push_served or pull_served:
+        return False
+    return snap.since_result_s(AuthenticateAction) >= _rejection_wait_s(snap)
+
+
 def _rejection_wait_s(snap: Snapshot) -> float:
     """Seconds a login keeps from the one before when its token was refused in use.
 
@@ -156,15 +207,13 @@ def _rejection_wait_s(snap: Snapshot) -> float:
     outcome = sync_outcome(snap)
     if outcome is None or not outcome.token_rejected or outcome.made_for != credentials(snap):
         return 0.0
-    refused = [
-        each
-        for each in (outcome.push, outcome.pull)
-        if each.problem is not None and each.problem.kind is Kind.INVALID_TOKEN
-    ]
-    worst = max(refused, key=lambda each: each.errors_in_row, default=None)
-    if worst is None or worst.problem is None or worst.errors_in_row < 2:
+    refused = _refused(outcome)
+    name = min(refused, key=lambda each: refused[each].errors_in_row, default="")
+    least = refused.get(name, Direction())
+    if least.problem is None or least.errors_in_row < 2:
         return 0.0
-    return wait_s(worst.problem, worst.errors_in_row, f"{snap.identity.path}/login")
+    # The very wait that this direction has just spent: with its next refusal a login is due.
+    return wait_s(least.problem, least.errors_in_row - 1, f"{snap.identity.path}/{name}")
 
 
 def unfinished(snap: Snapshot, kind: type[Action]) -> tuple[int, Problem | None]:

@@ -2,7 +2,7 @@
 
 Knows: the rules of a base URL, the variables of the environment that stand in for a config.
 Does not know: HTTP, when anything is sent.
-Invariants: a URL with a password in it is refused without being shown.
+Invariants: a URL that may have a password or a key in it is refused without being shown.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def check_relay_url(url: str, what: str = "relay_url") -> None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise ValueError(f"{what} is no URL, want http(s)://host[:port][/path]") from None
-    if "@" in parts.netloc:
+    if "@" in url:
         raise ValueError(f"{what} has a user or a password in it, want auth_token instead")
+    if "?" in url or "#" in url or any(c <= " " or c == "\x7f" for c in url):
+        raise ValueError(f"{what} has a query, a fragment or a blank in it, want none of them")
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError(f"{what} is {url!r}, want http(s)://host[:port][/path]")
-    if parts.query or parts.fragment or any(c <= " " or c == "\x7f" for c in url):
-        raise ValueError(f"{what} has a query, a fragment or a blank in it, want none of them")
 
 
 def relay_url_of_environment() -> str:

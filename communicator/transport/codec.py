@@ -4,24 +4,32 @@ Knows: the JSON keys (emitted exactly, read in any case), both places a trace id
 which size on content is compressed.
 Does not know: HTTP, files, what a message means.
 Invariants: a zero trace UUID is neither emitted nor taken for one; decoding raises `CodecError`
-and nothing else, and unpacks no more than it was told to; no error text and no `repr` shows
-content. zstd is loaded when the first content needs it, so not in the root.
+and nothing else, also where memory ends; no error text and no `repr` shows content. Nothing is
+unpacked beyond the bytes it may have, nor made into objects before it is known how many they
+are (`jsonsize`), and of a list one message after the other, without what nobody reads. What is
+encoded can be decoded. zstd is loaded when the first content needs it, so not in the root.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+
+from fsmv2.communicator.transport.jsonsize import too_much
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CONTENT_BYTES_MAX = 64 * 1024 * 1024
 # Below this zstd gains nothing worth its price; the instances in the field draw the line here.
 COMPRESSED_FROM_BYTES = 1024
+# zstd makes a little more of what it cannot pack.
+_ZSTD_MORE = 1024
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
+_Value = TypeVar("_Value")
 
 
 class CodecError(ValueError):
@@ -74,45 +82,47 @@ def decode_batch(body: bytes) -> Batch:
 
     Raises `CodecError` for anything that is not an object with a list.
     """
-    if not body.strip():
-        return Batch((), 0)
-    document = _json(body, "pull reply")
-    if document is None:
-        return Batch((), 0)
-    listed = _field(_object(document, "pull reply"), "UMHMessages")
-    if listed is None:
-        return Batch((), 0)
-    if not isinstance(listed, list):
-        raise CodecError(
-            f"cannot read pull reply: UMHMessages is {type(listed).__name__}, want a list"
-        )
-    messages: list[Message] = []
-    unreadable = 0
-    for element in listed:
-        if element is None:
-            continue
-        try:
-            messages.append(message_from(element))
-        except CodecError:
-            unreadable += 1
-    return Batch(tuple(messages), unreadable)
+    with _in_memory("pull reply"):
+        if not body.strip():
+            return Batch((), 0)
+        _check(body, "pull reply")
+        if _kind(body) == "null":
+            _decode(body, "pull reply", None)
+            return Batch((), 0)
+        listed = _field(_object(body, "pull reply"), "UMHMessages")
+        if listed is None or _kind(listed) == "null":
+            return Batch((), 0)
+        if _kind(listed) != "list":
+            raise CodecError(f"cannot read pull reply: UMHMessages is {_kind(listed)}, want a list")
+        messages: list[Message] = []
+        unreadable = 0
+        for element in _decode(listed, "pull reply", list[msgspec.Raw]):
+            if _kind(element) == "null":
+                continue
+            try:
+                messages.append(_message(element))
+            except CodecError:
+                unreadable += 1
+        return Batch(tuple(messages), unreadable)
 
 
 def decode_message(data: bytes) -> Message:
-    """One envelope from its JSON; raises `CodecError`."""
-    return message_from(_json(data, "message"))
+    """One envelope from its JSON, keys in any case; raises `CodecError`."""
+    with _in_memory("message"):
+        _check(data, "message")
+        return _message(data)
 
 
-def message_from(document: Any) -> Message:
-    """One envelope from decoded JSON, keys in any case; raises `CodecError`.
+def _message(data: bytes | msgspec.Raw) -> Message:
+    """The same of bytes that have been checked.
 
     The trace id is read flat and inside ``metadata``: old and new senders differ there.
     """
-    fields = _object(document, "message")
+    fields = _object(data, "message")
+    trace_id = _trace_id(fields)
     metadata = _field(fields, "metadata")
-    trace_id = _trace_id(_field(fields, "traceId"))
-    if not trace_id and isinstance(metadata, dict):
-        trace_id = _trace_id(_field(metadata, "traceId"))
+    if not trace_id and metadata is not None and _kind(metadata) == "object":
+        trace_id = _trace_id(_object(metadata, "metadata"))
     return Message(
         umh_instance=_text(fields, "umhInstance"),
         email=_text(fields, "email"),
@@ -124,9 +134,18 @@ def message_from(document: Any) -> Message:
 def encode_content(message_type: str, payload: Any, *, compress: bool = True) -> str:
     """The content of an envelope: JSON in base64, zstd around the JSON from 1024 bytes on.
 
-    ``compress`` False leaves it plain, as consoles send it; every decoder reads both.
+    ``compress`` False leaves it plain, as consoles send it; every decoder reads both. Raises
+    `CodecError` for what `decode_content` would refuse.
     """
     inner = msgspec.json.encode({"Payload": payload, "MessageType": message_type})
+    if len(inner) > CONTENT_BYTES_MAX:
+        raise CodecError(
+            f"cannot write content: got {len(inner)} bytes of JSON, want at most "
+            f"{CONTENT_BYTES_MAX}"
+        )
+    fault = too_much(inner)
+    if fault:
+        raise CodecError(f"cannot write content: {fault}")
     if compress and len(inner) >= COMPRESSED_FROM_BYTES:
         from fsmv2.communicator.transport import compression
 
@@ -134,12 +153,28 @@ def encode_content(message_type: str, payload: Any, *, compress: bool = True) ->
     return base64.b64encode(inner).decode("ascii")
 
 
-def decode_content(content: str, bytes_max: int = CONTENT_BYTES_MAX) -> tuple[str, Any]:
-    """``(message type, payload)`` of a content, whose JSON has at most ``bytes_max`` bytes.
+def decode_content(content: str, bytes_max: int | None = None) -> tuple[str, Any]:
+    """``(message type, payload)`` of a content, whose JSON has at most ``bytes_max`` bytes, which
+    is `CONTENT_BYTES_MAX` where nothing else is said.
 
     Raises `CodecError`.
     """
-    if len(content) > (bytes_max + 2) // 3 * 4:
+    bytes_max = CONTENT_BYTES_MAX if bytes_max is None else bytes_max
+    with _in_memory("content"):
+        inner = _inner(content, bytes_max)
+        _check(inner, "content")
+        fields = _object(inner, "content")
+        payload = _field(fields, "Payload")
+        return (
+            _text(fields, "MessageType"),
+            None if payload is None else _decode(payload, "content", Any),
+        )
+
+
+def _inner(content: str, bytes_max: int) -> bytes:
+    """The JSON of a content."""
+    packed_max = bytes_max + bytes_max // 128 + _ZSTD_MORE
+    if len(content) > (packed_max + 2) // 3 * 4:
         raise CodecError(
             f"cannot read content: got {len(content)} characters, want at most {bytes_max} bytes"
         )
@@ -147,56 +182,101 @@ def decode_content(content: str, bytes_max: int = CONTENT_BYTES_MAX) -> tuple[st
         inner = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError):
         raise CodecError("cannot read content: got no base64, want standard base64") from None
-    if inner.startswith(ZSTD_MAGIC):
-        from fsmv2.communicator.transport import compression
+    if not inner.startswith(ZSTD_MAGIC):
+        if len(inner) > bytes_max:
+            raise CodecError(
+                f"cannot read content: got {len(inner)} bytes, want at most {bytes_max}"
+            )
+        return inner
+    from fsmv2.communicator.transport import compression
 
-        try:
-            inner = compression.decompress(inner, bytes_max)
-        except compression.CompressionError as error:
-            raise CodecError(f"cannot read content: {error}") from None
-    fields = _object(_json(inner, "content"), "content")
-    return _text(fields, "MessageType"), _field(fields, "Payload")
-
-
-def read_object(body: bytes, what: str) -> dict[str, Any]:
-    """A JSON object from ``body``; raises `CodecError` that names ``what``."""
-    return _object(_json(body, what), what)
-
-
-def read_text(fields: dict[str, Any], key: str) -> str:
-    """The text under ``key`` in any case, empty where missing; raises `CodecError`."""
-    return _text(fields, key)
-
-
-def _json(data: bytes, what: str) -> Any:
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        # The decoder's own text may quote the input.
-        raise CodecError(f"cannot read {what}: {len(data)} bytes are no JSON") from None
+        return compression.decompress(inner, bytes_max)
+    except compression.CompressionError as error:
+        raise CodecError(f"cannot read content: {error}") from None
 
 
-def _object(document: Any, what: str) -> dict[str, Any]:
-    if not isinstance(document, dict):
-        raise CodecError(f"cannot read {what}: got {type(document).__name__}, want an object")
-    return document
+def read_texts(body: bytes, what: str, keys: Sequence[str]) -> list[str]:
+    """The texts under ``keys``, in any case, of a JSON object, empty where missing; raises
+    `CodecError` that names ``what``."""
+    with _in_memory(what):
+        _check(body, what)
+        fields = _object(body, what)
+        return [_text(fields, key) for key in keys]
 
 
-def _trace_id(value: Any) -> str:
-    return value if isinstance(value, str) and value != ZERO_UUID else ""
-
-
-def _field(fields: dict[str, Any], key: str) -> Any:
-    if key in fields:
-        return fields[key]
-    wanted = key.lower()
-    return next((value for name, value in fields.items() if name.lower() == wanted), None)
-
-
-def _text(fields: dict[str, Any], key: str) -> str:
+def read_text(fields: Mapping[str, Any], key: str) -> str:
+    """The text under ``key`` in any case of a decoded object, empty where missing; raises
+    `CodecError`."""
     value = _field(fields, key)
     if value is None:
         return ""
     if not isinstance(value, str):
         raise CodecError(f"cannot read {key}: got {type(value).__name__}, want str")
     return value
+
+
+@contextlib.contextmanager
+def _in_memory(what: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise CodecError(f"cannot read {what}: it needs more memory than there is") from None
+
+
+def _check(data: bytes, what: str) -> None:
+    fault = too_much(data)
+    if fault:
+        raise CodecError(f"cannot read {what}: {fault}")
+
+
+def _decode(data: bytes | msgspec.Raw, what: str, wanted: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=wanted)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        # The decoder's own text may quote the input.
+        size = memoryview(data).nbytes
+        raise CodecError(f"cannot read {what}: {size} bytes are no JSON") from None
+
+
+_KINDS = {"{": "object", "[": "list", '"': "text", "n": "null", "t": "true", "f": "false"}
+
+
+def _kind(data: bytes | msgspec.Raw) -> str:
+    """What a JSON value is, by its first character."""
+    first = bytes(memoryview(data)[:64]).lstrip(b" \t\r\n")[:1].decode("ascii", "replace")
+    return _KINDS.get(first, "number" if first in "-0123456789" else "no JSON")
+
+
+def _object(data: bytes | msgspec.Raw, what: str) -> dict[str, msgspec.Raw]:
+    """Its fields, not decoded."""
+    kind = _kind(data)
+    if kind != "object":
+        raise CodecError(f"cannot read {what}: got {kind}, want an object")
+    fields: dict[str, msgspec.Raw] = _decode(data, what, dict[str, msgspec.Raw])
+    return fields
+
+
+def _trace_id(fields: Mapping[str, msgspec.Raw]) -> str:
+    value = _field(fields, "traceId")
+    if value is None or _kind(value) != "text":
+        return ""
+    text = _text(fields, "traceId")
+    return text if text != ZERO_UUID else ""
+
+
+def _field(fields: Mapping[str, _Value], key: str) -> _Value | None:
+    if key in fields:
+        return fields[key]
+    wanted = key.lower()
+    return next((value for name, value in fields.items() if name.lower() == wanted), None)
+
+
+def _text(fields: Mapping[str, msgspec.Raw], key: str) -> str:
+    raw = _field(fields, key)
+    if raw is None or _kind(raw) == "null":
+        return ""
+    if _kind(raw) != "text":
+        raise CodecError(f"cannot read {key}: got {_kind(raw)}, want text")
+    text: str = _decode(raw, key, str)
+    return text

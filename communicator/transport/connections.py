@@ -3,7 +3,8 @@
 Knows: proxies from the environment, TLS options, keep-alive, where a socket's timeout is set.
 Does not know: paths, headers, what a reply means. Like `http`, for procs only.
 Invariants: inside `held_to` no send, no header and no body takes longer than what is left of the
-time, however slowly the other end drips; loopback is never reached through a proxy.
+time, however slowly the other end drips; loopback is never reached through a proxy; the client
+writes no log.
 
 A socket's timeout starts anew with every byte. So before each read and each send it is set to
 what is left: the one place where both go through is the connection's, and that of its response.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import logging
 import socket
 import ssl
 import threading
@@ -34,6 +36,8 @@ _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
 ]
 _held = threading.local()
+# It would quote headers that it cannot read, and say nothing that no `Problem` says.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 Knows: the kinds of error, which reply is which, how long each kind is waited out.
 Does not know: the HTTP client, states, who waits.
-Invariants: the first matching rule wins and the last one always matches; nothing here keeps a
-token or a message: texts are made of status, kind, sizes and pages that middleboxes serve.
+Invariants: the first matching rule wins and the last one always matches; no text holds a word of
+the other end's: it is made of status, kind, sizes and names from a list of our own. Who repeats
+what we have sent it, in whatever pieces, is quoted nowhere.
 """
 
 from __future__ import annotations
@@ -84,6 +85,34 @@ PROXY_MARKERS = (
     "Security Policy",
     "Websense",
     "FortiGuard",
+)
+
+# Whom a page is taken to be from, by what is in it or in its ``Server`` header, in lower case. What
+# blocks goes before what only passes on, for it often stands behind one of these.
+MIDDLEBOXES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Zscaler", ("zscaler",)),
+    ("Blue Coat", ("bluecoat", "blue coat", "proxysg")),
+    ("Forcepoint", ("forcepoint", "websense")),
+    ("Fortinet", ("fortiguard", "fortinet", "fortigate")),
+    ("Palo Alto", ("palo alto networks", "pan-os")),
+    ("Sophos", ("sophos",)),
+    ("McAfee", ("mcafee", "skyhigh")),
+    ("Cisco Umbrella", ("cisco umbrella", "opendns")),
+    ("Squid", ("squid",)),
+    ("Cloudflare", ("cloudflare", "just a moment", "challenge-form")),
+    ("a captive portal", ("wi-fi", "wifi", "hotspot", "captive")),
+    ("Akamai", ("akamai",)),
+    ("Amazon CloudFront", ("cloudfront",)),
+    ("Amazon's load balancer", ("awselb",)),
+    ("Azure", ("microsoft-azure", "azure front door")),
+    ("Google's front end", ("google frontend",)),
+    ("Traefik", ("traefik",)),
+    ("Envoy", ("envoy",)),
+    ("HAProxy", ("haproxy", "no server is available to handle this request")),
+    ("Varnish", ("varnish",)),
+    ("IIS", ("microsoft-iis", "iis detailed error")),
+    ("nginx", ("nginx", "openresty")),
+    ("Apache", ("apache",)),
 )
 
 # The order is the meaning. Challenges come on 403 and 503 too: taken for an invalid token, the
@@ -171,10 +200,19 @@ def is_html(body: bytes, content_type: str = "") -> bool:
     return "html" in content_type.lower() or body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
 
 
-def page_title(body: bytes) -> str:
-    """The title of an HTML page, or an empty text: enough to recognise a middlebox by."""
-    found = re.search(rb"<title[^>]*>(.{0,200}?)</title", body[:SCANNED_BYTES_MAX], re.I | re.S)
-    return clip(found[1].decode("utf-8", "replace"), 80) if found else ""
+def middlebox(body: bytes, server: str = "") -> str:
+    """Who stands between us and the relay, judging by a page and its ``Server`` header: a name of
+    `MIDDLEBOXES`, or an empty text."""
+    seen = f"{server}\n{body[:SCANNED_BYTES_MAX].decode('utf-8', 'replace')}".lower()
+    return next((name for name, marks in MIDDLEBOXES if any(mark in seen for mark in marks)), "")
+
+
+def shape(body: bytes, content_type: str = "", server: str = "") -> str:
+    """What a body is, without a word of it."""
+    if not is_html(body, content_type):
+        return f"{len(body):,} bytes of body"
+    name = middlebox(body, server)
+    return f"an HTML page of {len(body):,} bytes" + (f"; looks like {name}" if name else "")
 
 
 def clip(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:

@@ -6,13 +6,13 @@ of a module: the root must not load an HTTP client.
 Invariants: no redirect is followed and nothing is retried; a request is bounded in bytes and, as
 a whole, in time; after a network error the relay's connections are dropped, so the next call
 resolves and connects anew, while a call under way in another thread ends on its own connection;
-only this file reveals a secret, and no error text contains one.
+only this file reveals a secret. No word of the other end's leaves it but in a session, an identity
+or a pulled reply: not in an error, a log record or a `repr`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -38,9 +38,6 @@ IDLE_S_MAX = 25.0
 RELAYS_MAX = 8
 NAME_BYTES_MAX = 128
 
-# A hash, a JWT, a key: no word of an error message is as long as this.
-_TOKEN_LIKE = re.compile(r"[A-Za-z0-9_\-+/=.]{32,}")
-
 
 class Relay(msgspec.Struct, frozen=True):
     """Where a relay is and how to speak to it: the key of this proc's connections.
@@ -63,35 +60,53 @@ class Reply(NamedTuple):
     headers: urllib3.HTTPHeaderDict
     body: bytes
 
+    def __repr__(self) -> str:
+        return f"<Reply {self.status}, {len(self.body)} bytes>"
+
     @property
     def is_html(self) -> bool:
         return errors.is_html(self.body, self.headers.get("content-type", ""))
 
+    @property
+    def shape(self) -> str:
+        """What came, in our words."""
+        return errors.shape(
+            self.body, self.headers.get("content-type", ""), self.headers.get("server", "")
+        )
+
 
 # One entry per relay, alive as long as this proc.
 _transports: dict[str, HttpTransport] = {}
+# A push and a pull of one attempt, each in its thread, look for theirs at the same moment.
+_transports_guard = threading.Lock()
 
 
 def transport_for(relay: Relay) -> HttpTransport:
     """This proc's transport for ``relay``, made on first use and anew when anything about it has
-    changed: a URL has one transport, so a reset is seen once."""
-    found = _transports.pop(relay.url, None)
-    if found is not None and found.relay != relay:
-        found.close()
-        found = None
-    _transports[relay.url] = found = found or HttpTransport(relay)  # last used goes last
-    while len(_transports) > RELAYS_MAX:
-        _transports.pop(next(iter(_transports))).close()
+    changed: a URL has one transport, so a reset is seen once. From any thread."""
+    gone: list[HttpTransport] = []
+    with _transports_guard:
+        found = _transports.pop(relay.url, None)
+        if found is not None and found.relay != relay:
+            gone.append(found)
+            found = None
+        _transports[relay.url] = found = found or HttpTransport(relay)  # last used goes last
+        while len(_transports) > RELAYS_MAX:
+            gone.append(_transports.pop(next(iter(_transports))))
+    for transport in gone:
+        transport.close()
     return found
 
 
 def close_all() -> int:
     """Close every idle connection of this proc, forget the relays, and return how many there
     were. Requests under way end on the connections they have."""
-    count = len(_transports)
-    while _transports:
-        _transports.popitem()[1].close()
-    return count
+    with _transports_guard:
+        gone = list(_transports.values())
+        _transports.clear()
+    for transport in gone:
+        transport.close()
+    return len(gone)
 
 
 class HttpTransport:
@@ -113,11 +128,7 @@ class HttpTransport:
         headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
         reply = self._request("POST", "/v2/instance/login", headers, b"")
         if reply.status != 200:
-            # A login's error is shown with its text: no message can be in it, and what might
-            # be a credential is taken out of it.
-            text = reply.body[: errors.SCANNED_BYTES_MAX].decode("utf-8", "replace")
-            text = text.replace(auth_token.reveal(), repr(auth_token))
-            raise TransportError(_problem(reply, _TOKEN_LIKE.sub(repr(auth_token), text)))
+            raise TransportError(_problem(reply))
         _refuse_html(reply)
         jwt = _cookie(reply.headers, "token")
         if not token.is_cookie_safe(jwt):
@@ -126,8 +137,7 @@ class HttpTransport:
                 Problem(Kind.INVALID_TOKEN, f"HTTP 200 ({Kind.INVALID_TOKEN}): {found}", 200)
             )
         try:
-            fields = codec.read_object(reply.body, "login reply")
-            uuid, name = codec.read_text(fields, "uuid"), codec.read_text(fields, "name")
+            uuid, name = codec.read_texts(reply.body, "login reply", ("uuid", "name"))
         except CodecError as error:
             raise TransportError(_unknown(reply, str(error))) from None
         return Login(Secret(jwt), errors.clip(uuid, 64), errors.clip(name, NAME_BYTES_MAX))
@@ -203,9 +213,16 @@ class HttpTransport:
         with self._guard:
             self._used_at = now
             if self._manager is None:
-                self._manager = new_manager(self.relay.url, self.relay.allow_insecure_tls)
+                self._manager = self._connect()
                 self._made_at = now
             return self._manager
+
+    def _connect(self) -> urllib3.PoolManager:
+        try:
+            return new_manager(self.relay.url, self.relay.allow_insecure_tls)
+        except ValueError:  # what it says of a proxy's URL may quote a password
+            text = "cannot use the proxy of the environment, want http://[user:password@]host:port"
+            raise TransportError(Problem(Kind.UNKNOWN, text)) from None
 
 
 def _read(response: urllib3.BaseHTTPResponse) -> bytes:
@@ -221,15 +238,11 @@ def _read(response: urllib3.BaseHTTPResponse) -> bytes:
     return b"".join(parts)
 
 
-def _problem(reply: Reply, excerpt: str = "") -> Problem:
+def _problem(reply: Reply) -> Problem:
     kind = errors.classify(reply.status, reply.body, reply.headers.get("server", ""))
-    if reply.is_html:
-        # Of a page only the title: it names the middlebox, and the rest may be anything.
-        excerpt = f"a page titled {errors.page_title(reply.body)!r}"
-    shown = excerpt or f"{len(reply.body)} bytes of body"
     return Problem(
         kind=kind,
-        text=errors.clip(f"HTTP {reply.status} ({kind}): {shown}"),
+        text=f"HTTP {reply.status} ({kind}): got {reply.shape}",
         status=reply.status,
         retry_after_s=errors.parse_retry_after(reply.headers.get("retry-after"), time.time()),
         is_page=reply.is_html,
@@ -243,10 +256,7 @@ def _unknown(reply: Reply, why: str) -> Problem:
 
 def _refuse_html(reply: Reply) -> None:
     if reply.is_html:
-        title = errors.page_title(reply.body)
-        raise TransportError(
-            _unknown(reply, f"got a page titled {title!r}, want the relay's own answer")
-        )
+        raise TransportError(_unknown(reply, f"got {reply.shape}, want the relay's own answer"))
 
 
 def _cookie(headers: urllib3.HTTPHeaderDict, name: str) -> str:

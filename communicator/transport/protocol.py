@@ -28,6 +28,9 @@ class Login(msgspec.Struct, frozen=True):
     instance_uuid: str
     instance_name: str
 
+    def __repr__(self) -> str:
+        return f"<Login {self.token!r}>"
+
 
 class Transport(Protocol):
     """One relay, spoken to from one proc."""

@@ -155,6 +155,10 @@ def test_auth_token_comes_from_config_file_or_environment(
     assert "AUTH_TOKEN" in outcome.problem.text
     assert relay.requests() == []
 
+    monkeypatch.setenv("AUTH_TOKEN", "half-\udcff")
+    outcome = login(context, relay, credentials=credentials(relay, None))
+    assert outcome.problem is not None
+    assert "no text" in outcome.problem.text
     monkeypatch.setenv("AUTH_TOKEN", "wrong-token")
     file = tmp_path / "token"
     from_file = credentials(relay, None, auth_token_file=str(file))

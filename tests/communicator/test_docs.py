@@ -13,7 +13,9 @@ from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
 from fsmv2.communicator.failurerate import LOGIN, SYNC
 from fsmv2.communicator.states.flow import DEGRADED_AT_ERRORS, DEGRADED_AT_PENDING
 from fsmv2.communicator.states.reading import LOOK_S
+from fsmv2.communicator.transport.codec import CONTENT_BYTES_MAX
 from fsmv2.communicator.transport.errors import FACTS, RULES, Kind
+from fsmv2.communicator.transport.jsonsize import DEPTH_MAX, VALUES_MAX
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
@@ -54,9 +56,17 @@ def test_table_of_kinds_is_the_table_of_errors() -> None:
                 assert set(map(int, re.findall(r"\b\d{3}\b", told_by))) == set(rule.statuses)
 
 
+def test_readme_promises_no_change_of_a_variable_at_run_time() -> None:
+    """Nobody can change the environment of a process that runs: only a restart of the root does."""
+    assert "at once (in a file, within 10 s)" in TEXT
+    assert "a change needs a restart of the root" in TEXT
+
+
 def test_numbers_in_the_text_are_the_constants() -> None:
     """Thresholds that the text names."""
     assert f"failed {DEGRADED_AT_ERRORS} times in a row or {DEGRADED_AT_PENDING} messages" in TEXT
+    assert f"{CONTENT_BYTES_MAX >> 20} MiB of JSON, unpacked, with at most {VALUES_MAX:,} v" in TEXT
+    assert f"and {DEPTH_MAX} levels" in TEXT
     assert (SPREAD, WAIT_S_MAX) == (0.2, 3600)
     assert f"within {LOOK_S:.0f} s" in TEXT
     assert SYNC.share == LOGIN.share == 0.9

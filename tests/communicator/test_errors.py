@@ -17,7 +17,6 @@ from fsmv2.communicator.transport.errors import (
     classify,
     clip,
     is_html,
-    page_title,
     parse_retry_after,
 )
 
@@ -147,5 +146,3 @@ def test_a_page_is_recognised_by_type_or_by_its_first_character() -> None:
     assert is_html(b"", "text/html")
     assert is_html(b"\xef\xbb\xbf\n <!DOCTYPE html>")
     assert not is_html(b'{"uuid":"<b>"}', "application/json")
-    assert page_title(b"<TITLE>502\nBad Gateway</TITLE>") == "502 Bad Gateway"
-    assert page_title(b"<p>no title") == ""

@@ -27,12 +27,15 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 
 @pytest.fixture
 def moved() -> Any:
-    """How much a series has grown since the test began."""
+    """How much a series of no worker's has grown since the test began."""
+    metrics.of("")
     begin = {**values()}
-    return lambda name, **labels: (
-        values().get((name, *sorted(labels.items())), 0.0)
-        - begin.get((name, *sorted(labels.items())), 0.0)
-    )
+
+    def grown(name: str, **labels: str) -> float:
+        key = (name, *sorted({"path": "", **labels}.items()))
+        return values().get(key, 0.0) - begin.get(key, 0.0)
+
+    return grown
 
 
 def values() -> dict[tuple[Any, ...], float]:
@@ -75,6 +78,34 @@ def test_a_sync_moves_its_counts(
     assert "ada@" not in told
 
 
+def test_two_communicators_of_one_proc_have_their_own_series(
+    relay: Relay, context: ActionContext, tmp_path: Path
+) -> None:
+    """By the worker's path: a gauge that two write is of neither; a refused login, and a sync whose
+    pull runs in a thread of its own, are their own worker's too."""
+    for number, path in enumerate(("site/a", "site/b")):
+        made_for = Credentials(relay.url, Secret(DEMO_TOKEN), path=path)
+        login = AuthenticateAction(made_for).execute(context)
+        assert login.session is not None
+        for payload in range(number + 1):
+            spool.post(tmp_path / path, email="a@x", message_type="status", payload=payload)
+            relay.send("ada@example.com", "action", payload)
+        relay.fault("push", faults.nginx_502())
+        access = Access(made_for, login.session, 7, "")
+        inbox = str(tmp_path / f"{path}-in")
+        SyncAction(access, str(tmp_path / path), inbox).execute(context)
+    AuthenticateAction(Credentials(relay.url, None, path="site/a")).execute(context)
+    for number, path in enumerate(("site/a", "site/b")):
+        own = {"path": path, "direction": "push"}
+        assert values()["waiting", *sorted(own.items())] == number + 1
+        assert values()["errors_in_row", *sorted(own.items())] == 1
+        assert values()["messages_total", ("direction", "pull"), ("path", path)] == number + 1
+        assert values()["backpressure", ("path", path)] == 0
+    refused = ("direction", "login"), ("kind", "invalid_token")
+    assert values()["errors_total", *refused, ("path", "site/a")] == 1
+    assert ("errors_total", *refused, ("path", "site/b")) not in values()
+
+
 def test_a_full_inbox_is_back_pressure_and_no_error(moved: Any) -> None:
     """Entered once, however long it lasts; the gauge goes back."""
     well = Direction()
@@ -83,10 +114,10 @@ def test_a_full_inbox_is_back_pressure_and_no_error(moved: Any) -> None:
         metrics.tried("pull", before, now)
     assert moved("tries_total", direction="pull", result="held") == 2
     assert moved("backpressure_entries_total") == 1
-    assert values()["backpressure",] == 1
-    assert values()["waiting", ("direction", "pull")] == pull.INBOX_MESSAGES_MAX
+    assert values()["backpressure", ("path", "")] == 1
+    assert values()["waiting", ("direction", "pull"), ("path", "")] == pull.INBOX_MESSAGES_MAX
     metrics.tried("pull", held, well)
-    assert values()["backpressure",] == 0
+    assert values()["backpressure", ("path", "")] == 0
 
 
 def test_what_is_set_aside_and_what_fails_is_counted(moved: Any) -> None:

@@ -39,7 +39,7 @@ JWT = "jwt-hunter3"
 CONFIG = CommunicatorConfig(
     "https://relay.example.com/api", auth_token=Secret(AUTH_TOKEN), outbox="out", inbox="in"
 )
-MADE_FOR = Credentials(CONFIG.relay_url, CONFIG.auth_token)
+MADE_FOR = Credentials(CONFIG.relay_url, CONFIG.auth_token, path="root/line-1")
 SESSION = Session(Secret(JWT), expires_at=NOW + 80_000, refresh_at=NOW + 79_400)
 NETWORK = Problem(Kind.NETWORK, "cannot reach the relay: refused")
 LOGIN_ID, SYNC_ID = 100, 200
@@ -349,7 +349,7 @@ def test_new_login_clears_the_refusal_of_the_old_one() -> None:
 def test_new_tokens_that_are_refused_too_make_no_login_loop() -> None:
     """From the second refusal in a row, logins are a minute apart."""
     refusal = Problem(Kind.INVALID_TOKEN, "HTTP 403", 403)
-    sync = synced(tried(), tried(2, refusal), token_rejected=True)
+    sync = synced(tried(3, refusal), tried(2, refusal), token_rejected=True)
     fields: dict[str, Any] = {"logged_in": login(), "sync": sync}
     assert "refused" in waits(snapshot(Authenticating, login_s=59.9, **fields))
     logs_in(snapshot(Authenticating, login_s=72.1, **fields))

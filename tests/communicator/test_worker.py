@@ -34,6 +34,35 @@ def test_importing_the_worker_loads_no_http_client() -> None:
     assert run.stdout.strip() == "[]"
 
 
+TICKED = """
+import sys, fsmv2.communicator
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
+from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.outcomes import LoginOutcome, Session, SyncOutcome
+from fsmv2.supervisor import ChildSpec, Secret, UserSpec
+from fsmv2.supervisor.testing import Simulation
+
+session = Session(Secret("jwt"), 4e9, 4e9)
+answers = {
+    AuthenticateAction: lambda action: LoginOutcome(action.credentials, session),
+    SyncAction: lambda action: SyncOutcome(action.access.credentials, action.access.login_id),
+}
+child = ChildSpec("up", "communicator", UserSpec({"outbox": "out", "inbox": "in"}))
+sim = Simulation(fsmv2.communicator.WORKERS, [child], interval_s=0.5, answers=answers)
+sim.run(30)
+clients = ("urllib3", "requests", "httpx", "aiohttp", "h11", "backports.zstd", "compression.zstd")
+print(sim.node("root/up").state_name, [name for name in clients if name in sys.modules])
+"""
+
+
+def test_ticking_the_worker_loads_no_http_client() -> None:
+    """Neither does the root while it decides, on outcomes of actions that ran elsewhere."""
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", TICKED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout.strip() == "syncing []"
+
+
 def test_package_uses_public_names_only_and_urllib3_in_the_transport() -> None:
     """A plug-in like any user's: nothing below `fsmv2.supervisor`, the client in two files."""
     clients = []
@@ -102,6 +131,40 @@ def test_unusable_config_is_refused_with_its_field(config: dict[str, object], to
     """Refused when it is derived, not when it is first used."""
     with pytest.raises(SpecError, match=told):
         Communicator().derive_desired_state(UserSpec(config=dict(config)))
+
+
+@pytest.mark.parametrize(
+    "inbox",
+    [
+        "/plant/box/",
+        "/plant//box",
+        "/plant/./box",
+        "/plant/a/../box",
+        "//plant/box",
+        "/../plant/box",
+    ],
+)
+def test_one_folder_written_in_two_ways_is_refused(inbox: str) -> None:
+    """What came in would be sent out again."""
+    with pytest.raises(ValueError, match="two folders"):
+        CommunicatorConfig(outbox="/plant/box", inbox=inbox)
+
+
+def test_relative_folders_are_compared_as_the_procs_will_see_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the root's own folder, also where that is gone."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    for inbox in ("box/", "./box", "a/../box", str(gone / "box")):
+        with pytest.raises(ValueError, match="two folders"):
+            CommunicatorConfig(outbox="box", inbox=inbox)
+    assert CommunicatorConfig(outbox="box", inbox="../box").inbox == "../box"
+    gone.rmdir()
+    with pytest.raises(ValueError, match="two folders"):
+        CommunicatorConfig(outbox="box", inbox="./box")
+    assert CommunicatorConfig(outbox="out", inbox="in").inbox == "in"
 
 
 def test_password_in_the_url_is_refused_without_showing_it() -> None:

@@ -151,7 +151,7 @@ def test_an_order_goes_from_the_console_to_a_pool_action_and_back(
         assert [console.replies(each)[-1] for each in ids[:20]] == ["action-success"] * 20
         assert [console.replies(each)[-1] for each in ids[20:]] == ["action-failure"] * 2
         assert console.statuses()[:2] == [True, False]
-        assert 'fsmv2_communicator_messages_total{direction="pull"} ' in page
+        assert 'fsmv2_communicator_messages_total{direction="pull",path="site/uplink"} ' in page
         for text in (page, root.log_text()):
             assert "s3cret" not in text
             assert "a-t0ken" not in text
