@@ -8,6 +8,7 @@ a stack or a log of the instance.
 
 from __future__ import annotations
 
+import threading
 from enum import StrEnum
 from typing import Any
 
@@ -58,10 +59,12 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Refused(Exception):
-    """An order that is not begun; the text and the ``code`` go into its failure reply."""
+    """An order that is not begun; the text and the ``code`` go into its failure reply. ``is_ours``:
+    no order of that type can be begun, or not now, which is the operator's business too."""
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, *, is_ours: bool = False) -> None:
         self.code = code
+        self.is_ours = is_ours
         super().__init__(text)
 
 
@@ -82,7 +85,8 @@ def read_order(payload: Any) -> Order:
 
 
 def action_of(order: Order, kinds: dict[str, type[Action]]) -> Action:
-    """The action to run; raises `Refused` for an unknown type or fields that are not its own."""
+    """The action to run; raises `Refused` for an unknown type, fields that are not its own, and a
+    class that raises whatever it likes. Only its type is told: the text may be of the payload."""
     kind = kinds.get(order.action_type)
     if kind is None:
         known = ", ".join(sorted(kinds)) or "none"
@@ -94,6 +98,17 @@ def action_of(order: Order, kinds: dict[str, type[Action]]) -> Action:
         return msgspec.convert(fields, kind, dec_hook=_hidden)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise Refused(BAD_PAYLOAD, f"cannot run {order.action_type}: {_short(error)}") from None
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        why = f"cannot make {order.action_type}: its class raised {type(error).__name__}"
+        raise Refused(CODES["failed"], why, is_ours=True) from None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, which only the main thread is sent: nothing that an action has done."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and isinstance(error, KeyboardInterrupt)
 
 
 def reply(

@@ -97,6 +97,7 @@ class Router:
         self._answered: deque[_Open] = deque()
         self._settle_at = 0.0
         self._unsent: deque[tuple[Message, Callable[[], None] | None]] = deque()
+        self._unanswered: deque[tuple[_Open, str, str]] = deque()
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -117,6 +118,8 @@ class Router:
         what is open has to be settled first. Raises `OSError` when the inbox cannot be used."""
         self.settle()
         self._send_unsent()
+        for _ in range(len(self._unanswered)):
+            self._fail_or_wait(*self._unanswered.popleft())
         if self._unsent or len(self._open) >= IN_FLIGHT_MAX or self._stopping:
             # Not the inbound's wait: it would return at once for what must not be taken yet.
             time.sleep(min(timeout_s, SETTLE_S))
@@ -209,32 +212,55 @@ class Router:
         try:
             action = orders.action_of(order, self._actions)
         except Refused as refused:
+            if refused.is_ours:
+                self._counts.tell("not_begun", str(refused), order.action_type)
             self._fail(one, refused.code, str(refused))
             return
         self._say(one, orders.reply(order, ReplyState.CONFIRMED, "taken"))
         self._say(one, orders.reply(order, ReplyState.EXECUTING, "given to the pool"))
         try:
             one.future = self._runner.submit(action)
-        except Exception as error:
+        except BaseException as error:
+            if orders.is_interrupt(error):
+                raise
             why = f"cannot start {order.action_type}: {type(error).__name__}"
+            self._counts.tell("not_begun", why, order.action_type)
             self._fail(one, orders.NOT_STARTED, why)
             return
         self._counts.add("started")
         one.forget_content()
-        one.future.add_done_callback(lambda future: self._ended(one, future.result()))
+        one.future.add_done_callback(lambda future: self._ended(one, future))
 
     # --- answers: any thread ----------------------------------------------------------------
 
-    def _ended(self, one: _Open, result: ActionResult) -> None:
+    def _ended(self, one: _Open, future: Future[ActionResult]) -> None:
         if self._open.get(one.order.uuid) is not one:
             return  # abandoned
+        name = one.order.action_type
+        try:
+            result = future.result()
+        except BaseException as error:  # it has promised not to
+            why = f"{name} was lost: {type(error).__name__}"
+            self._fail_or_wait(one, orders.CODES["crashed"], why)
+            return
         try:
             self._say(one, orders.last_reply(one.order, result), is_last=True)
         except Exception as error:  # no JSON, too large, too deep: whatever it is, it has its end
-            why = f"{one.order.action_type} is done, its value cannot be sent: "
-            self._fail(one, orders.BAD_VALUE, why + type(error).__name__)
+            why = f"{name} is done, its value cannot be sent: {type(error).__name__}"
+            self._fail_or_wait(one, orders.BAD_VALUE, why)
             return
         self._counts.add("succeeded" if result.succeeded else "failed")
+
+    def _fail_or_wait(self, one: _Open, code: str, why: str) -> None:
+        try:
+            self._fail(one, code, why)
+        except Exception as error:
+            self._counts.tell("faults", f"cannot answer an order: {type(error).__name__}")
+            if isinstance(error, MemoryError):  # it may pass: the router's thread tries again
+                self._unanswered.append((one, code, why))
+                return
+            self._open.pop(one.order.uuid, None)
+            one.incoming.done()
 
     def _fail(self, one: _Open, code: str, why: str) -> None:
         failure = orders.reply(one.order, ReplyState.FAILURE, why, code=code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ class PlayedPool:
 
     def __init__(self) -> None:
         self.taken: list[tuple[Action, Future[ActionResult]]] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def submit(self, action: Action) -> Future[ActionResult]:
         if self.error is not None:
@@ -39,7 +40,12 @@ class PlayedPool:
 class Line:
     """A router between two folders."""
 
-    def __init__(self, folder: Path, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bounds: Bounds | None = None,
+        kinds: Mapping[str, type[Action]] = KINDS,
+    ) -> None:
         self.folder = folder
         self.pool = PlayedPool()
         self.counts = Counts()
@@ -52,7 +58,7 @@ class Line:
             self.subscribers,
             Identity("uuid-1"),
             self.pool,
-            KINDS,
+            kinds,
         )
 
     def send(self, *contents: str, email: str = "ada@x") -> None:
