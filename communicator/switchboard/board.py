@@ -86,6 +86,8 @@ class Switchboard:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._claim: IO[bytes] | None = None
+        self._claim_lock = threading.Lock()
+        self._claim_users: set[str] = set()
 
     def __enter__(self) -> Self:
         self.start()
@@ -103,13 +105,27 @@ class Switchboard:
         return f"<Switchboard {self.router!r}, {self.outbound!r}>"
 
     def start(self) -> None:
-        """Start the threads. Raises `spool.Claimed` when another consumer reads the inbox, and
-        `OSError`; then nothing was started."""
-        self._claim = claim(self.inbound.folder)
-        self.outbound.start()
-        self._begin("switchboard-router", self._route)
-        if self._publisher is not None:
-            self._begin("switchboard-status", self._publish)
+        """Start the threads. Raises `spool.Claimed` when another consumer reads the inbox (a
+        standby tries again until it does not), and `OSError`; then nothing was started."""
+        claimed = claim(self.inbound.folder)
+        try:
+            # Not before: until now somebody else may have run orders, and noted them.
+            self.router.read_journal()
+            self.outbound.start()
+        except BaseException:
+            claimed.close()
+            raise
+        self._claim = claimed
+        self._claim_users = {"board", "router"}
+        try:
+            self._begin("switchboard-router", self._route)
+            if self._publisher is not None:
+                self._begin("switchboard-status", self._publish)
+        except BaseException:  # no more threads to be had
+            if not self._threads:
+                self._leave_inbox("router")
+            self.close(FAULT_WAIT_S)
+            raise
 
     def statistics(self) -> dict[str, int]:
         """Counts, and what is there now, as plain data. Nothing in it is of a message."""
@@ -131,22 +147,39 @@ class Switchboard:
         for thread in self._threads:
             thread.join(max(0.1, ends_at - time.monotonic()))
         messages = self.outbound.close(max(0.1, ends_at - time.monotonic()))
+        if not self._is_routing:
+            self._settle()  # what the writer has written since
         orders = self.router.in_flight
         self.router.abandon()
-        if self._claim is not None:
-            self._claim.close()
+        self._leave_inbox("board")
         return LeftOver(orders, messages)
+
+    def _leave_inbox(self, user: str) -> None:
+        """The last one out lets others have it: a router whose disk hangs is still at it when
+        the time of `close` is over, and two would run orders twice."""
+        with self._claim_lock:
+            self._claim_users.discard(user)
+            if self._claim is not None and not self._claim_users:
+                self._claim.close()
+                self._claim = None
 
     @property
     def _is_routing(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        return "router" in self._claim_users
 
     def _begin(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _route(self) -> None:
+        try:
+            self._route_on()
+            self._settle()
+        finally:
+            self._leave_inbox("router")
+
+    def _route_on(self) -> None:
         while not self._stopping.is_set():
             try:
                 self.router.step(STEP_S)
@@ -156,6 +189,8 @@ class Switchboard:
             except Exception as error:  # the router must not be gone for one of our errors
                 self.counts.tell("faults", f"cannot route: {type(error).__name__}")
                 self._stopping.wait(FAULT_WAIT_S)
+
+    def _settle(self) -> None:
         try:
             self.router.settle(all_of_it=True)
         except OSError as error:

@@ -91,7 +91,7 @@ class Router:
         self._runner = runner
         self._actions = dict(actions)
         self._counts: Counts = outbound.counts
-        self._journal = Journal(inbound.folder)
+        self._journal: Journal | None = None
         self._open: dict[str, _Open] = {}
         self._lock = threading.Lock()
         self._answered: deque[_Open] = deque()
@@ -112,6 +112,13 @@ class Router:
     def unsent(self) -> int:
         """Replies that wait for room in the outbox."""
         return len(self._unsent)
+
+    def read_journal(self) -> Journal:
+        """Learn what was done in earlier lives. For whoever has claimed the inbox: before that,
+        others may still be adding to it. Raises `OSError`."""
+        if self._journal is None:
+            self._journal = Journal(self.inbound.folder)
+        return self._journal
 
     def step(self, timeout_s: float = 0.0) -> bool:
         """Route one message, waiting for it up to ``timeout_s`` seconds; False: there was none, or
@@ -142,7 +149,7 @@ class Router:
             due = len(self._answered) >= SETTLE_ORDERS or time.monotonic() >= self._settle_at
             settled = list(self._answered) if all_of_it or due else []
         if settled:
-            self._journal.add(one.order.uuid for one in settled)
+            self.read_journal().add(one.order.uuid for one in settled)
             for one in settled:
                 self._open.pop(one.order.uuid, None)
                 one.incoming.done()
@@ -194,7 +201,7 @@ class Router:
             self._counts.tell("unexpected", "there are too many subscribers, one was not added")
 
     def _order(self, incoming: Incoming, order: Order) -> None:
-        if order.uuid in self._open or order.uuid in self._journal:
+        if order.uuid in self._open or order.uuid in self.read_journal():
             # While it is open the first message stays in the inbox, so this one may go.
             self._counts.add("duplicates")
             incoming.done()

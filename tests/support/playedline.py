@@ -18,6 +18,23 @@ from fsmv2.supervisor import Action, ActionResult
 WAIT_S = 20.0
 
 
+def send_order(inbox: Path, uuid: str, kind: str = "add", **fields: Any) -> None:
+    """One order of Ada's, as a pull leaves it."""
+    body = {"actionType": kind, "actionUUID": uuid, "actionPayload": fields or {"left": 1}}
+    message = Message(email="ada@x", content=encode_content("action", body), trace_id="t1")
+    segments.publish(inbox, segments.new_stem(()), [spool.encode(message)])
+
+
+def replies_in(outbox: Path) -> list[tuple[str, str]]:
+    """UUID and state of every reply in ``outbox``, in order."""
+    payloads = [
+        decode_content(one.message.content)[1] for one in spool.outgoing(outbox, 9_999, 1 << 30)[0]
+    ]
+    return [
+        (each["actionUUID"], each["actionReplyState"].removeprefix("action-")) for each in payloads
+    ]
+
+
 class PlayedPool:
     """Takes actions; the test says how each ends."""
 
