@@ -32,7 +32,7 @@ from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound
 from fsmv2.communicator.switchboard.outbound import Outbound
 from fsmv2.communicator.switchboard.publisher import INTERVAL_S, StatusPublisher
-from fsmv2.communicator.switchboard.router import Router, Runner
+from fsmv2.communicator.switchboard.router import BEGUN_MAX, Router, Runner
 from fsmv2.communicator.switchboard.subscribers import Subscribers
 from fsmv2.supervisor import Action
 
@@ -42,9 +42,9 @@ FAULT_WAIT_S = 1.0
 
 
 class LeftOver(NamedTuple):
-    """What a stop could not finish. ``orders`` are run when the switchboard starts again, and
-    answered then. ``messages`` were not written, because the disk did not take them: statuses,
-    replies to such orders, and what others have put."""
+    """What a stop could not finish. ``orders`` are answered when the switchboard starts again: as
+    interrupted, or as they end when they are run again. ``messages`` were not written, because
+    the disk did not take them: statuses, replies to such orders, and what others have put."""
 
     orders: int
     messages: int
@@ -56,7 +56,8 @@ class Switchboard:
     ``outbox`` and ``inbox`` are the communicator's folders. ``runner`` is an `ActionPool`, which
     stays its owner's: close it after the switchboard. ``actions``: the ``actionType`` of an order
     to the action class that runs it, whose fields are the order's payload. ``status(full)`` is
-    what subscribers see each second, see `StatusPublisher`; None: no statuses.
+    what subscribers see each second, see `StatusPublisher`; None: no statuses. ``begun_max``: so
+    many orders are begun and not answered at a time; more than the pool has procs.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Switchboard:
         *,
         bounds: Bounds | None = None,
         instance_uuid: str = "",
+        begun_max: int = BEGUN_MAX,
     ) -> None:
         self.counts = Counts()
         self.identity = Identity(instance_uuid)
@@ -76,7 +78,13 @@ class Switchboard:
         self.outbound = Outbound(outbox, bounds, self.counts)
         self.inbound = Inbound(inbox, self.counts)
         self.router = Router(
-            self.inbound, self.outbound, self.subscribers, self.identity, runner, actions
+            self.inbound,
+            self.outbound,
+            self.subscribers,
+            self.identity,
+            runner,
+            actions,
+            begun_max,
         )
         self._publisher = (
             StatusPublisher(status, self.subscribers, self.outbound, self.identity)
@@ -110,7 +118,7 @@ class Switchboard:
         claimed = claim(self.inbound.folder)
         try:
             # Not before: until now somebody else may have run orders, and noted them.
-            self.router.read_journal()
+            self.router.read_ledger()
             self.outbound.start()
         except BaseException:
             claimed.close()

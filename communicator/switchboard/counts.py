@@ -22,6 +22,7 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "orders": "actions that were asked for",
         "duplicates": "actions that were delivered again, and not run again",
         "not_begun": "actions whose class, or whose pool, raised; answered with failure",
+        "interrupted": "actions begun before a kill or stop; answered with failure, not run again",
         "started": "actions given to the pool",
         "succeeded": "actions answered with success",
         "failed": "actions answered with failure, whatever the reason",

@@ -33,6 +33,7 @@ class ReplyState(StrEnum):
     FAILURE = "action-failure"
 
 
+LAST = (ReplyState.SUCCESS, ReplyState.FAILURE)
 # How an action ended otherwise than by success: the code of the reply.
 CODES = {
     "failed": "ERR_ACTION_FAILED",
@@ -45,6 +46,15 @@ UNKNOWN_TYPE = "ERR_UNKNOWN_ACTION"
 BAD_PAYLOAD = "ERR_BAD_PAYLOAD"
 BAD_VALUE = "ERR_VALUE_NOT_SENT"
 NOT_STARTED = "ERR_RETRY_NOT_STARTED"
+INTERRUPTED = "ERR_INTERRUPTED"
+
+
+class WhenInterrupted(StrEnum):
+    """What becomes of an order that was begun before a kill, or before a stop that did not wait
+    for it: whether it has had its effect, or half of it, nobody knows."""
+
+    FAIL = "fail"
+    RUN_AGAIN = "run_again"
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -82,6 +92,22 @@ def read_order(payload: Any) -> Order:
             f"{UUID_CHARS_MAX}"
         )
     return Order(uuid, read_text(payload, "actionType"), payload.get("actionPayload"))
+
+
+def when_interrupted(name: str, kind: type[Action]) -> WhenInterrupted:
+    """The policy of an action class: its class variable ``when_interrupted``, else `FAIL`.
+
+    Raises `ValueError` for what is no policy, or no action class.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Action)):
+        raise ValueError(f"cannot take orders {name!r}: got {kind!r}, want a subclass of Action")
+    said = getattr(kind, "when_interrupted", WhenInterrupted.FAIL)
+    try:
+        return WhenInterrupted(said)
+    except ValueError:
+        known = " or ".join(repr(str(each)) for each in WhenInterrupted)
+        what = f"{kind.__name__}.when_interrupted is {said!r}, want {known}"
+        raise ValueError(f"cannot take orders {name!r}: {what}") from None
 
 
 def action_of(order: Order, kinds: dict[str, type[Action]]) -> Action:
@@ -143,6 +169,14 @@ def last_reply(order: Order, result: ActionResult) -> dict[str, Any]:
         case _:
             why = f"{name} was cancelled"
     return reply(order, ReplyState.FAILURE, why, code=CODES[result.status])
+
+
+def interrupted(order: Order) -> str:
+    """What is told of an order that was begun before a kill and is not run again."""
+    return (
+        f"{order.action_type[:100]} was interrupted by a restart: it is not known whether it ran, "
+        "and it is not run again"
+    )
 
 
 def _hidden(kind: type, value: Any) -> Any:

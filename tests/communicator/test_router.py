@@ -95,7 +95,7 @@ def test_every_other_end_is_one_failure_that_says_why(
 @pytest.mark.parametrize(
     ("kind", "payload", "code", "why"),
     [
-        ("fly", {}, "ERR_UNKNOWN_ACTION", "'fly', want of: add, crash,"),
+        ("fly", {}, "ERR_UNKNOWN_ACTION", "'fly', want of: add, again, crash,"),
         ("add", {"left": "x"}, "ERR_BAD_PAYLOAD", "Expected `int`, got `str` - at `$.left`"),
         ("add", {"left": 1, "up": 2}, "ERR_BAD_PAYLOAD", "unknown field `up`"),
         ("add", [1], "ERR_BAD_PAYLOAD", "Expected `object`"),
@@ -143,30 +143,6 @@ def test_the_same_order_is_run_once(line: Line) -> None:
     after.run()
     assert (after.counts["duplicates"], after.pool.taken) == (1, [])
     assert after.states() == ["confirmed", "executing", "success"]
-    after.outbound.close()
-
-
-def test_an_order_that_a_kill_interrupts_is_run_again_and_ended_once(line: Line) -> None:
-    """Before its last reply is on disk it comes again; one that had ended does not, though it was
-    in the same pull."""
-    body = [
-        {"actionType": "add", "actionUUID": f"u{n}", "actionPayload": {"left": n}} for n in (1, 2)
-    ]
-    line.send(*(encode_content("action", each) for each in body))
-    line.run()
-    line.pool.end(0, value=2)
-    line.run()
-    line.router.abandon()
-    line.pool.end(1, value=3)  # the death of its proc with us is no answer
-    line.run()
-    line.outbound.close()
-    after = Line(line.folder)
-    after.run()
-    assert [action for action, _ in after.pool.taken] == [Add(left=2)]
-    after.pool.end(value=3)
-    after.run()
-    ends = [p["actionUUID"] for state, p in after.replies() if state in ("success", "failure")]
-    assert (ends, after.left()) == (["u1", "u2"], 0)
     after.outbound.close()
 
 

@@ -112,6 +112,12 @@ class MemoryDisk(Disk):
         self.step()
         file.synced = file.data
 
+    def jot(self, path: Path, data: bytes) -> None:
+        file = self._get(path)
+        for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+            self.step()
+            file.data += part
+
     def overwrite(self, path: Path, offset: int, data: bytes) -> None:
         file = self._get(path)
         for part in (data[: len(data) // 2], data[len(data) // 2 :]):

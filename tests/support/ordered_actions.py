@@ -16,6 +16,10 @@ class Add(Action, frozen=True):
         return self.left + self.right
 
 
+class Again(Add, frozen=True):
+    when_interrupted = "run_again"
+
+
 class Note(Action, frozen=True):
     """Leaves a line in a file each time it is run."""
 
@@ -52,5 +56,6 @@ class Greet(Action, frozen=True):
 
 
 KINDS = {
-    "add": Add, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail, "greet": Greet,
+    "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail,
+    "greet": Greet,
 }  # fmt: skip
