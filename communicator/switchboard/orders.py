@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from fsmv2.communicator.spool import TooLarge
 from fsmv2.communicator.transport.codec import CodecError, read_text
 from fsmv2.supervisor import Action, ActionResult, Secret
 
@@ -163,7 +164,7 @@ def last_reply(order: Order, result: ActionResult) -> dict[str, Any]:
         case "failed" | "refused":
             why = f"{name} {result.status}: {_short(result.error)}"
         case "timed_out":
-            why = f"{name} was ended after {result.ran_s:.1f} s: {result.verdict}"
+            why = f"{name} timed out: ended after {result.ran_s:.1f} s ({result.verdict})"
         case "crashed":
             why = f"{name} ended with its process after {result.ran_s:.1f} s: {result.verdict}"
         case _:
@@ -177,6 +178,13 @@ def interrupted(order: Order) -> str:
         f"{order.action_type[:100]} was interrupted by a restart: it is not known whether it ran, "
         "and it is not run again"
     )
+
+
+def unsendable(order: Order, error: Exception) -> str:
+    """What is told of an action whose value cannot be sent: its size, where that is why."""
+    sized = isinstance(error, TooLarge | CodecError)
+    why = str(error) if sized else type(error).__name__
+    return f"{order.action_type} is done, its value cannot be sent: {why}"
 
 
 def _hidden(kind: type, value: Any) -> Any:

@@ -319,18 +319,16 @@ class Router:
     def _ended(self, one: _Open, future: Future[ActionResult]) -> None:
         if self._open.get(one.order.uuid) is not one:
             return  # abandoned
-        name = one.order.action_type
         try:
             result = future.result()
         except BaseException as error:  # it has promised not to
-            why = f"{name} was lost: {type(error).__name__}"
+            why = f"{one.order.action_type} was lost: {type(error).__name__}"
             self._fail_or_wait(one, orders.CODES["crashed"], why)
             return
         try:
             self._say(one, orders.last_reply(one.order, result), is_last=True)
         except Exception as error:  # no JSON, too large, too deep: whatever it is, it has its end
-            why = f"{name} is done, its value cannot be sent: {type(error).__name__}"
-            self._fail_or_wait(one, orders.BAD_VALUE, why)
+            self._fail_or_wait(one, orders.BAD_VALUE, orders.unsendable(one.order, error))
             return
         self._counts.add("succeeded" if result.succeeded else "failed")
 

@@ -67,7 +67,7 @@ def test_an_order_is_confirmed_executed_and_ended_once(line: Line) -> None:
                 "certificate": DeathCertificate(verdict="hung_in_c", log_tail=("a line",)),
             },
             "ERR_RETRY_TIMED_OUT",
-            "add was ended after 30.0 s: hung_in_c",
+            "add timed out: ended after 30.0 s (hung_in_c)",
         ),
         ({"status": "cancelled"}, "ERR_RETRY_CANCELLED", "add was cancelled"),
         (
@@ -95,7 +95,7 @@ def test_every_other_end_is_one_failure_that_says_why(
 @pytest.mark.parametrize(
     ("kind", "payload", "code", "why"),
     [
-        ("fly", {}, "ERR_UNKNOWN_ACTION", "'fly', want of: add, again, crash,"),
+        ("fly", {}, "ERR_UNKNOWN_ACTION", "'fly', want of: add, again, crash, exit,"),
         ("add", {"left": "x"}, "ERR_BAD_PAYLOAD", "Expected `int`, got `str` - at `$.left`"),
         ("add", {"left": 1, "up": 2}, "ERR_BAD_PAYLOAD", "unknown field `up`"),
         ("add", [1], "ERR_BAD_PAYLOAD", "Expected `object`"),

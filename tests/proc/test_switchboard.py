@@ -100,7 +100,7 @@ def test_users_actions_run_in_the_pool_and_harm_nothing(tmp_path: Path, pool: Ac
     assert found["1"][:3] == [*STATES, "failure"]
     assert "crashed:SIGSEGV" in found["1"][3]
     assert found["2"][:3] == [*STATES, "failure"]
-    assert "was ended after 0.2 s" in found["2"][3]
+    assert "hang timed out: ended after 0.2 s" in found["2"][3]
     assert found["3"] == [*STATES, "failure", "fail failed: ValueError: no such pump"]
     assert found["4"] == [*STATES, "success", "42"]
     assert found["5"][0] == "failure"

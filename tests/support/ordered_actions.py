@@ -48,6 +48,36 @@ class Fail(Action, frozen=True):
         raise ValueError("no such pump")
 
 
+class Exit(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        os._exit(3)
+
+
+class Huge(Action, frozen=True):
+    size: int
+
+    def execute(self, ctx: ActionContext) -> str:
+        return "x" * self.size
+
+
+class Keep(Action, frozen=True):
+    """Has a ``text`` in its fields, its locals and its error, and ends ``how`` it is told."""
+
+    timeout_s = 0.3
+    text: str
+    how: str
+
+    def execute(self, ctx: ActionContext) -> str:
+        kept = [self.text]
+        if self.how == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.how == "hang":
+            time.sleep(600)
+        if self.how == "fail":
+            raise ValueError(f"no pump {self.text}")
+        return kept[0]
+
+
 class Greet(Action, frozen=True):
     token: Secret
 
@@ -57,5 +87,5 @@ class Greet(Action, frozen=True):
 
 KINDS = {
     "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail,
-    "greet": Greet,
+    "greet": Greet, "exit": Exit, "huge": Huge, "keep": Keep,
 }  # fmt: skip

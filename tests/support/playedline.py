@@ -18,21 +18,40 @@ from fsmv2.supervisor import Action, ActionResult
 WAIT_S = 20.0
 
 
-def send_order(inbox: Path, uuid: str, kind: str = "add", **fields: Any) -> None:
-    """One order of Ada's, as a pull leaves it."""
-    body = {"actionType": kind, "actionUUID": uuid, "actionPayload": fields or {"left": 1}}
-    message = Message(email="ada@x", content=encode_content("action", body), trace_id="t1")
-    segments.publish(inbox, segments.new_stem(()), [spool.encode(message)])
+def send_order(inbox: Path, *uuids: str, kind: str = "add", **fields: Any) -> None:
+    """One order of Ada's for each, as a pull leaves them."""
+    payload = {"left": 1, **fields} if kind == "add" else fields
+    bodies = [{"actionType": kind, "actionUUID": uuid, "actionPayload": payload} for uuid in uuids]
+    lines = [
+        spool.encode(Message(email="ada@x", content=encode_content("action", body), trace_id="t1"))
+        for body in bodies
+    ]
+    segments.publish(inbox, segments.new_stem(()), lines)
+
+
+def payloads_in(outbox: Path) -> list[dict[str, Any]]:
+    """The payload of every reply in ``outbox``, in order."""
+    contents = [
+        decode_content(one.message.content) for one in spool.outgoing(outbox, 9_999, 1 << 30)[0]
+    ]
+    return [payload for kind, payload in contents if kind == "action-reply"]
 
 
 def replies_in(outbox: Path) -> list[tuple[str, str]]:
     """UUID and state of every reply in ``outbox``, in order."""
-    payloads = [
-        decode_content(one.message.content)[1] for one in spool.outgoing(outbox, 9_999, 1 << 30)[0]
-    ]
     return [
-        (each["actionUUID"], each["actionReplyState"].removeprefix("action-")) for each in payloads
+        (each["actionUUID"], each["actionReplyState"].removeprefix("action-"))
+        for each in payloads_in(outbox)
     ]
+
+
+def reply_to(outbox: Path, uuid: str) -> dict[str, Any]:
+    """The last reply to an order, of which there must be one."""
+    mine = [each for each in payloads_in(outbox) if each["actionUUID"] == uuid]
+    assert [each for each in mine if each["actionReplyState"][7:] in ("success", "failure")] == [
+        mine[-1]
+    ]
+    return mine[-1]
 
 
 class PlayedPool:
