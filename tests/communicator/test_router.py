@@ -150,21 +150,29 @@ def test_what_cannot_be_routed_is_warned_of_and_the_next_message_is_routed(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Scenario 64: bad base64, bad inner JSON, an unknown type, an action that nobody could be
-    answered about. No content is in a line of the log, and a hundred are one line."""
+    answered about; behind each of them the next message is routed. No content is in a line of the
+    log, and a hundred are one line."""
     plain = encode_content("subscribe", {})
-    line.send(
+    bad = [
         f"!{SECRET}",
         plain[:-6],
         encode_content("encrypted-content", SECRET),
         encode_content("action", SECRET),
         encode_content("action", {"actionType": SECRET}),
-        *[encode_content("action", [SECRET])] * 100,
-        plain,
-    )
+    ]
+    for number, content in enumerate(bad):
+        line.send(content)
+        line.order(f"u{number}")
+        line.run()
+        assert len(line.pool.taken) == number + 1, content
+        line.send(content, plain)
+        line.run()
+        assert line.counts["subscribes"] == number + 1, content
+    line.send(*[encode_content("action", [SECRET])] * 100, plain)
     line.run()
-    assert (line.counts["unreadable"], line.counts["unexpected"]) == (104, 1)
+    assert (line.counts["unreadable"], line.counts["unexpected"]) == (108, 2)
     assert [subscriber.email for subscriber in line.subscribers.get_subscribers()] == ["ada@x"]
-    assert (line.left(), line.states()) == (0, [])
+    assert line.left() == len(bad)  # the orders, which still run
     assert SECRET not in caplog.text
     assert len(caplog.records) == 2
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -81,18 +82,20 @@ class Line:
         folder: Path,
         bounds: Bounds | None = None,
         kinds: Mapping[str, type[Action]] = KINDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self.pool = PlayedPool()
         self.counts = Counts()
-        self.subscribers = Subscribers()
+        self.subscribers = Subscribers(clock)
+        self.identity = Identity("uuid-1")
         self.outbound = Outbound(folder / "out", bounds, self.counts)
         self.outbound.start()
         self.router = Router(
             Inbound(folder / "in", self.counts),
             self.outbound,
             self.subscribers,
-            Identity("uuid-1"),
+            self.identity,
             self.pool,
             kinds,
         )
