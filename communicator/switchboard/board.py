@@ -57,7 +57,7 @@ class Switchboard:
     stays its owner's: close it after the switchboard. ``actions``: the ``actionType`` of an order
     to the action class that runs it, whose fields are the order's payload. ``status(full)`` is
     what subscribers see each second, see `StatusPublisher`; None: no statuses. ``begun_max``: so
-    many orders are begun and not answered at a time; more than the pool has procs.
+    many orders are begun and not answered at a time; no fewer than the pool has procs.
     """
 
     def __init__(

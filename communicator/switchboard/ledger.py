@@ -1,14 +1,15 @@
 """Which orders were begun, and which were answered, in this life and in earlier ones.
 
-Knows: the two journals beside the inbox, and that a last reply in the outbox is an answer too.
+Knows: the notes beside the inbox: what was begun, what is done, which last replies are on their
+way; that a last reply in the outbox is an answer too.
 Does not know: how an order is run, what is said of one that was interrupted.
 Invariants: an order that was noted as begun is known as such after any kill and any power cut,
-until it is known as done; of one whose last reply is on disk a kill leaves that reply, or the
-note of it, or both. Any thread may call.
+until it is known as done; a last reply is kept before the push can see it, so that after a kill
+an order has the end that it may have been told, and no other: if it is in doubt whether that
+reply has left, the same one leaves again. Any thread may call.
 
-What is left: a reply is on disk, and a power cut comes before its note is synced, `SETTLE_S`
-later; if the push has delivered it by then, or does so before the next start, its order counts as
-interrupted.
+What is left: a power cut within `SETTLE_S` of a last reply that was pushed by then, or is pushed
+before the next start, and whose note it undoes; its order counts as interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fsmv2.communicator.spool import segments
+from fsmv2.communicator.spool import append, segments
+from fsmv2.communicator.spool.answers import Answers
 from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.spool.journal import Journal
 from fsmv2.communicator.switchboard import orders
@@ -33,9 +35,9 @@ class Ledger:
     def __init__(self, inbox: Path, outbox: Path) -> None:
         self._done = Journal(inbox)
         self._begun = Journal(inbox, name=BEGUN, reads_all=True)
+        self._answers = Answers(inbox)
         self._begun.forget_known(self._done)
-        if len(self._begun):
-            self._find_answers(outbox)
+        self._finish_answers(outbox)
         for journal in (self._done, self._begun):
             with contextlib.suppress(OSError):  # the next note does it, or says what is wrong
                 journal.tidy()
@@ -52,6 +54,10 @@ class Ledger:
         """They are about to be run. Raises `OSError`; then they must not be."""
         self._begun.add(uuids)
 
+    def keep_answer(self, uuid: str, line: bytes) -> None:
+        """Its last reply is about to be written to the outbox. Quick, and safe from a kill."""
+        self._answers.keep(uuid, line)
+
     def jot_answered(self, uuid: str) -> None:
         """Its last reply is on disk. Quick, and safe from a kill; `note_done` is to follow."""
         self._done.jot(uuid)
@@ -61,11 +67,25 @@ class Ledger:
         ended = list(uuids)
         self._done.add(ended)
         self._begun.forget(ended)
+        self._answers.drop(ended)
 
-    def _find_answers(self, outbox: Path) -> None:
+    def _finish_answers(self, outbox: Path) -> None:
         """A kill came between a last reply and its note."""
-        found = [uuid for uuid in answered_in(outbox) if uuid in self._begun]
-        self.note_done(found)
+        on_their_way = {}
+        for line in self._answers.lines():
+            uuid = _answered_by(line)
+            if uuid is not None and uuid not in self._done:
+                on_their_way[uuid] = line
+        found = set()
+        if on_their_way or len(self._begun):
+            asked = on_their_way.keys()
+            found = {uuid for uuid in answered_in(outbox) if uuid in asked or uuid in self._begun}
+        again = [line for uuid, line in on_their_way.items() if uuid not in found]
+        for first in range(0, len(again), segments.MESSAGES_MAX):
+            append(outbox, again[first : first + segments.MESSAGES_MAX], bounds=None)
+        self.note_done([*on_their_way, *found])
+        with contextlib.suppress(OSError):
+            self._answers.drop_all()
 
 
 def answered_in(outbox: Path) -> Iterator[str]:
@@ -76,8 +96,18 @@ def answered_in(outbox: Path) -> Iterator[str]:
         except FileNotFoundError:  # pushed by now
             continue
         for line in segments.lines_of(data, name):
-            with contextlib.suppress(CodecError):
-                kind, payload = codec.decode_content(codec.decode_message(line).content)
-                is_reply = kind == orders.REPLY and isinstance(payload, dict)
-                if is_reply and payload.get("actionReplyState") in orders.LAST:
-                    yield str(payload.get("actionUUID"))
+            uuid = _answered_by(line)
+            if uuid is not None:
+                yield uuid
+
+
+def _answered_by(line: bytes) -> str | None:
+    """The UUID of the order whose last reply an outbox's line is; None: it is none."""
+    try:
+        kind, payload = codec.decode_content(codec.decode_message(line).content)
+    except CodecError:
+        return None
+    is_reply = kind == orders.REPLY and isinstance(payload, dict)
+    if not is_reply or payload.get("actionReplyState") not in orders.LAST:
+        return None
+    return str(payload.get("actionUUID"))

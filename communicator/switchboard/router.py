@@ -20,8 +20,9 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -45,7 +46,7 @@ from fsmv2.supervisor import Action, ActionResult
 
 IN_FLIGHT_MAX = 1_000
 # So many are begun and not answered at a time: of no more a kill leaves unknown whether they ran.
-BEGUN_MAX = 64
+BEGUN_MAX = 32
 EMAIL_CHARS_MAX = 1_000
 # Orders are noted in groups: so many, or after so many seconds; those that begin, as soon as no
 # more of them are there.
@@ -113,7 +114,7 @@ class Router:
         self._lock = threading.Lock()
         self._answered: deque[_Open] = deque()
         self._settle_at = 0.0
-        self._unsent: deque[tuple[Message, Callable[[], None] | None]] = deque()
+        self._unsent: deque[tuple[Message, _Open | None]] = deque()
         self._unanswered: deque[tuple[_Open, str, str]] = deque()
         self._stopping = False
 
@@ -355,19 +356,25 @@ class Router:
             content=encode_content(orders.REPLY, payload),
             trace_id=asked.trace_id,
         )
-        on_durable = (lambda: self._is_answered(one)) if is_last else None
+        answered = one if is_last else None
         with self._lock:
             if self._unsent:
-                encode(
-                    message
-                )  # too large is told now: at the head of those that wait nobody could
-            elif self._put(message, on_durable):
+                # Too large is told now: at the head of those that wait nobody could.
+                encode(message)
+            elif self._put(message, answered):
                 return
-            self._unsent.append((message, on_durable))
+            self._unsent.append((message, answered))
 
-    def _put(self, message: Message, on_durable: Callable[[], None] | None) -> bool:
+    def _put(self, message: Message, answered: _Open | None) -> bool:
         try:
-            self._outbound.put(message, on_durable=on_durable)
+            if answered is None:
+                self._outbound.put(message)
+            else:
+                self._outbound.put(
+                    message,
+                    on_writing=partial(self.read_ledger().keep_answer, answered.order.uuid),
+                    on_durable=partial(self._is_answered, answered),
+                )
         except (SpoolFull, Closed):
             return False
         self._counts.add("replies")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -73,12 +74,10 @@ def test_2000_orders_take_no_thread_and_a_stop_leaves_none(
         until(all_ended, "all have ended")
         until(lambda: board.router.in_flight == 0, "all are settled")
         assert seen == {tuple(at_first)}
-        ours = [name for name in at_first if name.startswith("switchboard-")]
-        assert ours == ["switchboard-router", "switchboard-status", "switchboard-writer"]
-        # The pool's own: the one that calls back.
-        assert len(at_first) - len(ours) <= len(before) + 1
-    assert [name for name in threads() if name.startswith("switchboard-")] == []
-    assert len(threads()) == len(at_first) - 3
+        ours = Counter(at_first) - Counter(before)
+        pools = ours - Counter(["switchboard-router", "switchboard-status", "switchboard-writer"])
+        assert (ours.total(), pools.total()) in ((3, 0), (4, 1))  # the pool's that calls back
+    assert Counter(threads()) == Counter(before) + pools
     ended = [uuid for uuid, state in replies_in(out) if state == "success"]
     assert sorted(ended) == sorted(["first", *(f"u{number}" for number in range(2_000))])
 

@@ -90,7 +90,6 @@ class Line:
         self.subscribers = Subscribers(clock)
         self.identity = Identity("uuid-1")
         self.outbound = Outbound(folder / "out", bounds, self.counts)
-        self.outbound.start()
         self.router = Router(
             Inbound(folder / "in", self.counts),
             self.outbound,
@@ -99,6 +98,7 @@ class Line:
             self.pool,
             kinds,
         )
+        self.outbound.start()
 
     def send(self, *contents: str, email: str = "ada@x") -> None:
         lines = [spool.encode(Message(email=email, content=c, trace_id="t1")) for c in contents]
