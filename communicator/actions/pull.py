@@ -20,6 +20,7 @@ from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.spool.inbox import aside_of
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext
@@ -69,18 +70,20 @@ def pull_inbox(
     call: Call, inbox: Path, before: Direction, messages_max: int = INBOX_MESSAGES_MAX
 ) -> Direction:
     """Take what waits at the relay into ``inbox`` and return how pulling stands."""
-    moved = unreadable = 0
+    moved = unreadable = aside = 0
     waiting = before.waiting
     asked = False
     problem: Problem | None = None
     try:
         for reply in spool.saved_replies(inbox):  # a killed attempt got this far
-            moved += _unpack(call.ctx, reply)[0]
+            found, kept = _unpack(call.ctx, reply)
+            moved += found
+            aside += kept
         waiting, size, _ = spool.usage(inbox)
         room = messages_max - waiting if size < INBOX_BYTES_MAX else 0
         if room < (ROOM_AGAIN if before.held else ROOM_MIN):
             held = msgspec.structs.replace(
-                before, moved=moved, waiting=waiting, idle_s=0.0, held=True
+                before, moved=moved, waiting=waiting, refused=aside, idle_s=0.0, held=True
             )
             metrics.tried("pull", before, held)
             return held
@@ -105,7 +108,8 @@ def pull_inbox(
         problem = Problem(Kind.UNKNOWN, f"cannot work in the inbox: {error.strerror}")
     if problem is None and unreadable and not moved:
         problem = Problem(Kind.UNKNOWN, "cannot read the pull reply: it is kept as .unreadable")
-    direction = after(before, problem, asked=asked, moved=moved, waiting=waiting)
+    aside += unreadable
+    direction = after(before, problem, asked=asked, moved=moved, waiting=waiting, refused=aside)
     told(call.ctx, "pull", before, direction)
     return direction
 
@@ -124,8 +128,8 @@ def _unpack(ctx: ActionContext, reply: Path) -> tuple[int, int]:
     """Messages and unreadable elements of a saved reply; one unreadable whole counts as one."""
     try:
         moved, unreadable = spool.unpack(reply)
-    except CodecError:
+    except CodecError:  # of the whole reply, or it was begun too often
         moved, unreadable = 0, 1
     if unreadable:
-        ctx.log("pull reply kept as unreadable", "warning", file=f"{reply.stem}.unreadable")
+        ctx.log("pull reply kept as unreadable", "warning", file=aside_of(reply).name)
     return moved, unreadable

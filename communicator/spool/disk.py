@@ -66,6 +66,15 @@ class Disk:
             file.write(data)
             self.sync(file)
 
+    def jot(self, path: Path, data: bytes) -> None:
+        """Add to the end of a file. A power cut may undo it, a kill cannot."""
+        with path.open("ab", buffering=0) as file:
+            file.write(data)
+
+    def empty(self, path: Path) -> None:
+        """Take all out of a file. A power cut may undo it, a kill cannot."""
+        os.truncate(path, 0)
+
     def overwrite(self, path: Path, offset: int, data: bytes) -> None:
         """Replace bytes in the middle of a file, durably. Takes no space, so that it works on a
         full disk too. A power cut may leave any part of it."""

@@ -10,6 +10,7 @@ a time.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,10 @@ from fsmv2.communicator.spool import segments
 from fsmv2.communicator.spool.disk import DISK, Disk
 from fsmv2.communicator.transport import codec
 from fsmv2.communicator.transport.codec import CodecError, Message
+
+# So often a reply is begun to be unpacked; kills at random moments never hit the same so often.
+UNPACKS_MAX = 5
+_REPLY = re.compile(r"(.*?)(?:\.begun(\d+))?\.reply", re.DOTALL)
 
 
 class Draft:
@@ -65,10 +70,44 @@ def unpack(reply: Path, disk: Disk = DISK) -> tuple[int, int]:
     """Turn a saved pull reply into an inbox file; return its messages and its unreadable ones.
 
     May be repeated after a kill at any instruction: the same reply makes the same file. A reply
-    with anything unreadable in it is kept as ``NAME.unreadable``.
+    with anything unreadable in it is kept as ``NAME.unreadable``. So is, with a `CodecError`, one
+    that was begun `UNPACKS_MAX` times and never to the end: for want of memory, say, or because
+    each time the process was killed at it. Those behind it are not to wait for it for ever. What
+    the disk is to blame for does not count.
+
+    Raises `OSError`, `CodecError`, and what the decoder raises for want of memory.
     """
-    stem = reply.name.removesuffix(segments.REPLY)
-    aside = reply.with_name(f"{stem}{segments.UNREADABLE}")
+    stem, begun = _begun(reply.name)
+    aside = aside_of(reply)
+    if begun >= UNPACKS_MAX:
+        segments.keep_aside(reply, aside, disk)
+        raise CodecError(
+            f"cannot unpack a pull reply: it was begun {begun} times and never to the end, want "
+            f"fewer than {UNPACKS_MAX}"
+        )
+    # By its name, and before anything is tried: a kill counts too.
+    trying = reply.with_name(f"{stem}.begun{begun + 1}{segments.REPLY}")
+    disk.rename(reply, trying)
+    try:
+        return _unpack(trying, stem, aside, disk)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.rename(trying, reply)
+        raise
+
+
+def aside_of(reply: Path) -> Path:
+    """Where a reply is kept that is not, or not in all, one."""
+    return reply.with_name(f"{_begun(reply.name)[0]}{segments.UNREADABLE}")
+
+
+def _begun(name: str) -> tuple[str, int]:
+    """What a reply's name begins with, and how often it was begun to be unpacked."""
+    found = _REPLY.fullmatch(name)
+    return (found[1], int(found[2] or 0)) if found else (name.removesuffix(segments.REPLY), 0)
+
+
+def _unpack(reply: Path, stem: str, aside: Path, disk: Disk) -> tuple[int, int]:
     try:
         batch = codec.decode_batch(disk.read(reply))
     except CodecError:
@@ -85,7 +124,7 @@ def unpack(reply: Path, disk: Disk = DISK) -> tuple[int, int]:
 
 
 def saved_replies(inbox: str | Path, disk: Disk = DISK) -> list[Path]:
-    """Replies that a killed attempt has saved but not unpacked, oldest first."""
+    """Replies that an attempt has saved but not unpacked, oldest first."""
     names = disk.names(Path(inbox))
     return [
         Path(inbox) / name

@@ -32,7 +32,7 @@ from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound
 from fsmv2.communicator.switchboard.outbound import Outbound
 from fsmv2.communicator.switchboard.publisher import INTERVAL_S, StatusPublisher
-from fsmv2.communicator.switchboard.router import Router, Runner
+from fsmv2.communicator.switchboard.router import BEGUN_MAX, Router, Runner
 from fsmv2.communicator.switchboard.subscribers import Subscribers
 from fsmv2.supervisor import Action
 
@@ -42,9 +42,9 @@ FAULT_WAIT_S = 1.0
 
 
 class LeftOver(NamedTuple):
-    """What a stop could not finish. ``orders`` are run when the switchboard starts again, and
-    answered then. ``messages`` were not written, because the disk did not take them: statuses,
-    replies to such orders, and what others have put."""
+    """What a stop could not finish. ``orders`` are answered when the switchboard starts again: as
+    interrupted, or as they end when they are run again. ``messages`` were not written, because
+    the disk did not take them: statuses, replies to such orders, and what others have put."""
 
     orders: int
     messages: int
@@ -56,7 +56,8 @@ class Switchboard:
     ``outbox`` and ``inbox`` are the communicator's folders. ``runner`` is an `ActionPool`, which
     stays its owner's: close it after the switchboard. ``actions``: the ``actionType`` of an order
     to the action class that runs it, whose fields are the order's payload. ``status(full)`` is
-    what subscribers see each second, see `StatusPublisher`; None: no statuses.
+    what subscribers see each second, see `StatusPublisher`; None: no statuses. ``begun_max``: so
+    many orders are begun and not answered at a time; no fewer than the pool has procs.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Switchboard:
         *,
         bounds: Bounds | None = None,
         instance_uuid: str = "",
+        begun_max: int = BEGUN_MAX,
     ) -> None:
         self.counts = Counts()
         self.identity = Identity(instance_uuid)
@@ -76,7 +78,13 @@ class Switchboard:
         self.outbound = Outbound(outbox, bounds, self.counts)
         self.inbound = Inbound(inbox, self.counts)
         self.router = Router(
-            self.inbound, self.outbound, self.subscribers, self.identity, runner, actions
+            self.inbound,
+            self.outbound,
+            self.subscribers,
+            self.identity,
+            runner,
+            actions,
+            begun_max,
         )
         self._publisher = (
             StatusPublisher(status, self.subscribers, self.outbound, self.identity)
@@ -86,6 +94,8 @@ class Switchboard:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._claim: IO[bytes] | None = None
+        self._claim_lock = threading.Lock()
+        self._claim_users: set[str] = set()
 
     def __enter__(self) -> Self:
         self.start()
@@ -103,13 +113,27 @@ class Switchboard:
         return f"<Switchboard {self.router!r}, {self.outbound!r}>"
 
     def start(self) -> None:
-        """Start the threads. Raises `spool.Claimed` when another consumer reads the inbox, and
-        `OSError`; then nothing was started."""
-        self._claim = claim(self.inbound.folder)
-        self.outbound.start()
-        self._begin("switchboard-router", self._route)
-        if self._publisher is not None:
-            self._begin("switchboard-status", self._publish)
+        """Start the threads. Raises `spool.Claimed` when another consumer reads the inbox (a
+        standby tries again until it does not), and `OSError`; then nothing was started."""
+        claimed = claim(self.inbound.folder)
+        try:
+            # Not before: until now somebody else may have run orders, and noted them.
+            self.router.read_ledger()
+            self.outbound.start()
+        except BaseException:
+            claimed.close()
+            raise
+        self._claim = claimed
+        self._claim_users = {"board", "router"}
+        try:
+            self._begin("switchboard-router", self._route)
+            if self._publisher is not None:
+                self._begin("switchboard-status", self._publish)
+        except BaseException:  # no more threads to be had
+            if not self._threads:
+                self._leave_inbox("router")
+            self.close(FAULT_WAIT_S)
+            raise
 
     def statistics(self) -> dict[str, int]:
         """Counts, and what is there now, as plain data. Nothing in it is of a message."""
@@ -131,22 +155,39 @@ class Switchboard:
         for thread in self._threads:
             thread.join(max(0.1, ends_at - time.monotonic()))
         messages = self.outbound.close(max(0.1, ends_at - time.monotonic()))
+        if not self._is_routing:
+            self._settle()  # what the writer has written since
         orders = self.router.in_flight
         self.router.abandon()
-        if self._claim is not None:
-            self._claim.close()
+        self._leave_inbox("board")
         return LeftOver(orders, messages)
+
+    def _leave_inbox(self, user: str) -> None:
+        """The last one out lets others have it: a router whose disk hangs is still at it when
+        the time of `close` is over, and two would run orders twice."""
+        with self._claim_lock:
+            self._claim_users.discard(user)
+            if self._claim is not None and not self._claim_users:
+                self._claim.close()
+                self._claim = None
 
     @property
     def _is_routing(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        return "router" in self._claim_users
 
     def _begin(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _route(self) -> None:
+        try:
+            self._route_on()
+            self._settle()
+        finally:
+            self._leave_inbox("router")
+
+    def _route_on(self) -> None:
         while not self._stopping.is_set():
             try:
                 self.router.step(STEP_S)
@@ -156,6 +197,8 @@ class Switchboard:
             except Exception as error:  # the router must not be gone for one of our errors
                 self.counts.tell("faults", f"cannot route: {type(error).__name__}")
                 self._stopping.wait(FAULT_WAIT_S)
+
+    def _settle(self) -> None:
         try:
             self.router.settle(all_of_it=True)
         except OSError as error:

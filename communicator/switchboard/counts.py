@@ -21,6 +21,8 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "subscribes": "subscriptions and renewals",
         "orders": "actions that were asked for",
         "duplicates": "actions that were delivered again, and not run again",
+        "not_begun": "actions whose class, or whose pool, raised; answered with failure",
+        "interrupted": "actions begun before a kill or stop; answered with failure, not run again",
         "started": "actions given to the pool",
         "succeeded": "actions answered with success",
         "failed": "actions answered with failure, whatever the reason",
@@ -47,7 +49,7 @@ class Counts:
         self._lock = threading.Lock()
         self._values = dict.fromkeys(COUNTED, 0)
         self._clock = clock
-        self._told_at: dict[str, float] = {}
+        self._told_at: dict[tuple[str, str], float] = {}
 
     def __getitem__(self, name: str) -> int:
         return self._values[name]
@@ -65,14 +67,14 @@ class Counts:
         with self._lock:
             return dict(self._values)
 
-    def tell(self, name: str, why: str) -> None:
-        """Count it, and warn of it unless that was done within the last minute. ``why`` must not
-        quote a message."""
+    def tell(self, name: str, why: str, kind: str = "") -> None:
+        """Count it, and warn of it unless that was done within the last minute for this ``kind``
+        (of which there must not be many). ``why`` must not quote a message."""
         with self._lock:
             self._values[name] += 1
             now = self._clock()
-            if now - self._told_at.get(name, float("-inf")) < TELL_EVERY_S:
+            if now - self._told_at.get((name, kind), float("-inf")) < TELL_EVERY_S:
                 return
-            self._told_at[name] = now
+            self._told_at[name, kind] = now
             count = self._values[name]
         _log.warning("%s (%d so far: %s)", why, count, COUNTED[name])

@@ -8,11 +8,13 @@ a stack or a log of the instance.
 
 from __future__ import annotations
 
+import threading
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from fsmv2.communicator.spool import TooLarge
 from fsmv2.communicator.transport.codec import CodecError, read_text
 from fsmv2.supervisor import Action, ActionResult, Secret
 
@@ -32,6 +34,7 @@ class ReplyState(StrEnum):
     FAILURE = "action-failure"
 
 
+LAST = (ReplyState.SUCCESS, ReplyState.FAILURE)
 # How an action ended otherwise than by success: the code of the reply.
 CODES = {
     "failed": "ERR_ACTION_FAILED",
@@ -44,6 +47,15 @@ UNKNOWN_TYPE = "ERR_UNKNOWN_ACTION"
 BAD_PAYLOAD = "ERR_BAD_PAYLOAD"
 BAD_VALUE = "ERR_VALUE_NOT_SENT"
 NOT_STARTED = "ERR_RETRY_NOT_STARTED"
+INTERRUPTED = "ERR_INTERRUPTED"
+
+
+class WhenInterrupted(StrEnum):
+    """What becomes of an order that was begun before a kill, or before a stop that did not wait
+    for it: whether it has had its effect, or half of it, nobody knows."""
+
+    FAIL = "fail"
+    RUN_AGAIN = "run_again"
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -58,10 +70,12 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Refused(Exception):
-    """An order that is not begun; the text and the ``code`` go into its failure reply."""
+    """An order that is not begun; the text and the ``code`` go into its failure reply. ``is_ours``:
+    no order of that type can be begun, or not now, which is the operator's business too."""
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, *, is_ours: bool = False) -> None:
         self.code = code
+        self.is_ours = is_ours
         super().__init__(text)
 
 
@@ -81,8 +95,25 @@ def read_order(payload: Any) -> Order:
     return Order(uuid, read_text(payload, "actionType"), payload.get("actionPayload"))
 
 
+def when_interrupted(name: str, kind: type[Action]) -> WhenInterrupted:
+    """The policy of an action class: its class variable ``when_interrupted``, else `FAIL`.
+
+    Raises `ValueError` for what is no policy, or no action class.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Action)):
+        raise ValueError(f"cannot take orders {name!r}: got {kind!r}, want a subclass of Action")
+    said = getattr(kind, "when_interrupted", WhenInterrupted.FAIL)
+    try:
+        return WhenInterrupted(said)
+    except ValueError:
+        known = " or ".join(repr(str(each)) for each in WhenInterrupted)
+        what = f"{kind.__name__}.when_interrupted is {said!r}, want {known}"
+        raise ValueError(f"cannot take orders {name!r}: {what}") from None
+
+
 def action_of(order: Order, kinds: dict[str, type[Action]]) -> Action:
-    """The action to run; raises `Refused` for an unknown type or fields that are not its own."""
+    """The action to run; raises `Refused` for an unknown type, fields that are not its own, and a
+    class that raises whatever it likes. Only its type is told: the text may be of the payload."""
     kind = kinds.get(order.action_type)
     if kind is None:
         known = ", ".join(sorted(kinds)) or "none"
@@ -94,6 +125,17 @@ def action_of(order: Order, kinds: dict[str, type[Action]]) -> Action:
         return msgspec.convert(fields, kind, dec_hook=_hidden)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise Refused(BAD_PAYLOAD, f"cannot run {order.action_type}: {_short(error)}") from None
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        why = f"cannot make {order.action_type}: its class raised {type(error).__name__}"
+        raise Refused(CODES["failed"], why, is_ours=True) from None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, which only the main thread is sent: nothing that an action has done."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and isinstance(error, KeyboardInterrupt)
 
 
 def reply(
@@ -122,12 +164,27 @@ def last_reply(order: Order, result: ActionResult) -> dict[str, Any]:
         case "failed" | "refused":
             why = f"{name} {result.status}: {_short(result.error)}"
         case "timed_out":
-            why = f"{name} was ended after {result.ran_s:.1f} s: {result.verdict}"
+            why = f"{name} timed out: ended after {result.ran_s:.1f} s ({result.verdict})"
         case "crashed":
             why = f"{name} ended with its process after {result.ran_s:.1f} s: {result.verdict}"
         case _:
             why = f"{name} was cancelled"
     return reply(order, ReplyState.FAILURE, why, code=CODES[result.status])
+
+
+def interrupted(order: Order) -> str:
+    """What is told of an order that was begun before a kill and is not run again."""
+    return (
+        f"{order.action_type[:100]} was interrupted by a restart: it is not known whether it ran, "
+        "and it is not run again"
+    )
+
+
+def unsendable(order: Order, error: Exception) -> str:
+    """What is told of an action whose value cannot be sent: its size, where that is why."""
+    sized = isinstance(error, TooLarge | CodecError)
+    why = str(error) if sized else type(error).__name__
+    return f"{order.action_type} is done, its value cannot be sent: {why}"
 
 
 def _hidden(kind: type, value: Any) -> Any:

@@ -3,8 +3,9 @@
 Knows: what waits in memory, how many of them make a group, when to count the folder anew.
 Does not know: what a message says, when it is pushed.
 Invariants: `put` never blocks: it takes the message or raises; what it took is written, in the
-order it came, or still waits in memory when `close` says so; ``on_durable`` is called when a
-message is on disk, never before. One thread, whatever is put.
+order it came, or still waits in memory when `close` says so; ``on_writing`` is called before a
+message can be seen on disk, ``on_durable`` when it is there, never before. One thread, whatever
+is put.
 
 Groups make themselves: while the disk syncs one, the next gathers. When the disk takes nothing
 (full, gone), messages wait and are tried again each second, and `put` raises `SpoolFull` as soon
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +39,7 @@ class Closed(Exception):
 class _Waiting(NamedTuple):
     line: bytes
     on_durable: Callable[[], None] | None
+    on_writing: Callable[[bytes], None] | None
 
 
 class Outbound:
@@ -73,11 +76,13 @@ class Outbound:
         *,
         replaceable: bool = False,
         on_durable: Callable[[], None] | None = None,
+        on_writing: Callable[[bytes], None] | None = None,
     ) -> None:
         """Take ``message``. Raises `SpoolFull`, `TooLarge` or `Closed`; then it is not taken.
 
         ``replaceable``: it is a status, see `spool.Policy`. ``on_durable`` is called from the
-        writing thread; it must be quick.
+        writing thread, and before the message can be seen in the outbox ``on_writing``, with its
+        line, each time that is tried; they must be quick.
         """
         line = encode(message)
         with self._changed:
@@ -95,7 +100,7 @@ class Outbound:
             except SpoolFull:
                 self.counts.add("refused")
                 raise
-            self._waiting.append(_Waiting(line, on_durable))
+            self._waiting.append(_Waiting(line, on_durable, on_writing))
             self._bytes += len(line)
             self._taken += 1
             self._changed.notify_all()
@@ -157,6 +162,9 @@ class Outbound:
 
     def _write(self, group: list[_Waiting]) -> bool:
         size = sum(len(one.line) for one in group)
+        for one in group:
+            if one.on_writing is not None:
+                self._tell(partial(one.on_writing, one.line))
         try:
             append(self.folder, [one.line for one in group], bounds=None)
         except OSError as error:
@@ -174,16 +182,16 @@ class Outbound:
         self.counts.add("spooled", len(group))
         self.counts.add("spool_groups")
         for one in group:
-            self._tell(one)
+            if one.on_durable is not None:
+                self._tell(one.on_durable)
         with self._changed:
             self._told += len(group)
             self._changed.notify_all()
         return True
 
-    def _tell(self, one: _Waiting) -> None:
+    def _tell(self, tell: Callable[[], None]) -> None:
         try:
-            if one.on_durable is not None:
-                one.on_durable()
+            tell()
         except Exception as error:  # who asks to be told must not stop everybody's messages
             self.counts.tell("faults", f"cannot tell of a message: {type(error).__name__}")
 

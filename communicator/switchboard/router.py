@@ -2,12 +2,12 @@
 
 Knows: the message types, which actions users may ask for, which of them are running.
 Does not know: relays, files' inside, how an action is run (its pool's business).
-Invariants: an order has confirmed, executing and exactly one last reply, in this order; its
-message is done when the last reply is on disk and noted in the journal, `SETTLE_S` seconds or
-`SETTLE_ORDERS` orders later: a kill before that runs the order again (actions are idempotent) and
-may end it twice, a kill after it does neither; the same actionUUID is
-run once, its second delivery is counted and not answered; a message that cannot be routed is
-warned of and the next one is routed; nothing but the pool runs a user's action.
+Invariants: an order has confirmed, executing and exactly one last reply, in this order; it is
+noted on disk before it is run, and its message is done when the last reply is on disk and noted,
+`SETTLE_S` seconds or `SETTLE_ORDERS` orders later: one that a kill has interrupted in between is
+not run again but ended with a failure that says so, unless its class says ``run_again``; the same
+actionUUID is run once, its second delivery is counted and not answered; a message that cannot be
+routed is warned of and the next one is routed; nothing but the pool runs a user's action.
 
 One thread calls `step`; results come in through the pool's own thread. A reply that finds the
 outbox full waits here, and no further order is begun until it has gone: the inbox fills, and then
@@ -16,22 +16,24 @@ nothing is pulled. So orders are held back where they are safe, not dropped.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from fsmv2.communicator.spool import SpoolFull, encode
-from fsmv2.communicator.spool.journal import Journal
 from fsmv2.communicator.switchboard import orders
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound, Incoming
-from fsmv2.communicator.switchboard.orders import Order, Refused, ReplyState
+from fsmv2.communicator.switchboard.ledger import Ledger
+from fsmv2.communicator.switchboard.orders import Order, Refused, ReplyState, WhenInterrupted
 from fsmv2.communicator.switchboard.outbound import Closed, Outbound
 from fsmv2.communicator.switchboard.subscribers import Subscribers
 from fsmv2.communicator.transport.codec import (
@@ -43,8 +45,11 @@ from fsmv2.communicator.transport.codec import (
 from fsmv2.supervisor import Action, ActionResult
 
 IN_FLIGHT_MAX = 1_000
+# So many are begun and not answered at a time: of no more a kill leaves unknown whether they ran.
+BEGUN_MAX = 32
 EMAIL_CHARS_MAX = 1_000
-# Orders that ended are noted in groups: so many, or after so many seconds.
+# Orders are noted in groups: so many, or after so many seconds; those that begin, as soon as no
+# more of them are there.
 SETTLE_ORDERS = 100
 SETTLE_S = 0.05
 
@@ -59,12 +64,13 @@ class Runner(Protocol):
 class _Open:
     """An order that is not settled yet."""
 
-    __slots__ = ("future", "incoming", "order")
+    __slots__ = ("future", "incoming", "is_running", "order")
 
     def __init__(self, order: Order, incoming: Incoming) -> None:
         self.order = order
         self.incoming = incoming
         self.future: Future[ActionResult] | None = None
+        self.is_running = False
 
     def forget_content(self) -> None:
         """The pool has it: keep what a reply needs, a thousand of them may be open."""
@@ -83,20 +89,33 @@ class Router:
         identity: Identity,
         runner: Runner,
         actions: Mapping[str, type[Action]],
+        begun_max: int = BEGUN_MAX,
     ) -> None:
+        if begun_max < 1:
+            raise ValueError(f"cannot route orders: begun_max is {begun_max}, want at least 1")
         self.inbound = inbound
         self._outbound = outbound
         self._subscribers = subscribers
         self._identity = identity
         self._runner = runner
         self._actions = dict(actions)
+        self._repeated = {
+            name
+            for name, kind in self._actions.items()
+            if orders.when_interrupted(name, kind) is WhenInterrupted.RUN_AGAIN
+        }
         self._counts: Counts = outbound.counts
-        self._journal = Journal(inbound.folder)
+        self._ledger: Ledger | None = None
+        self._accepted: deque[tuple[_Open, Action]] = deque()
+        self._begun_max = begun_max
+        self._running = 0
+        self._has_room = threading.Event()
         self._open: dict[str, _Open] = {}
         self._lock = threading.Lock()
         self._answered: deque[_Open] = deque()
         self._settle_at = 0.0
-        self._unsent: deque[tuple[Message, Callable[[], None] | None]] = deque()
+        self._unsent: deque[tuple[Message, _Open | None]] = deque()
+        self._unanswered: deque[tuple[_Open, str, str]] = deque()
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -112,16 +131,37 @@ class Router:
         """Replies that wait for room in the outbox."""
         return len(self._unsent)
 
+    def read_ledger(self) -> Ledger:
+        """Learn what was done in earlier lives. For whoever has claimed the inbox: before that,
+        others may still be adding to it. Raises `OSError`."""
+        if self._ledger is None:
+            self._ledger = Ledger(self.inbound.folder, self._outbound.folder)
+        return self._ledger
+
     def step(self, timeout_s: float = 0.0) -> bool:
         """Route one message, waiting for it up to ``timeout_s`` seconds; False: there was none, or
         what is open has to be settled first. Raises `OSError` when the inbox cannot be used."""
+        self.read_ledger()  # before a message is taken that would be lost for it
         self.settle()
         self._send_unsent()
-        if self._unsent or len(self._open) >= IN_FLIGHT_MAX or self._stopping:
+        for _ in range(len(self._unanswered)):
+            self._fail_or_wait(*self._unanswered.popleft())
+        if self._stopping:
+            self._give_back()
+        is_full = len(self._open) >= IN_FLIGHT_MAX
+        if self._accepted and not self._unsent and self._is_worth_a_sync(is_full):
+            self._begin_accepted()
+        if self._unsent or is_full or self._stopping:
             # Not the inbound's wait: it would return at once for what must not be taken yet.
-            time.sleep(min(timeout_s, SETTLE_S))
+            self._has_room.wait(min(timeout_s, SETTLE_S))
+            self._has_room.clear()
             return False
-        incoming = self.inbound.receive(min(timeout_s, SETTLE_S) if self._open else timeout_s)
+        wait_s = min(timeout_s, SETTLE_S) if self._open else timeout_s
+        can_begin = bool(self._accepted) and self._room > 0
+        incoming = self.inbound.receive(0.0 if can_begin else wait_s)
+        if incoming is None and self._accepted and self._room > 0:
+            self._begin_accepted()
+            return True
         if incoming is None:
             self.settle(all_of_it=True)
             return False
@@ -133,13 +173,25 @@ class Router:
             incoming.done()
         return True
 
+    @property
+    def _room(self) -> int:
+        return self._begun_max - self._running
+
+    def _is_worth_a_sync(self, is_full: bool) -> bool:
+        """Whether those accepted are as many as can be begun together."""
+        room, most = (
+            self._room,
+            min(SETTLE_ORDERS, len(self._accepted) if is_full else IN_FLIGHT_MAX),
+        )
+        return room >= (self._begun_max + 1) // 2 and 0 < min(room, most) <= len(self._accepted)
+
     def settle(self, *, all_of_it: bool = False) -> None:
         """Note orders whose last reply is on disk, and let their messages go. Raises `OSError`."""
         with self._lock:
             due = len(self._answered) >= SETTLE_ORDERS or time.monotonic() >= self._settle_at
             settled = list(self._answered) if all_of_it or due else []
         if settled:
-            self._journal.add(one.order.uuid for one in settled)
+            self.read_ledger().note_done(one.order.uuid for one in settled)
             for one in settled:
                 self._open.pop(one.order.uuid, None)
                 one.incoming.done()
@@ -191,7 +243,7 @@ class Router:
             self._counts.tell("unexpected", "there are too many subscribers, one was not added")
 
     def _order(self, incoming: Incoming, order: Order) -> None:
-        if order.uuid in self._open or order.uuid in self._journal:
+        if order.uuid in self._open or self.read_ledger().is_done(order.uuid):
             # While it is open the first message stays in the inbox, so this one may go.
             self._counts.add("duplicates")
             incoming.done()
@@ -199,42 +251,97 @@ class Router:
         self._counts.add("orders")
         one = self._open[order.uuid] = _Open(order, incoming)
         try:
-            self._begin(one)
+            self._accept(one)
         except Exception:
             self._open.pop(order.uuid, None)  # given up by `step`: not in flight for ever
             raise
 
-    def _begin(self, one: _Open) -> None:
+    def _accept(self, one: _Open) -> None:
         order = one.order
+        if self.read_ledger().is_begun(order.uuid) and order.action_type not in self._repeated:
+            self._counts.tell("interrupted", "an order that was interrupted is not run again")
+            self._fail(one, orders.INTERRUPTED, orders.interrupted(order))
+            return
         try:
             action = orders.action_of(order, self._actions)
         except Refused as refused:
+            if refused.is_ours:
+                self._counts.tell("not_begun", str(refused), order.action_type)
             self._fail(one, refused.code, str(refused))
             return
+        self._accepted.append((one, action))
+
+    def _begin_accepted(self) -> None:
+        """Note those that are to be run once at most, with one sync, then have all of them run.
+        Raises `OSError`; then they are still to be begun."""
+        now = [*itertools.islice(self._accepted, self._room)]
+        once = [one.order for one, _ in now if one.order.action_type not in self._repeated]
+        self.read_ledger().note_begun(order.uuid for order in once)
+        for one, action in now:
+            self._accepted.popleft()
+            try:
+                self._begin(one, action)
+            except Exception as error:
+                self._counts.tell("faults", f"cannot begin an order: {type(error).__name__}")
+                self._give_up(one)
+
+    def _give_back(self) -> None:
+        """Not begun yet: they are in the inbox, and run when somebody starts again."""
+        while self._accepted:
+            self._open.pop(self._accepted.popleft()[0].order.uuid, None)
+
+    def _give_up(self, one: _Open) -> None:
+        self._runs_no_more(one)
+        self._open.pop(one.order.uuid, None)
+        one.incoming.done()
+
+    def _begin(self, one: _Open, action: Action) -> None:
+        order = one.order
         self._say(one, orders.reply(order, ReplyState.CONFIRMED, "taken"))
         self._say(one, orders.reply(order, ReplyState.EXECUTING, "given to the pool"))
+        with self._lock:
+            one.is_running = True
+            self._running += 1
         try:
             one.future = self._runner.submit(action)
-        except Exception as error:
+        except BaseException as error:
+            if orders.is_interrupt(error):
+                raise
             why = f"cannot start {order.action_type}: {type(error).__name__}"
+            self._counts.tell("not_begun", why, order.action_type)
             self._fail(one, orders.NOT_STARTED, why)
             return
         self._counts.add("started")
         one.forget_content()
-        one.future.add_done_callback(lambda future: self._ended(one, future.result()))
+        one.future.add_done_callback(lambda future: self._ended(one, future))
 
     # --- answers: any thread ----------------------------------------------------------------
 
-    def _ended(self, one: _Open, result: ActionResult) -> None:
+    def _ended(self, one: _Open, future: Future[ActionResult]) -> None:
         if self._open.get(one.order.uuid) is not one:
             return  # abandoned
         try:
+            result = future.result()
+        except BaseException as error:  # it has promised not to
+            why = f"{one.order.action_type} was lost: {type(error).__name__}"
+            self._fail_or_wait(one, orders.CODES["crashed"], why)
+            return
+        try:
             self._say(one, orders.last_reply(one.order, result), is_last=True)
         except Exception as error:  # no JSON, too large, too deep: whatever it is, it has its end
-            why = f"{one.order.action_type} is done, its value cannot be sent: "
-            self._fail(one, orders.BAD_VALUE, why + type(error).__name__)
+            self._fail_or_wait(one, orders.BAD_VALUE, orders.unsendable(one.order, error))
             return
         self._counts.add("succeeded" if result.succeeded else "failed")
+
+    def _fail_or_wait(self, one: _Open, code: str, why: str) -> None:
+        try:
+            self._fail(one, code, why)
+        except Exception as error:
+            self._counts.tell("faults", f"cannot answer an order: {type(error).__name__}")
+            if isinstance(error, MemoryError):  # it may pass: the router's thread tries again
+                self._unanswered.append((one, code, why))
+                return
+            self._give_up(one)
 
     def _fail(self, one: _Open, code: str, why: str) -> None:
         failure = orders.reply(one.order, ReplyState.FAILURE, why, code=code)
@@ -249,19 +356,25 @@ class Router:
             content=encode_content(orders.REPLY, payload),
             trace_id=asked.trace_id,
         )
-        on_durable = (lambda: self._is_answered(one)) if is_last else None
+        answered = one if is_last else None
         with self._lock:
             if self._unsent:
-                encode(
-                    message
-                )  # too large is told now: at the head of those that wait nobody could
-            elif self._put(message, on_durable):
+                # Too large is told now: at the head of those that wait nobody could.
+                encode(message)
+            elif self._put(message, answered):
                 return
-            self._unsent.append((message, on_durable))
+            self._unsent.append((message, answered))
 
-    def _put(self, message: Message, on_durable: Callable[[], None] | None) -> bool:
+    def _put(self, message: Message, answered: _Open | None) -> bool:
         try:
-            self._outbound.put(message, on_durable=on_durable)
+            if answered is None:
+                self._outbound.put(message)
+            else:
+                self._outbound.put(
+                    message,
+                    on_writing=partial(self.read_ledger().keep_answer, answered.order.uuid),
+                    on_durable=partial(self._is_answered, answered),
+                )
         except (SpoolFull, Closed):
             return False
         self._counts.add("replies")
@@ -273,7 +386,19 @@ class Router:
                 self._unsent.popleft()
 
     def _is_answered(self, one: _Open) -> None:
+        self.read_ledger().jot_answered(one.order.uuid)
+        self._runs_no_more(one)
         with self._lock:
             if not self._answered:
                 self._settle_at = time.monotonic() + SETTLE_S
             self._answered.append(one)
+
+    def _runs_no_more(self, one: _Open) -> None:
+        with self._lock:
+            self._running -= one.is_running
+            one.is_running = False
+            room = self._room
+        # Half of them: fewer would have a sync each.
+        if self._accepted and room in ((self._begun_max + 1) // 2, self._begun_max):
+            self._has_room.set()
+            self.inbound.wake()

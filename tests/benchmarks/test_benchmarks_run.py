@@ -226,6 +226,16 @@ def test_communicator_kills_lose_nothing() -> None:
     assert int(told.split(" kills")[0].split()[-1]) >= 150
 
 
+def test_communicator_orders_have_one_end_under_kills() -> None:
+    """Scenarios 41 and 56, the inside: a switchboard gets SIGKILL while orders come and replies
+    are pushed."""
+    told = run("communicator_orderkills.py", "--kills", "30")
+
+    assert told.startswith("30 kills, ")
+    assert "none lost, each with one end: " in told
+    assert "success" in told
+
+
 def test_communicator_tells_what_it_costs_and_how_long_messages_take(tmp_path: Path) -> None:
     raw = tmp_path / "communicator.json"
     told = run("communicator.py", "--seconds", "1", "--idle", "1", "--json", str(raw))

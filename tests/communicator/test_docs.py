@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from fsmv2.communicator import CommunicatorConfig
 from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
@@ -72,3 +75,17 @@ def test_numbers_in_the_text_are_the_constants() -> None:
     assert SYNC.share == LOGIN.share == 0.9
     assert f"the last {SYNC.outcomes_max} tries (at least {SYNC.outcomes_min})" in TEXT
     assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT
+
+
+@pytest.mark.proc
+def test_the_example_of_an_embedding_program_prints_what_is_shown() -> None:
+    """The README's command, from the console at the relay to a pool's proc and back."""
+    command, _, rest = SECTION.partition("```sh\n")[2].partition("```")
+    shown = rest.partition("```text\n")[2].partition("```")[0]
+    words = command.split()
+    assert words[:2] == ["python", "-m"]
+    done = subprocess.run(
+        [sys.executable, "-P", *words[1:]], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout == shown

@@ -89,3 +89,77 @@ def test_added_keys_survive_death_at_any_step(power_cut: bool) -> None:
             disk.steps_left = None
             if power_cut:
                 disk.power_cut(rng)
+
+
+def test_a_jotted_key_survives_a_kill_at_any_step() -> None:
+    """Also one whose `add` never came; and after that `add`, a power cut too."""
+    for seed in range(300):
+        rng = random.Random(seed)
+        disk = MemoryDisk()
+        Journal(FOLDER, 8, disk).add(["first"])
+        jotted: list[str] = []
+        added: list[str] = []
+        disk.steps_left = rng.randint(0, 40)
+        with contextlib.suppress(Died):
+            journal = Journal(FOLDER, 8, disk)
+            for number in range(20):
+                journal.jot(str(number))
+                jotted.append(str(number))
+                if number % 3 == 2:
+                    journal.add(jotted[-3:])
+                    added = [*jotted]
+        disk.steps_left = None
+        # Eight are kept, and one may be a key whose jotting was cut short.
+        again = Journal(FOLDER, 8, disk)
+        assert all(key in again for key in jotted[-7:]), f"seed {seed}"
+        if len(jotted) == len(added):  # what is jotted only may be lost, and the oldest are
+            disk.power_cut(rng)
+            again = Journal(FOLDER, 8, disk)
+            assert all(key in again for key in added[-7:]), f"seed {seed}"
+
+
+def test_what_is_jotted_is_written_once(tmp_path: Path) -> None:
+    """The note that follows only syncs it."""
+    journal = Journal(tmp_path)
+    journal.add(["first"])
+    journal.jot("second")
+    journal.add(["second", "third"])
+    assert len((tmp_path / ".done").read_bytes().splitlines()) == 3
+    assert all(key in Journal(tmp_path) for key in ("first", "second", "third"))
+
+
+def test_a_key_that_cannot_be_jotted_is_added_later() -> None:
+    """At any step of a disk that fails once; half a line costs nothing."""
+    for fails_at in range(1, 40):
+        disk = MemoryDisk()
+        journal = Journal(FOLDER, 8, disk)
+        journal.add(["first"])
+        disk.fails_at = disk.steps + fails_at
+        for number in range(6):
+            journal.jot(str(number))
+            with contextlib.suppress(OSError):
+                journal.add([str(number)])
+        disk.fails_at = None
+        journal.add(["last"])
+        again = Journal(FOLDER, 8, disk)
+        assert all(key in again for key in ("0", "1", "2", "3", "4", "5", "last")), fails_at
+
+
+def test_forgotten_keys_leave_the_file_when_it_is_written_anew(tmp_path: Path) -> None:
+    """A key that is not forgotten stays, however many came after it and went."""
+    journal = Journal(tmp_path, 10, name=".begun", reads_all=True)
+    journal.add(["stays"])
+    for number in range(200):
+        journal.add([str(number)])
+        journal.forget([str(number)])
+        assert "stays" in Journal(tmp_path, 10, name=".begun", reads_all=True)
+    again = Journal(tmp_path, 10, name=".begun", reads_all=True)
+    done = Journal(tmp_path, 1_000)
+    done.add(map(str, range(200)))
+    again.forget_known(done)
+    assert (len(again), "stays" in again) == (1, True)
+    again.tidy()
+    assert (tmp_path / ".begun").stat().st_size == 33
+    again.forget(["stays"])
+    again.tidy()
+    assert len(Journal(tmp_path, name=".begun")) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,12 @@ def test_a_value_too_large_to_send_holds_up_no_reply_that_waits(
     line.pool.end(0, value=random.Random(0).randbytes(4_000).hex())
     line.run()
     got: list[tuple[str, str]] = []
+    told: list[str] = []
     for _ in range(10):
         taken, *_ = spool.outgoing(tmp_path / "out", 999, 1 << 30)
         payloads = [decode_content(one.message.content)[1] for one in taken]
         got += [(each["actionUUID"], each["actionReplyState"][7:]) for each in payloads]
+        told += [p["actionReplyPayload"] for p in payloads if "failure" in p["actionReplyState"]]
         spool.acknowledge(taken)
         line.outbound._count()
         line.run()
@@ -67,6 +70,7 @@ def test_a_value_too_large_to_send_holds_up_no_reply_that_waits(
             line.pool.end(1, value=1)
     states = ["confirmed", "executing"]
     assert [state for uuid, state in got if uuid == "u0"] == [*states, "failure"]
+    assert re.search(r"it has \d{4,} bytes, want at most 2000", told[0])
     assert [state for uuid, state in got if uuid == "u1"] == [*states, "success"]
     assert (line.router.unsent, line.router.in_flight, line.left()) == (0, 0, 0)
     line.outbound.close()

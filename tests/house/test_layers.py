@@ -74,9 +74,11 @@ OURS: dict[str, tuple[str, ...]] = {
     IPC: ("fsmv2.ipc",),
     WORKERPROC: ("fsmv2.workerproc", "fsmv2.ipc"),
 }
-# The demo is a command, not a plug-in: it starts a supervisor the way the command line does.
+# The demo is a command, not a plug-in: it starts a supervisor the way the command line does. The
+# pumps are a program that embeds the communicator's inner half.
 BEYOND_PUBLIC = {
-    "examples/demo.py": ("fsmv2.supervisor.commandline.cli", "fsmv2.communicator.spool")
+    "examples/demo.py": ("fsmv2.supervisor.commandline.cli", "fsmv2.communicator.spool"),
+    "examples/pumps.py": ("fsmv2.communicator.switchboard", "fsmv2.communicator.testing"),
 }
 # The shell names these in strings and imports them in another process only.
 NAMED = {

@@ -112,6 +112,19 @@ class MemoryDisk(Disk):
         self.step()
         file.synced = file.data
 
+    def jot(self, path: Path, data: bytes) -> None:
+        if path.name not in self._names:
+            self.step()
+            self._set(path.name, _File())
+        file = self._get(path)
+        for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+            self.step()
+            file.data += part
+
+    def empty(self, path: Path) -> None:
+        self.step()
+        self._get(path).data = b""
+
     def overwrite(self, path: Path, offset: int, data: bytes) -> None:
         file = self._get(path)
         for part in (data[: len(data) // 2], data[len(data) // 2 :]):

@@ -16,6 +16,10 @@ class Add(Action, frozen=True):
         return self.left + self.right
 
 
+class Again(Add, frozen=True):
+    when_interrupted = "run_again"
+
+
 class Note(Action, frozen=True):
     """Leaves a line in a file each time it is run."""
 
@@ -44,6 +48,36 @@ class Fail(Action, frozen=True):
         raise ValueError("no such pump")
 
 
+class Exit(Action, frozen=True):
+    def execute(self, ctx: ActionContext) -> None:
+        os._exit(3)
+
+
+class Huge(Action, frozen=True):
+    size: int
+
+    def execute(self, ctx: ActionContext) -> str:
+        return "x" * self.size
+
+
+class Keep(Action, frozen=True):
+    """Has a ``text`` in its fields, its locals and its error, and ends ``how`` it is told."""
+
+    timeout_s = 0.3
+    text: str
+    how: str
+
+    def execute(self, ctx: ActionContext) -> str:
+        kept = [self.text]
+        if self.how == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.how == "hang":
+            time.sleep(600)
+        if self.how == "fail":
+            raise ValueError(f"no pump {self.text}")
+        return kept[0]
+
+
 class Greet(Action, frozen=True):
     token: Secret
 
@@ -52,5 +86,6 @@ class Greet(Action, frozen=True):
 
 
 KINDS = {
-    "add": Add, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail, "greet": Greet,
+    "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail,
+    "greet": Greet, "exit": Exit, "huge": Huge, "keep": Keep,
 }  # fmt: skip

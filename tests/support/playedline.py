@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,48 @@ from fsmv2.supervisor import Action, ActionResult
 WAIT_S = 20.0
 
 
+def send_order(inbox: Path, *uuids: str, kind: str = "add", **fields: Any) -> None:
+    """One order of Ada's for each, as a pull leaves them."""
+    payload = {"left": 1, **fields} if kind == "add" else fields
+    bodies = [{"actionType": kind, "actionUUID": uuid, "actionPayload": payload} for uuid in uuids]
+    lines = [
+        spool.encode(Message(email="ada@x", content=encode_content("action", body), trace_id="t1"))
+        for body in bodies
+    ]
+    segments.publish(inbox, segments.new_stem(()), lines)
+
+
+def payloads_in(outbox: Path) -> list[dict[str, Any]]:
+    """The payload of every reply in ``outbox``, in order."""
+    contents = [
+        decode_content(one.message.content) for one in spool.outgoing(outbox, 9_999, 1 << 30)[0]
+    ]
+    return [payload for kind, payload in contents if kind == "action-reply"]
+
+
+def replies_in(outbox: Path) -> list[tuple[str, str]]:
+    """UUID and state of every reply in ``outbox``, in order."""
+    return [
+        (each["actionUUID"], each["actionReplyState"].removeprefix("action-"))
+        for each in payloads_in(outbox)
+    ]
+
+
+def reply_to(outbox: Path, uuid: str) -> dict[str, Any]:
+    """The last reply to an order, of which there must be one."""
+    mine = [each for each in payloads_in(outbox) if each["actionUUID"] == uuid]
+    assert [each for each in mine if each["actionReplyState"][7:] in ("success", "failure")] == [
+        mine[-1]
+    ]
+    return mine[-1]
+
+
 class PlayedPool:
     """Takes actions; the test says how each ends."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[Action, Future[ActionResult]]] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def submit(self, action: Action) -> Future[ActionResult]:
         if self.error is not None:
@@ -39,21 +77,28 @@ class PlayedPool:
 class Line:
     """A router between two folders."""
 
-    def __init__(self, folder: Path, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bounds: Bounds | None = None,
+        kinds: Mapping[str, type[Action]] = KINDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = folder
         self.pool = PlayedPool()
         self.counts = Counts()
-        self.subscribers = Subscribers()
+        self.subscribers = Subscribers(clock)
+        self.identity = Identity("uuid-1")
         self.outbound = Outbound(folder / "out", bounds, self.counts)
-        self.outbound.start()
         self.router = Router(
             Inbound(folder / "in", self.counts),
             self.outbound,
             self.subscribers,
-            Identity("uuid-1"),
+            self.identity,
             self.pool,
-            KINDS,
+            kinds,
         )
+        self.outbound.start()
 
     def send(self, *contents: str, email: str = "ada@x") -> None:
         lines = [spool.encode(Message(email=email, content=c, trace_id="t1")) for c in contents]
