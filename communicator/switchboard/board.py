@@ -27,12 +27,13 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from fsmv2.communicator.spool import Bounds, claim
+from fsmv2.communicator.switchboard.accepted import BEGUN_MAX
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound
 from fsmv2.communicator.switchboard.outbound import Outbound
 from fsmv2.communicator.switchboard.publisher import INTERVAL_S, StatusPublisher
-from fsmv2.communicator.switchboard.router import BEGUN_MAX, Router, Runner
+from fsmv2.communicator.switchboard.router import Router, Runner
 from fsmv2.communicator.switchboard.subscribers import Subscribers
 from fsmv2.supervisor import Action
 

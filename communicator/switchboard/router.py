@@ -16,7 +16,6 @@ nothing is pulled. So orders are held back where they are safe, not dropped.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
@@ -25,10 +24,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 
-import msgspec
-
 from fsmv2.communicator.spool import SpoolFull, encode
 from fsmv2.communicator.switchboard import orders
+from fsmv2.communicator.switchboard.accepted import BEGUN_MAX, Accepted, Open
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound, Incoming
@@ -45,11 +43,9 @@ from fsmv2.communicator.transport.codec import (
 from fsmv2.supervisor import Action, ActionResult
 
 IN_FLIGHT_MAX = 1_000
-# So many are begun and not answered at a time: of no more a kill leaves unknown whether they ran.
-BEGUN_MAX = 32
 EMAIL_CHARS_MAX = 1_000
-# Orders are noted in groups: so many, or after so many seconds; those that begin, as soon as no
-# more of them are there.
+# Orders that ended are noted in groups: so many, or after so many seconds. Those that begin: so
+# many, or as soon as no more of them are there.
 SETTLE_ORDERS = 100
 SETTLE_S = 0.05
 
@@ -59,23 +55,6 @@ class Runner(Protocol):
 
     def submit(self, action: Action) -> Future[ActionResult]:
         """Take ``action``; the future's result says how it ended, and never raises for it."""
-
-
-class _Open:
-    """An order that is not settled yet."""
-
-    __slots__ = ("future", "incoming", "is_running", "order")
-
-    def __init__(self, order: Order, incoming: Incoming) -> None:
-        self.order = order
-        self.incoming = incoming
-        self.future: Future[ActionResult] | None = None
-        self.is_running = False
-
-    def forget_content(self) -> None:
-        """The pool has it: keep what a reply needs, a thousand of them may be open."""
-        self.incoming.message = msgspec.structs.replace(self.incoming.message, content="")
-        self.order = msgspec.structs.replace(self.order, payload=None)
 
 
 class Router:
@@ -91,8 +70,6 @@ class Router:
         actions: Mapping[str, type[Action]],
         begun_max: int = BEGUN_MAX,
     ) -> None:
-        if begun_max < 1:
-            raise ValueError(f"cannot route orders: begun_max is {begun_max}, want at least 1")
         self.inbound = inbound
         self._outbound = outbound
         self._subscribers = subscribers
@@ -106,16 +83,14 @@ class Router:
         }
         self._counts: Counts = outbound.counts
         self._ledger: Ledger | None = None
-        self._accepted: deque[tuple[_Open, Action]] = deque()
-        self._begun_max = begun_max
-        self._running = 0
+        self._accepted = Accepted(begun_max)
         self._has_room = threading.Event()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, Open] = {}
         self._lock = threading.Lock()
-        self._answered: deque[_Open] = deque()
+        self._answered: deque[Open] = deque()
         self._settle_at = 0.0
-        self._unsent: deque[tuple[Message, _Open | None]] = deque()
-        self._unanswered: deque[tuple[_Open, str, str]] = deque()
+        self._unsent: deque[tuple[Message, Open | None]] = deque()
+        self._unanswered: deque[tuple[Open, str, str]] = deque()
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -149,17 +124,19 @@ class Router:
         if self._stopping:
             self._give_back()
         is_full = len(self._open) >= IN_FLIGHT_MAX
-        if self._accepted and not self._unsent and self._is_worth_a_sync(is_full):
+        can_begin = bool(self._accepted) and not self._unsent
+        if can_begin and self._accepted.is_worth_a_sync(1 if is_full else SETTLE_ORDERS):
             self._begin_accepted()
         if self._unsent or is_full or self._stopping:
             # Not the inbound's wait: it would return at once for what must not be taken yet.
             self._has_room.wait(min(timeout_s, SETTLE_S))
             self._has_room.clear()
+            if is_full and not (self._unsent or self._stopping) and self._accepted.next():
+                self._begin_accepted()  # fewer than half of them: the others take their time
             return False
         wait_s = min(timeout_s, SETTLE_S) if self._open else timeout_s
-        can_begin = bool(self._accepted) and self._room > 0
-        incoming = self.inbound.receive(0.0 if can_begin else wait_s)
-        if incoming is None and self._accepted and self._room > 0:
+        incoming = self.inbound.receive(0.0 if self._accepted.next() else wait_s)
+        if incoming is None and self._accepted.next():
             self._begin_accepted()
             return True
         if incoming is None:
@@ -172,18 +149,6 @@ class Router:
             self._counts.tell("faults", f"cannot route a message: {type(error).__name__}")
             incoming.done()
         return True
-
-    @property
-    def _room(self) -> int:
-        return self._begun_max - self._running
-
-    def _is_worth_a_sync(self, is_full: bool) -> bool:
-        """Whether those accepted are as many as can be begun together."""
-        room, most = (
-            self._room,
-            min(SETTLE_ORDERS, len(self._accepted) if is_full else IN_FLIGHT_MAX),
-        )
-        return room >= (self._begun_max + 1) // 2 and 0 < min(room, most) <= len(self._accepted)
 
     def settle(self, *, all_of_it: bool = False) -> None:
         """Note orders whose last reply is on disk, and let their messages go. Raises `OSError`."""
@@ -249,14 +214,14 @@ class Router:
             incoming.done()
             return
         self._counts.add("orders")
-        one = self._open[order.uuid] = _Open(order, incoming)
+        one = self._open[order.uuid] = Open(order, incoming)
         try:
             self._accept(one)
         except Exception:
             self._open.pop(order.uuid, None)  # given up by `step`: not in flight for ever
             raise
 
-    def _accept(self, one: _Open) -> None:
+    def _accept(self, one: Open) -> None:
         order = one.order
         if self.read_ledger().is_begun(order.uuid) and order.action_type not in self._repeated:
             self._counts.tell("interrupted", "an order that was interrupted is not run again")
@@ -269,16 +234,16 @@ class Router:
                 self._counts.tell("not_begun", str(refused), order.action_type)
             self._fail(one, refused.code, str(refused))
             return
-        self._accepted.append((one, action))
+        self._accepted.append(one, action)
 
     def _begin_accepted(self) -> None:
         """Note those that are to be run once at most, with one sync, then have all of them run.
         Raises `OSError`; then they are still to be begun."""
-        now = [*itertools.islice(self._accepted, self._room)]
-        once = [one.order for one, _ in now if one.order.action_type not in self._repeated]
-        self.read_ledger().note_begun(order.uuid for order in once)
-        for one, action in now:
-            self._accepted.popleft()
+        now = [one.order for one, _ in self._accepted.next()]
+        once = [order.uuid for order in now if order.action_type not in self._repeated]
+        self.read_ledger().note_begun(once)
+        for _ in now:
+            one, action = self._accepted.begin()
             try:
                 self._begin(one, action)
             except Exception as error:
@@ -287,21 +252,18 @@ class Router:
 
     def _give_back(self) -> None:
         """Not begun yet: they are in the inbox, and run when somebody starts again."""
-        while self._accepted:
-            self._open.pop(self._accepted.popleft()[0].order.uuid, None)
+        for one in self._accepted.give_back():
+            self._open.pop(one.order.uuid, None)
 
-    def _give_up(self, one: _Open) -> None:
+    def _give_up(self, one: Open) -> None:
         self._runs_no_more(one)
         self._open.pop(one.order.uuid, None)
         one.incoming.done()
 
-    def _begin(self, one: _Open, action: Action) -> None:
+    def _begin(self, one: Open, action: Action) -> None:
         order = one.order
         self._say(one, orders.reply(order, ReplyState.CONFIRMED, "taken"))
         self._say(one, orders.reply(order, ReplyState.EXECUTING, "given to the pool"))
-        with self._lock:
-            one.is_running = True
-            self._running += 1
         try:
             one.future = self._runner.submit(action)
         except BaseException as error:
@@ -317,7 +279,7 @@ class Router:
 
     # --- answers: any thread ----------------------------------------------------------------
 
-    def _ended(self, one: _Open, future: Future[ActionResult]) -> None:
+    def _ended(self, one: Open, future: Future[ActionResult]) -> None:
         if self._open.get(one.order.uuid) is not one:
             return  # abandoned
         try:
@@ -333,7 +295,7 @@ class Router:
             return
         self._counts.add("succeeded" if result.succeeded else "failed")
 
-    def _fail_or_wait(self, one: _Open, code: str, why: str) -> None:
+    def _fail_or_wait(self, one: Open, code: str, why: str) -> None:
         try:
             self._fail(one, code, why)
         except Exception as error:
@@ -343,12 +305,12 @@ class Router:
                 return
             self._give_up(one)
 
-    def _fail(self, one: _Open, code: str, why: str) -> None:
+    def _fail(self, one: Open, code: str, why: str) -> None:
         failure = orders.reply(one.order, ReplyState.FAILURE, why, code=code)
         self._say(one, failure, is_last=True)
         self._counts.add("failed")
 
-    def _say(self, one: _Open, payload: dict[str, Any], *, is_last: bool = False) -> None:
+    def _say(self, one: Open, payload: dict[str, Any], *, is_last: bool = False) -> None:
         asked = one.incoming.message
         message = Message(
             umh_instance=self._identity.get_instance_uuid(),
@@ -365,7 +327,7 @@ class Router:
                 return
             self._unsent.append((message, answered))
 
-    def _put(self, message: Message, answered: _Open | None) -> bool:
+    def _put(self, message: Message, answered: Open | None) -> bool:
         try:
             if answered is None:
                 self._outbound.put(message)
@@ -385,7 +347,7 @@ class Router:
             while self._unsent and self._put(*self._unsent[0]):
                 self._unsent.popleft()
 
-    def _is_answered(self, one: _Open) -> None:
+    def _is_answered(self, one: Open) -> None:
         self.read_ledger().jot_answered(one.order.uuid)
         self._runs_no_more(one)
         with self._lock:
@@ -393,12 +355,7 @@ class Router:
                 self._settle_at = time.monotonic() + SETTLE_S
             self._answered.append(one)
 
-    def _runs_no_more(self, one: _Open) -> None:
-        with self._lock:
-            self._running -= one.is_running
-            one.is_running = False
-            room = self._room
-        # Half of them: fewer would have a sync each.
-        if self._accepted and room in ((self._begun_max + 1) // 2, self._begun_max):
+    def _runs_no_more(self, one: Open) -> None:
+        if self._accepted.ended(one):
             self._has_room.set()
             self.inbound.wake()

@@ -114,7 +114,7 @@ def test_75_no_message_tears_the_instance_while_it_changes(seen: Seen) -> None:
     seen.line.identity.set_instance_uuid(uuids[0])
     seen.subscribe()
     seen.publisher.tick()
-    seen.line.router._begun_max = 60
+    seen.line.router._accepted.begun_max = 60
     for number in range(60):
         seen.line.order(f"u{number}")
     ends = threading.Event()

@@ -127,7 +127,7 @@ def test_what_begins_together_is_noted_with_one_sync(
 ) -> None:
     """Before the first of them is run; orders that may be run again cost none."""
     line = lives[0]
-    line.router._begun_max = 200
+    line.router._accepted.begun_max = 200
     line.router.read_ledger()
     noted: list[tuple[list[str], int]] = []
     real = Journal.add
@@ -204,7 +204,7 @@ def test_no_more_are_with_the_pool_than_may_be_unknown_after_a_kill(lives: list[
     """The others wait without a note of having begun, and a kill costs them nothing; what is no
     order is routed meanwhile."""
     line = lives[0]
-    line.router._begun_max = 4
+    line.router._accepted.begun_max = 4
     for number in range(10):
         line.order(f"u{number}")
     line.send(encode_content("subscribe", {}))
@@ -224,6 +224,24 @@ def test_no_more_are_with_the_pool_than_may_be_unknown_after_a_kill(lives: list[
     assert [state for _, state in ends(after)].count("failure") == 4
     assert len({uuid for uuid, _ in ends(after)}) == len(ends(after)) == 10
     assert (len(after.pool.taken), after.left()) == (5, 0)
+
+
+def test_orders_that_take_their_time_hold_up_no_room_that_others_leave(
+    lives: list[Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of four hang: the room of the fourth is used, also when no more may be open."""
+    monkeypatch.setattr(router, "IN_FLIGHT_MAX", 6)
+    line = lives[0]
+    line.router._accepted.begun_max = 4
+    for number in range(9):
+        line.order(f"u{number}")
+    for number in range(6):
+        line.run()
+        line.run()
+        assert len(line.pool.taken) == 4 + number
+        if number < 5:
+            line.pool.end(3 + number, value=1)
+    assert [uuid for uuid, _ in ends(line)] == [f"u{number}" for number in range(3, 8)]
 
 
 class Misled(Action, frozen=True):

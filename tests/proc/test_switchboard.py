@@ -19,7 +19,7 @@ from running import Running
 from fsmv2.communicator import spool
 from fsmv2.communicator.spool import segments
 from fsmv2.communicator.switchboard import Switchboard
-from fsmv2.communicator.switchboard.router import BEGUN_MAX
+from fsmv2.communicator.switchboard.accepted import BEGUN_MAX
 from fsmv2.communicator.testing.console import Console
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport.codec import Message, decode_content, encode_content
