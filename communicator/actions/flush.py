@@ -26,7 +26,7 @@ ANSWER_S = 1.5
 
 class FlushAction(Action, frozen=True):
     """Send what waits in ``outbox``, and tell what is left. ``before`` is how pushing stands;
-    ``access`` None: there is no session."""
+    ``access`` None: there is no session. ``path``: the worker's, for its metrics."""
 
     timeout_s: ClassVar[float] = FLUSH_S + ANSWER_S
     grace_s: ClassVar[float] = 0.5
@@ -34,9 +34,11 @@ class FlushAction(Action, frozen=True):
     access: Access | None
     outbox: str
     before: Direction = Direction()
+    path: str = ""
 
     def execute(self, ctx: ActionContext) -> Direction:
         """Push until nothing waits, something fails or the time is over; returns how it stands."""
+        metrics.of(self.path)
         stands = self.before
         while self.access is not None and stands.problem is None and _has_time(ctx):
             before = stands

@@ -20,21 +20,28 @@ outcome; at the attempt's deadline no request that keeps to its own limits is st
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import msgspec
 
+from fsmv2.communicator import metrics
 from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX, LARGE_REPLY, PullAction
 from fsmv2.communicator.actions.push import PushAction
+from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction, SyncOutcome
-from fsmv2.communicator.transport.errors import Kind
+from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Action, ActionContext
 
 NEVER = math.inf
+ONE_FOLDER = Problem(
+    Kind.UNKNOWN, "cannot sync: outbox and inbox are one folder by a link, want two folders"
+)
 # A pull begins within this many seconds of the attempt; a push too, or beside that last pull.
 TRIES_S = 5.0
 # It stays no longer than this where nothing is under way: a stop waits for it.
@@ -77,14 +84,17 @@ class SyncAction(Action, frozen=True):
         """Push and pull; returns both outcomes, whatever the relay says."""
         sides = _Sides(ctx, self.access.request_s_max, self.lively_s, self.lively_left_s)
         push = pull = None
-        if self.outbox is not None:
+        if is_one_folder(self.outbox, self.inbox):
+            push = _Side(self.push, partial(_one_folder, self, ctx, "push"), self.push_in_s)
+            pull = _Side(self.pull, partial(_one_folder, self, ctx, "pull"), self.pull_in_s)
+        elif self.outbox is not None:
             pushing = PushAction(self.access, self.outbox)
             push = _Side(
                 self.push,
                 lambda before: pushing.run(ctx, before, lambda: sides.push_may_go_on),
                 self.push_in_s,
             )
-        if self.inbox is not None:
+        if self.inbox is not None and pull is None:
             pulling = PullAction(self.access, self.inbox, messages_max=self.inbox_messages_max)
             pull = _Side(self.pull, lambda before: pulling.run(ctx, before), self.pull_in_s)
         sides.run(push, pull, self.poll_interval_s)
@@ -105,6 +115,21 @@ class SyncAction(Action, frozen=True):
 def has_more(is_pull: bool, waiting: int, moved: int) -> bool:
     """Whether a try that went well has left something that need not wait for the poll interval."""
     return moved >= LARGE_REPLY if is_pull else moved > 0 and waiting > 0
+
+
+def is_one_folder(outbox: str | None, inbox: str | None) -> bool:
+    """Whether they are one by a link: what is pulled would be pushed back."""
+    try:
+        return outbox is not None and inbox is not None and os.path.samefile(outbox, inbox)
+    except OSError:  # one is not there yet
+        return False
+
+
+def _one_folder(action: SyncAction, ctx: ActionContext, name: str, before: Direction) -> Direction:
+    metrics.of(action.access.credentials.path)
+    now = after(before, ONE_FOLDER, asked=False)
+    told(ctx, name, before, now)
+    return now
 
 
 class _Side:

@@ -1,8 +1,8 @@
 """The two folders a communicator works between: messages on disk until somebody else has them.
 
-Any process may write to the outbox (`post`, `append`, or `channels.Outbound` for many messages);
-the push empties it (`outgoing`, `acknowledge`, `set_aside`). The pull writes to the inbox
-(`place_for`, `unpack`); one consumer empties it (`inbox_files`, `read_messages`, `finish`).
+Any process may write to the outbox (`post`, `append`, or `switchboard.outbound.Outbound` for many
+messages); the push empties it (`outgoing`, `acknowledge`, `set_aside`). The pull writes to the
+inbox (`place_for`, `unpack`); one consumer empties it (`inbox_files`, `read_messages`, `finish`).
 """
 
 from fsmv2.communicator.spool.bounds import Bounds, Policy, SpoolFull, TooLarge, Usage

@@ -77,8 +77,9 @@ def post(
 ) -> Path:
     """Put one message into ``outbox`` and return its file; it is on disk when this returns.
 
-    A disk sync each: for many messages `append`, or `channels.Outbound`. Raises `SpoolFull`,
-    `TooLarge`, `OSError`; then it is not there.
+    A disk sync each: for many messages `append`, or `switchboard.outbound.Outbound`. Raises
+    `SpoolFull`, `TooLarge`, `OSError`, and `CodecError` for a payload that no message can carry;
+    then it is not there.
     """
     content = codec.encode_content(message_type, payload)
     line = encode(Message(email=email, content=content, trace_id=trace_id))

@@ -44,6 +44,7 @@ class Flushing(State):
             access=None if isinstance(usable, str) else access(snap, usable),
             outbox=config.outbox,
             before=before,
+            path=snap.identity.path,
         )
         why = usable if isinstance(usable, str) else str(before.problem or "")
         return Act(action, reason=f"counting the outbox: {why}" if why else "flushing the outbox")

@@ -431,3 +431,20 @@ def test_settings_of_the_environment_are_honoured(
         assert ("TLS certificates are not verified" in str(context.logged)) is warns
     access = Access(none, outcome.session, 7, outcome.instance_uuid)
     assert SyncAction(access, None, str(tmp_path / "in")).execute(context).pull.problem is None
+
+
+def test_one_folder_by_a_link_is_neither_pushed_nor_pulled(
+    relay: Relay, attempts: Attempts, context: Any
+) -> None:
+    """What is pulled would be pushed back. Only a proc can see it: the root touches no disk."""
+    attempts.post("waits")
+    attempts.inbox.symlink_to(attempts.outbox)
+    asked = len(relay.requests())
+    outcome = attempts.sync()
+    for direction in (outcome.push, outcome.pull):
+        assert direction.problem is not None
+        assert "one folder by a link, want two" in direction.problem.text
+        assert direction.errors_in_row == 1
+    assert len(relay.requests()) == asked
+    assert len(attempts.files()) == 1
+    assert "one folder by a link" in str(context.logged)
