@@ -93,8 +93,8 @@ def answered_in(outbox: Path) -> Iterator[str]:
     for name in segments.segment_names(outbox):
         try:
             data = DISK.read(outbox / name)
-        except FileNotFoundError:  # pushed by now
-            continue
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            continue  # pushed by now; or none of ours, which must not keep anybody from starting
         for line in segments.lines_of(data, name):
             uuid = _answered_by(line)
             if uuid is not None:

@@ -16,6 +16,7 @@ from fsmv2.communicator.spool import answers
 from fsmv2.communicator.spool.answers import Answers
 from fsmv2.communicator.switchboard import outbound
 from fsmv2.communicator.switchboard.ledger import Ledger
+from fsmv2.communicator.transport.codec import encode_content
 
 FOLDER = Path("/spool")
 
@@ -144,18 +145,21 @@ def test_a_kill_before_a_last_reply_is_written_sends_the_one_that_was_kept(
 
 def test_what_is_read_at_a_start_is_bounded_to_what_may_be_open(tmp_path: Path) -> None:
     """More answers than a segment holds are sent again in several, and noted."""
+    bodies = [
+        {"actionType": "fly", "actionUUID": f"u{number}", "actionPayload": {}}
+        for number in range(250)
+    ]
+    contents = [encode_content("action", body) for body in bodies]
+    other = Line(tmp_path / "other")
+    other.send(*contents)
+    other.run()
+    other.outbound.close()
+    kept = Answers(tmp_path / "in")
     line = Line(tmp_path)
     line.outbound.close()
-    kept = Answers(tmp_path / "in")
-    for number in range(250):
-        line.order(f"u{number}", kind="fly")
-    other = Line(tmp_path / "other")
-    for number in range(250):
-        other.order(f"u{number}", kind="fly")
-    other.run()
+    line.send(*contents)
     for one in spool.outgoing(tmp_path / "other" / "out", 999, 1 << 30)[0]:
         kept.keep(f"{one.path.name}-{one.index}", spool.encode(one.message))
-    other.outbound.close()
     ledger = Ledger(tmp_path / "in", tmp_path / "out")
     assert all(ledger.is_done(f"u{number}") for number in range(250))
     assert len(ends(line)) == 250
