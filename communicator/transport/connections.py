@@ -3,8 +3,8 @@
 Knows: proxies from the environment, TLS options, keep-alive, where a socket's timeout is set.
 Does not know: paths, headers, what a reply means. Like `http`, for procs only.
 Invariants: inside `held_to` no send, no header and no body takes longer than what is left of the
-time, however slowly the other end drips; loopback is never reached through a proxy; the client
-writes no log.
+time, however slowly the other end drips, and the client writes no log; loopback is never reached
+through a proxy.
 
 A socket's timeout starts anew with every byte. So before each read and each send it is set to
 what is left: the one place where both go through is the connection's, and that of its response.
@@ -36,8 +36,6 @@ _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
 ]
 _held = threading.local()
-# It would quote headers that it cannot read, and say nothing that no `Problem` says.
-logging.getLogger("urllib3").setLevel(logging.CRITICAL + 1)
 
 
 @contextlib.contextmanager
@@ -48,6 +46,16 @@ def held_to(ends_at: float) -> Iterator[None]:
         yield
     finally:
         del _held.ends_at
+
+
+def _is_not_ours(_record: logging.LogRecord) -> bool:
+    return not hasattr(_held, "ends_at")
+
+
+# It would quote headers that it cannot read, and say nothing that no `Problem` says. A logger's
+# filter is not asked for those below it; and what others do with urllib3 in this process is theirs.
+for _name in [name for name in logging.root.manager.loggerDict if name.startswith("urllib3.")]:
+    logging.getLogger(_name).addFilter(_is_not_ours)
 
 
 def left_s() -> float:

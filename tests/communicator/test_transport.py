@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import random
 import re
 import select
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,7 @@ from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import http
 from fsmv2.communicator.transport.codec import Message, decode_batch, encode_content
+from fsmv2.communicator.transport.connections import held_to
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.http import HttpTransport
 from fsmv2.supervisor import Secret
@@ -426,3 +429,13 @@ def test_5000_messages_come_in_one_reply(relay: Relay) -> None:
     for number in range(5000):
         relay.send("ada@example.com", "action", number)
     assert len(decode_batch(client.pull(jwt)).messages) == 5000
+
+
+def test_the_client_is_silent_for_us_and_for_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """Other code of the same process may use urllib3 too, and wants to read what it says."""
+    for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
+        with held_to(time.monotonic() + 60.0):
+            logging.getLogger(f"urllib3.{name}").error("ours: %s", name)
+        logging.getLogger(f"urllib3.{name}").error("theirs: %s", name)
+    assert caplog.text.count("theirs") == 5
+    assert "ours" not in caplog.text
