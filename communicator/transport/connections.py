@@ -93,6 +93,15 @@ class _HeldResponse(http.client.HTTPResponse):
         super().__init__(sock, *args, **options)
         self.fp: Any = io.BufferedReader(_HeldReader(self.fp.detach(), sock))
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """That of the final answer. The standard library skips 100 only and takes 103, say, for
+        the answer; the real one would be read as that of the next request (RFC 9110, 15.2)."""
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 < found[1] < 200 or found[1] == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return found
+            http.client.parse_headers(self.fp)
+
 
 class _Held:
     """What both kinds of connection do to their sockets."""

@@ -171,6 +171,9 @@ class HttpTransport:
         with self._guard:
             manager, self._manager = self._manager, None
         if manager is not None:
+            # Clearing alone leaves them open for as long as anything refers to their pool.
+            for key in manager.pools.keys():  # noqa: SIM118  (it has no iterator)
+                manager.pools[key].close()
             manager.clear()
 
     def _request(
@@ -191,6 +194,9 @@ class HttpTransport:
                     timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
                 )
                 reply = Reply(response.status, response.headers, _read(response))
+                if response.status < 200:  # what follows is not this protocol's
+                    text = f"cannot use the reply: got HTTP {response.status}, want a final status"
+                    raise TransportError(Problem(Kind.UNKNOWN, text, response.status))
                 response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._drop(response)

@@ -439,3 +439,55 @@ def test_the_client_is_silent_for_us_and_for_nobody_else(caplog: pytest.LogCaptu
         logging.getLogger(f"urllib3.{name}").error("theirs: %s", name)
     assert caplog.text.count("theirs") == 5
     assert "ours" not in caplog.text
+
+
+@pytest.mark.parametrize("interim", [100, 102, 103, 199])
+def test_an_interim_answer_is_not_the_answer(interim: int) -> None:
+    """RFC 9110, 15.2. Taken for it, the real one would be read as that of the next request: a push
+    that was refused would count as taken."""
+    refused = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(
+            f"HTTP/1.1 {interim} Soon\r\nLink: </x>\r\n\r\n".encode() * 3
+            + b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno"
+        )
+        read_head(connection)
+        refused.set()
+        connection.sendall(b"HTTP/1.1 204 None\r\n\r\n")
+
+    with serving(answer) as url:
+        client = transport(url)
+        assert problem_of(client.pull, Secret("jwt")).status == 500
+        assert not refused.is_set()
+        assert client.pull(Secret("jwt")) == b""
+
+
+def test_a_connection_that_speaks_another_protocol_now_is_not_used_again() -> None:
+    """What it says later is no answer of ours."""
+    closed = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+        while connection.recv(65536):
+            pass
+        closed.set()
+
+    with serving(answer) as url:
+        problem = problem_of(transport(url).pull, Secret("jwt"))
+        assert closed.wait(WAIT_S)
+    assert (problem.kind, problem.status) == (Kind.UNKNOWN, 101)
+    assert "want a final status" in problem.text
+
+
+def test_interim_answers_without_an_end_end_with_the_time() -> None:
+    def answer(connection: socket.socket) -> None:
+        read_head(connection)
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"HTTP/1.1 103 Soon\r\n\r\n")
+
+    with serving(answer) as url:
+        assert problem_of(transport(url, timeout_s=0.2).pull, Secret("jwt")).kind is Kind.NETWORK
