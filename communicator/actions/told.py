@@ -12,8 +12,12 @@ from __future__ import annotations
 from fsmv2.communicator import metrics
 from fsmv2.communicator.failurerate import SYNC
 from fsmv2.communicator.outcomes import Direction
-from fsmv2.communicator.transport.errors import Problem
+from fsmv2.communicator.spool import Taken
+from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import ActionContext
+
+# The other may be about to go: after a reload that has given the worker another name, say.
+TAKEN_S = 2.0
 
 
 def after(
@@ -41,6 +45,11 @@ def after(
         rate=before.rate.with_outcome(failed, SYNC) if asked or failed else before.rate,
         strangers=before.strangers if strangers is None else strangers,
     )
+
+
+def taken_by_another(verb: str, taken: Taken) -> Problem:
+    """For a try that did nothing, because another was at work in the same folder."""
+    return Problem(Kind.UNKNOWN, f"cannot {verb}: {taken}", retry_after_s=TAKEN_S)
 
 
 def told(ctx: ActionContext, name: str, before: Direction, now: Direction) -> None:
