@@ -104,6 +104,8 @@ def push_outbox(
         problem = Problem(Kind.CHANNEL_FULL, str(error))
     except OSError as error:
         problem = Problem(Kind.UNKNOWN, f"cannot work in the outbox: {error.strerror}")
+    except MemoryError:
+        problem = Problem(Kind.UNKNOWN, "cannot push: it needs more memory than there is")
     if sending.refused:
         call.ctx.log("messages set aside in the outbox", "warning", count=sending.refused)
     direction = after(
@@ -136,7 +138,7 @@ class _Sending:
     def run(self, may_go_on: Callable[[], bool]) -> Problem | None:
         """Send until nothing waits or it is enough for now; returns what is in doubt then.
 
-        Raises `TransportError`, `AsideFull`, `OSError`.
+        Raises `TransportError`, `AsideFull`, `OSError`, `MemoryError`.
         """
         self._doubt_the_slow()
         for _ in range(REQUESTS_MAX):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import prometheus_client
 import pytest
 from pushing import Pusher
@@ -16,6 +17,7 @@ from fsmv2.communicator.actions.flush import FlushAction
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.spool.disk import Disk
 from fsmv2.communicator.states.flushing import FLUSHING_S_MAX
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.faults import Fault
@@ -160,3 +162,26 @@ def test_a_flush_keeps_to_its_time_and_to_the_backoff(
     assert flush.execute(pusher.context).waiting == 3
     assert len(relay.requests("push")) == (1 if why == "a slow relay" else 0)
     assert FlushAction.timeout_s < FLUSHING_S_MAX
+
+
+@pytest.mark.parametrize("where", ["reading", "decoding"])
+def test_a_shortage_of_memory_sets_no_message_aside(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It may be over the next moment, and then the message is as good as any."""
+
+    def short(*_: object, **__: object) -> object:
+        raise MemoryError
+
+    pusher.post(1, 2, 3)
+    with monkeypatch.context() as patch:
+        if where == "reading":
+            patch.setattr(Disk, "read", short)
+        else:
+            patch.setattr(msgspec.json, "decode", short)
+        stands = pusher.push()
+    assert stands.problem is not None
+    assert "memory" in stands.problem.text
+    assert (stands.errors_in_row, stands.refused, pusher.kept()) == (1, 0, [])
+    assert pusher.push().problem is None
+    assert pusher.arrived() == [1, 2, 3]
