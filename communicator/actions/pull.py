@@ -14,8 +14,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
-
 from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, taken_by_another, told
@@ -85,10 +83,10 @@ def pull_inbox(
         problem = Problem(Kind.UNKNOWN, f"cannot work in the inbox: {error.strerror}")
     moved, waiting, aside = pulling.moved, pulling.waiting, pulling.aside
     if pulling.held:
-        held = msgspec.structs.replace(
-            before, moved=moved, waiting=waiting, refused=aside, idle_s=0.0, held=True
+        held = after(
+            before, None, asked=False, moved=moved, waiting=waiting, refused=aside, held=True
         )
-        metrics.tried("pull", before, held)
+        told(call.ctx, "pull", before, held)
         return held
     if problem is None and pulling.unreadable and not moved:
         problem = Problem(Kind.UNKNOWN, "cannot read the pull reply: it is kept as .unreadable")

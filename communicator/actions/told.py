@@ -2,8 +2,9 @@
 
 Knows: counting, the failure rate, that an incident is logged when it begins.
 Does not know: requests, files.
-Invariants: a success ends a row of errors, and so does having nothing to send: or else a row that
-began with a message that is gone would never end. What asked nothing of the relay is no outcome
+Invariants: a success ends a row of errors, and so does having nothing to send, or no room for what
+would come: or else a row that began with a message that is gone would never end, nor one before
+an inbox filled up. What asked nothing of the relay is no outcome
 for the rate, unless it failed at that.
 """
 
