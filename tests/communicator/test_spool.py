@@ -313,4 +313,5 @@ def test_a_file_that_may_not_be_read_holds_up_nobody(
         taken, *_ = spool.outgoing(tmp_path, *ALL)
         spool.acknowledge(taken)
         assert [one.message.email for one in taken] == ["a"]
+        assert spool.usage(tmp_path).messages == 1  # nor does it keep anybody from posting
     assert waiting(tmp_path) == [""]
