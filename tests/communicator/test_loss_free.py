@@ -185,3 +185,21 @@ def test_a_shortage_of_memory_sets_no_message_aside(
     assert (stands.errors_in_row, stands.refused, pusher.kept()) == (1, 0, [])
     assert pusher.push().problem is None
     assert pusher.arrived() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("why", "sent"), [("it sends", 3), ("no session", 0), ("an error", 0), ("no time", 0)]
+)
+def test_a_flush_tells_what_it_has_sent_itself(pusher: Pusher, why: str, sent: int) -> None:
+    """Not what the sync before it has."""
+    pusher.post(1, 2, 3)
+    problem = Problem(Kind.SERVER_ERROR, "HTTP 503", 503) if why == "an error" else None
+    pusher.context.cancelled = why == "no time"
+    flush = FlushAction(
+        None if why == "no session" else pusher.access,
+        str(pusher.outbox),
+        before=Direction(moved=40, problem=problem),
+    )
+    stands = flush.execute(pusher.context)
+    assert (stands.moved, len(pusher.arrived())) == (sent, sent)
+    assert stands.waiting == 3 - sent
