@@ -18,6 +18,7 @@ from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, taken_by_another, told
 from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.spool.inbox import aside_of
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -116,7 +117,7 @@ class _Pulling:
         Raises `TransportError`, `NoRoom`, `AsideFull`, `OSError`.
         """
         for reply in spool.saved_replies(self._inbox):  # a killed attempt got this far
-            self._unpack(reply)
+            self._unpack(reply, DISK.size(reply))
         self.waiting, size, _ = spool.usage(self._inbox)
         room = self._messages_max - self.waiting if size < INBOX_BYTES_MAX else 0
         self.held = room < self._room_min
@@ -129,17 +130,17 @@ class _Pulling:
             with metrics.request("pull"):
                 body = self._call.transport.pull(self._call.token)
             if body.strip() not in _EMPTY_REPLIES:
-                found, self.unreadable = self._unpack(_save(self._call.ctx, place, body))
-                metrics.moved("pull", found, len(body))
+                self.unreadable = self._unpack(_save(self._call.ctx, place, body), len(body))
         finally:
             place.discard()
         self.waiting = spool.usage(self._inbox).messages
 
-    def _unpack(self, reply: Path) -> tuple[int, int]:
+    def _unpack(self, reply: Path, size: int) -> int:
         found, unreadable = _unpack(self._call.ctx, reply)
+        metrics.moved("pull", found, size)
         self.moved += found
         self.aside += unreadable
-        return found, unreadable
+        return unreadable
 
 
 def _save(ctx: ActionContext, place: spool.Place, body: bytes) -> Path:
