@@ -56,10 +56,11 @@ class Call(NamedTuple):
         return not self.ctx.cancelled and self.ctx.deadline_s > self.request_s_max
 
 
-def transport_of(credentials: Credentials, generation: int = 0) -> Transport:
+def transport_of(credentials: Credentials, generation: int | None = None) -> Transport:
     """This proc's transport for the relay that ``credentials`` or the environment name.
 
-    Raises `TransportError` where neither names one that can be used.
+    ``generation`` None, as for a login: with the connections there are. Raises `TransportError`
+    where neither names one that can be used.
     """
     metrics.of(credentials.path)  # what this thread counts from here on
     # Here, not above: the module is imported in the root, the HTTP client must not be.
@@ -70,7 +71,7 @@ def transport_of(credentials: Credentials, generation: int = 0) -> Transport:
         insecure = is_insecure(credentials)
     except ValueError as error:
         raise TransportError(Problem(Kind.UNKNOWN, f"cannot reach the relay: {error}")) from None
-    return transport_for(Relay(url, credentials.timeout_s, insecure, generation))
+    return transport_for(Relay(url, credentials.timeout_s, insecure, generation, credentials.path))
 
 
 def is_insecure(credentials: Credentials) -> bool:

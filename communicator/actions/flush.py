@@ -39,19 +39,20 @@ class FlushAction(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> Direction:
         """Push until nothing waits, something fails or the time is over; returns how it stands."""
         metrics.of(self.path)
+        moved = 0
         stands = self.before
         while self.access is not None and stands.problem is None and _has_time(ctx):
-            before = stands
+            before = msgspec.structs.replace(stands, moved=0)
             pushing = PushAction(_hurried(self.access), self.outbox)
             stands = pushing.run(ctx, before, lambda: _has_time(ctx))
-            stands = msgspec.structs.replace(stands, moved=before.moved + stands.moved)
-            if stands.moved == before.moved:
+            moved += stands.moved
+            if not stands.moved:
                 break
         try:
             left = spool.outgoing(Path(self.outbox), 1, 1)[1]
         except (OSError, spool.AsideFull):
             left = stands.waiting
-        stands = msgspec.structs.replace(stands, waiting=left)
+        stands = msgspec.structs.replace(stands, moved=moved, waiting=left)
         metrics.tried("push", stands, stands)
         if left:
             ctx.log("messages left in the outbox at a stop", "warning", count=left)

@@ -3,10 +3,10 @@
 Knows: that a pull is destructive, and so that its reply is saved before it is read; how much room
 an inbox must have.
 Does not know: states, backoff, the other direction, who empties the inbox.
-Invariants: the file that takes the reply, and room for it, are there before the request is made;
-a reply is synced to disk before it is decoded; without room among the inbox's messages nothing is
-pulled, which is neither error nor success, without room on its disk neither, which is an error:
-what waits is safe where it is.
+Invariants: one at a time pulls into an inbox, whoever asks; the file that takes the reply, and room
+for it, are there before the request is made; a reply is synced to disk before it is decoded;
+without room among the inbox's messages nothing is pulled, which is neither error nor success,
+without room on its disk neither, which is an error: what waits is safe where it is.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
-
 from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
-from fsmv2.communicator.actions.told import after, told
+from fsmv2.communicator.actions.told import after, taken_by_another, told
 from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.spool.inbox import aside_of
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -70,48 +69,78 @@ def pull_inbox(
     call: Call, inbox: Path, before: Direction, messages_max: int = INBOX_MESSAGES_MAX
 ) -> Direction:
     """Take what waits at the relay into ``inbox`` and return how pulling stands."""
-    moved = unreadable = aside = 0
-    waiting = before.waiting
-    asked = False
+    pulling = _Pulling(call, inbox, before, messages_max)
     problem: Problem | None = None
     try:
-        for reply in spool.saved_replies(inbox):  # a killed attempt got this far
-            found, kept = _unpack(call.ctx, reply)
-            moved += found
-            aside += kept
-        waiting, size, _ = spool.usage(inbox)
-        room = messages_max - waiting if size < INBOX_BYTES_MAX else 0
-        if room < (ROOM_AGAIN if before.held else ROOM_MIN):
-            held = msgspec.structs.replace(
-                before, moved=moved, waiting=waiting, refused=aside, idle_s=0.0, held=True
-            )
-            metrics.tried("pull", before, held)
-            return held
-        spool.check_room_aside(inbox)
-        place = spool.place_for(inbox)
-        try:
-            asked = True
-            with metrics.request("pull"):
-                body = call.transport.pull(call.token)
-            if body.strip() not in _EMPTY_REPLIES:
-                found, unreadable = _unpack(call.ctx, _save(call.ctx, place, body))
-                moved += found
-                metrics.moved("pull", found, len(body))
-        finally:
-            place.discard()
-        waiting = spool.usage(inbox).messages
+        with spool.pulling(inbox):
+            pulling.run()
     except TransportError as error:
         problem = error.problem
     except (spool.NoRoom, spool.AsideFull) as error:
         problem = Problem(Kind.CHANNEL_FULL, f"not pulled: {error}")
+    except spool.Taken as error:
+        problem = taken_by_another("pull", error)
     except OSError as error:
         problem = Problem(Kind.UNKNOWN, f"cannot work in the inbox: {error.strerror}")
-    if problem is None and unreadable and not moved:
+    moved, waiting, aside = pulling.moved, pulling.waiting, pulling.aside
+    if pulling.held:
+        held = after(
+            before, None, asked=False, moved=moved, waiting=waiting, refused=aside, held=True
+        )
+        told(call.ctx, "pull", before, held)
+        return held
+    if problem is None and pulling.unreadable and not moved:
         problem = Problem(Kind.UNKNOWN, "cannot read the pull reply: it is kept as .unreadable")
-    aside += unreadable
-    direction = after(before, problem, asked=asked, moved=moved, waiting=waiting, refused=aside)
+    direction = after(
+        before, problem, asked=pulling.asked, moved=moved, waiting=waiting, refused=aside
+    )
     told(call.ctx, "pull", before, direction)
     return direction
+
+
+class _Pulling:
+    """One try, and what it has come to so far. ``unreadable`` is of the reply it asked for,
+    ``aside`` of all."""
+
+    def __init__(self, call: Call, inbox: Path, before: Direction, messages_max: int) -> None:
+        self.asked = self.held = False
+        self.moved = self.unreadable = self.aside = 0
+        self.waiting = before.waiting
+        self._call = call
+        self._inbox = inbox
+        self._room_min = ROOM_AGAIN if before.held else ROOM_MIN
+        self._messages_max = messages_max
+
+    def run(self) -> None:
+        """Unpack what is there, and pull once if there is room.
+
+        Raises `TransportError`, `NoRoom`, `AsideFull`, `OSError`.
+        """
+        for reply in spool.saved_replies(self._inbox):  # a killed attempt got this far
+            self._unpack(reply, DISK.size(reply))
+        self.waiting, size, _ = spool.usage(self._inbox)
+        room = self._messages_max - self.waiting if size < INBOX_BYTES_MAX else 0
+        self.held = room < self._room_min
+        if self.held:
+            return
+        spool.check_room_aside(self._inbox)
+        place = spool.place_for(self._inbox)
+        try:
+            self.asked = True
+            with metrics.request("pull"):
+                body = self._call.transport.pull(self._call.token)
+            if body.strip() not in _EMPTY_REPLIES:
+                self.unreadable = self._unpack(_save(self._call.ctx, place, body), len(body))
+        finally:
+            place.discard()
+        self.waiting = spool.usage(self._inbox).messages
+
+    def _unpack(self, reply: Path, size: int) -> int:
+        found, unreadable = _unpack(self._call.ctx, reply)
+        metrics.moved("pull", found, size)
+        self.moved += found
+        self.aside += unreadable
+        return unreadable
 
 
 def _save(ctx: ActionContext, place: spool.Place, body: bytes) -> Path:

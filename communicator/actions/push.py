@@ -2,9 +2,10 @@
 
 Knows: batches, sending one by one after a failure, which failures may be one message's own.
 Does not know: states, backoff, the other direction.
-Invariants: a file is deleted only after the relay answered 2xx for the request it was in; the
-order of the outbox is kept; a message is set aside only when the relay, asked for it alone, has
-refused it, then taken another, and then refused it again; what is set aside is never deleted.
+Invariants: one at a time reads an outbox and sends from it, whoever asks; a file is deleted only
+after the relay answered 2xx for the request it was in; the order of the outbox is kept; a message
+is set aside only when the relay, asked for it alone, has refused it, then taken another, and then
+refused it again; what is set aside is never deleted.
 
 A refused message is *in doubt*: whether it is the message or the relay, the next one tells. As
 long as none is taken nothing is set aside: a relay, or something before it, that refuses
@@ -26,7 +27,7 @@ import msgspec
 
 from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
-from fsmv2.communicator.actions.told import after, told
+from fsmv2.communicator.actions.told import after, taken_by_another, told
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.transport import errors
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -90,14 +91,21 @@ def push_outbox(
     if not may_go_on():
         return before
     sending = _Sending(call, outbox, before)
+    problem: Problem | None = None
     try:
-        problem = sending.run(may_go_on)
+        with spool.pushing(outbox) as is_there:
+            problem = sending.run(may_go_on) if is_there else None
     except TransportError as error:
         problem = error.problem
+    except spool.Taken as error:
+        sending.waiting = before.waiting
+        problem = taken_by_another("push", error)
     except spool.AsideFull as error:
         problem = Problem(Kind.CHANNEL_FULL, str(error))
     except OSError as error:
         problem = Problem(Kind.UNKNOWN, f"cannot work in the outbox: {error.strerror}")
+    except MemoryError:
+        problem = Problem(Kind.UNKNOWN, "cannot push: it needs more memory than there is")
     if sending.refused:
         call.ctx.log("messages set aside in the outbox", "warning", count=sending.refused)
     direction = after(
@@ -130,7 +138,7 @@ class _Sending:
     def run(self, may_go_on: Callable[[], bool]) -> Problem | None:
         """Send until nothing waits or it is enough for now; returns what is in doubt then.
 
-        Raises `TransportError`, `AsideFull`, `OSError`.
+        Raises `TransportError`, `AsideFull`, `OSError`, `MemoryError`.
         """
         self._doubt_the_slow()
         for _ in range(REQUESTS_MAX):

@@ -2,8 +2,9 @@
 
 Knows: counting, the failure rate, that an incident is logged when it begins.
 Does not know: requests, files.
-Invariants: a success ends a row of errors, and so does having nothing to send: or else a row that
-began with a message that is gone would never end. What asked nothing of the relay is no outcome
+Invariants: a success ends a row of errors, and so does having nothing to send, or no room for what
+would come: or else a row that began with a message that is gone would never end, nor one before
+an inbox filled up. What asked nothing of the relay is no outcome
 for the rate, unless it failed at that.
 """
 
@@ -12,8 +13,12 @@ from __future__ import annotations
 from fsmv2.communicator import metrics
 from fsmv2.communicator.failurerate import SYNC
 from fsmv2.communicator.outcomes import Direction
-from fsmv2.communicator.transport.errors import Problem
+from fsmv2.communicator.spool import Taken
+from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import ActionContext
+
+# The other may be about to go: after a reload that has given the worker another name, say.
+TAKEN_S = 2.0
 
 
 def after(
@@ -41,6 +46,11 @@ def after(
         rate=before.rate.with_outcome(failed, SYNC) if asked or failed else before.rate,
         strangers=before.strangers if strangers is None else strangers,
     )
+
+
+def taken_by_another(verb: str, taken: Taken) -> Problem:
+    """For a try that did nothing, because another was at work in the same folder."""
+    return Problem(Kind.UNKNOWN, f"cannot {verb}: {taken}", retry_after_s=TAKEN_S)
 
 
 def told(ctx: ActionContext, name: str, before: Direction, now: Direction) -> None:

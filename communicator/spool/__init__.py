@@ -28,6 +28,7 @@ from fsmv2.communicator.spool.outbox import (
 )
 from fsmv2.communicator.spool.saving import NoRoom, Place, place_for
 from fsmv2.communicator.spool.segments import AsideFull, check_room_aside, strangers, usage
+from fsmv2.communicator.spool.turns import Taken, pulling, pushing
 
 __all__ = [
     "AsideFull",
@@ -39,6 +40,7 @@ __all__ = [
     "Place",
     "Policy",
     "SpoolFull",
+    "Taken",
     "TooLarge",
     "Usage",
     "acknowledge",
@@ -51,6 +53,8 @@ __all__ = [
     "outgoing",
     "place_for",
     "post",
+    "pulling",
+    "pushing",
     "read_messages",
     "saved_replies",
     "set_aside",

@@ -10,8 +10,11 @@ that dies between any two steps, or forgets what was not synced.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -139,6 +142,23 @@ class Disk:
             file.close()
             raise
         return file
+
+    def lock_folder(self, folder: Path, name: str) -> Callable[[], None] | None:
+        """`lock` of the folder itself: takes no space and leaves nothing there. Call what is
+        returned to let go. Where folders have no locks (NFS) it is the lock of ``name`` in it."""
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError as error:
+            os.close(handle)
+            if error.errno != errno.EBADF:
+                raise
+            file = self.lock(folder / name)
+            return None if file is None else file.close
+        return partial(os.close, handle)
 
     def sync_folder(self, folder: Path) -> None:
         """Make the names in ``folder`` durable."""

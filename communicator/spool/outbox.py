@@ -127,7 +127,7 @@ def outgoing(
 
     At least one message is taken however large it is. ``behind``: so many are passed over, and
     the next ones taken. What is no message is kept for people as ``NAME.refused``, in its turn,
-    and never tried again. Raises `OSError`, and `AsideFull`.
+    and never tried again. Raises `OSError`, `AsideFull` and, with all as it was, `MemoryError`.
     """
     folder = Path(outbox)
     names = segments.segment_names(folder, disk)
@@ -208,9 +208,7 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
     except FileNotFoundError:
         return
     except PermissionError:
-        if not path.name.endswith(segments.SINGLE):
-            raise
-        return  # somebody else's: it must not hold up everybody
+        return  # somebody else's: it must not hold up everybody; see `segments.strangers`
     lines = segments.lines_of(data, path.name)
     if begin >= len(lines):  # used up, or empty: a kill came before its removal
         disk.unlink(path)
@@ -219,7 +217,9 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
             if len(line) > MESSAGE_BYTES_MAX:
                 raise CodecError("too large")
             yield Outgoing(path, index, len(lines), codec.decode_message(line), len(line), disk)
-        except CodecError:
+        except CodecError as error:
+            if isinstance(error.__context__, MemoryError):
+                raise MemoryError from None  # says nothing of the message
             yield _Unreadable(index, len(lines), line)
 
 

@@ -144,8 +144,7 @@ def usage_of(folder: Path, names: Iterable[str], disk: Disk = DISK) -> Usage:
             elif name.endswith(SINGLE) and is_segment(name):
                 count, length = 1, disk.size(folder / name)
             elif is_segment(name):
-                data = disk.read(folder / name)
-                count, length = len(lines_of(data, name)), len(data)
+                count, length = _counted(folder / name, disk)
             elif name.endswith(REPLY):
                 count, length = 0, disk.size(folder / name)
             else:
@@ -158,6 +157,15 @@ def usage_of(folder: Path, names: Iterable[str], disk: Disk = DISK) -> Usage:
         size += length
         files += count > 0
     return Usage(messages, size, files)
+
+
+def _counted(path: Path, disk: Disk) -> tuple[int, int]:
+    """Messages and bytes of a segment whose name does not say."""
+    try:
+        data = disk.read(path)
+    except PermissionError:
+        return 1, disk.size(path)
+    return len(lines_of(data, path.name)), len(data)
 
 
 def keep_aside(path: Path, target: Path, disk: Disk = DISK) -> Path:

@@ -120,7 +120,8 @@ def reset_due(snap: Snapshot) -> ResetAction | None:
     ]
     if not errors or snap.since_result_s(ResetAction) <= snap.since_result_s(SyncAction):
         return None
-    return ResetAction(generation=generation(snap) + 1, errors_in_row=max(errors))
+    path = snap.identity.path
+    return ResetAction(generation=generation(snap) + 1, errors_in_row=max(errors), path=path)
 
 
 def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:

@@ -35,22 +35,25 @@ CHUNK_BYTES = 64 * 1024
 POOL_AGE_S_MAX = 300.0
 # And when they have been idle for this long: firewalls forget them without a word after 30 s.
 IDLE_S_MAX = 25.0
-RELAYS_MAX = 8
+# Communicators whose connections this proc keeps.
+RELAYS_MAX = 32
 NAME_BYTES_MAX = 128
 
 
 class Relay(msgspec.Struct, frozen=True):
-    """Where a relay is and how to speak to it: the key of this proc's connections.
+    """Where a relay is and how to speak to it.
 
     ``timeout_s`` seconds is the longest silence of the relay; with the time for connecting it
-    bounds a whole request too. ``generation`` counts the resets: where it has grown, connections
-    of before are not used again.
+    bounds a whole request too. ``generation`` counts the resets: where it is another, connections
+    of before are not used again; None takes those there are. ``path`` is of the worker that asks:
+    its connections are its own.
     """
 
     url: str
     timeout_s: float = 10.0
     allow_insecure_tls: bool = False
-    generation: int = 0
+    generation: int | None = 0
+    path: str = ""
 
 
 class Reply(NamedTuple):
@@ -75,22 +78,26 @@ class Reply(NamedTuple):
         )
 
 
-# One entry per relay, alive as long as this proc.
-_transports: dict[str, HttpTransport] = {}
+# One entry per worker and relay, alive as long as this proc.
+_transports: dict[tuple[str, str], HttpTransport] = {}
 # A push and a pull of one attempt, each in its thread, look for theirs at the same moment.
 _transports_guard = threading.Lock()
 
 
 def transport_for(relay: Relay) -> HttpTransport:
     """This proc's transport for ``relay``, made on first use and anew when anything about it has
-    changed: a URL has one transport, so a reset is seen once. From any thread."""
+    changed: a worker has one for a URL, so it sees a reset once. From any thread."""
+    key = (relay.path, relay.url)
     gone: list[HttpTransport] = []
     with _transports_guard:
-        found = _transports.pop(relay.url, None)
+        found = _transports.pop(key, None)
+        if relay.generation is None:
+            known = 0 if found is None else found.relay.generation
+            relay = msgspec.structs.replace(relay, generation=known)
         if found is not None and found.relay != relay:
             gone.append(found)
             found = None
-        _transports[relay.url] = found = found or HttpTransport(relay)  # last used goes last
+        _transports[key] = found = found or HttpTransport(relay)  # last used goes last
         while len(_transports) > RELAYS_MAX:
             gone.append(_transports.pop(next(iter(_transports))))
     for transport in gone:
@@ -98,9 +105,19 @@ def transport_for(relay: Relay) -> HttpTransport:
     return found
 
 
+def close_of(path: str) -> int:
+    """Close every idle connection that this proc has for the worker at ``path``, and return of how
+    many relays. Requests under way end on the connections they have."""
+    with _transports_guard:
+        keys = [key for key in _transports if key[0] == path]
+        gone = [_transports.pop(key) for key in keys]
+    for transport in gone:
+        transport.close()
+    return len(gone)
+
+
 def close_all() -> int:
-    """Close every idle connection of this proc, forget the relays, and return how many there
-    were. Requests under way end on the connections they have."""
+    """The same for every worker."""
     with _transports_guard:
         gone = list(_transports.values())
         _transports.clear()

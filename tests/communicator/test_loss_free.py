@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import prometheus_client
 import pytest
 from pushing import Pusher
@@ -16,6 +17,7 @@ from fsmv2.communicator.actions.flush import FlushAction
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.spool.disk import Disk
 from fsmv2.communicator.states.flushing import FLUSHING_S_MAX
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.faults import Fault
@@ -160,3 +162,44 @@ def test_a_flush_keeps_to_its_time_and_to_the_backoff(
     assert flush.execute(pusher.context).waiting == 3
     assert len(relay.requests("push")) == (1 if why == "a slow relay" else 0)
     assert FlushAction.timeout_s < FLUSHING_S_MAX
+
+
+@pytest.mark.parametrize("where", ["reading", "decoding"])
+def test_a_shortage_of_memory_sets_no_message_aside(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It may be over the next moment, and then the message is as good as any."""
+
+    def short(*_: object, **__: object) -> object:
+        raise MemoryError
+
+    pusher.post(1, 2, 3)
+    with monkeypatch.context() as patch:
+        if where == "reading":
+            patch.setattr(Disk, "read", short)
+        else:
+            patch.setattr(msgspec.json, "decode", short)
+        stands = pusher.push()
+    assert stands.problem is not None
+    assert "memory" in stands.problem.text
+    assert (stands.errors_in_row, stands.refused, pusher.kept()) == (1, 0, [])
+    assert pusher.push().problem is None
+    assert pusher.arrived() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("why", "sent"), [("it sends", 3), ("no session", 0), ("an error", 0), ("no time", 0)]
+)
+def test_a_flush_tells_what_it_has_sent_itself(pusher: Pusher, why: str, sent: int) -> None:
+    """Not what the sync before it has."""
+    pusher.post(1, 2, 3)
+    problem = Problem(Kind.SERVER_ERROR, "HTTP 503", 503) if why == "an error" else None
+    pusher.context.cancelled = why == "no time"
+    flush = FlushAction(
+        None if why == "no session" else pusher.access,
+        str(pusher.outbox),
+        before=Direction(moved=40, problem=problem),
+    )
+    stands = flush.execute(pusher.context)
+    assert (stands.moved, len(pusher.arrived())) == (sent, sent)
+    assert stands.waiting == 3 - sent

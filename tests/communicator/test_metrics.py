@@ -78,6 +78,21 @@ def test_a_sync_moves_its_counts(
     assert "ada@" not in told
 
 
+def test_a_reply_that_a_kill_left_packed_is_counted_when_it_is_unpacked(
+    relay: Relay, context: ActionContext, tmp_path: Path, moved: Any
+) -> None:
+    """With its bytes, like any."""
+    made_for = Credentials(relay.url, Secret(DEMO_TOKEN))
+    login = AuthenticateAction(made_for).execute(context)
+    assert login.session is not None
+    saved = b'{"UMHMessages":[{"email":"a"},{"email":"b"}]}'
+    (tmp_path / f"{1:020d}-1-a.begun1.reply").write_bytes(saved)
+    access = Access(made_for, login.session, 7, "")
+    assert pull.PullAction(access, str(tmp_path)).execute(context).moved == 2
+    assert moved("messages_total", direction="pull") == 2
+    assert moved("bytes_total", direction="pull") == len(saved)
+
+
 def test_two_communicators_of_one_proc_have_their_own_series(
     relay: Relay, context: ActionContext, tmp_path: Path
 ) -> None:

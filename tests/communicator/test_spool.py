@@ -291,3 +291,27 @@ def test_what_is_no_file_blocks_neither_push_nor_post(
     assert DISK.read(tmp_path / "1.json") == b""  # as if it had just taken a file's place
     with pytest.raises(OSError, match="symbolic"):
         DISK.read(tmp_path / "2.json")
+
+
+@pytest.mark.parametrize("name", [f"{1:020d}-1-a.1.3.jsonl", "0.jsonl", "0.json"])
+def test_a_file_that_may_not_be_read_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A segment as little as a file of one message: a writer of another user, whose files only it
+    may read. It is sent once it may be read."""
+    (tmp_path / name).write_text("{}\n")
+    spool.post(tmp_path, email="a", message_type="t", payload=1)
+    real = DISK.read
+
+    def read(disk: Any, path: Path, bytes_max: int = -1) -> bytes:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, bytes_max)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(DISK), "read", read)
+        taken, *_ = spool.outgoing(tmp_path, *ALL)
+        spool.acknowledge(taken)
+        assert [one.message.email for one in taken] == ["a"]
+        assert spool.usage(tmp_path).messages == 1  # nor does it keep anybody from posting
+    assert waiting(tmp_path) == [""]

@@ -544,7 +544,7 @@ def test_a_reset_happens_once_and_only_in_degraded() -> None:
     five = synced(tried(5), tried())
     fields: dict[str, Any] = {"logged_in": login(), "sync": five, "sync_s": 0.9}
     reset = resets(snapshot(Degraded, **fields))
-    assert reset == ResetAction(generation=1, errors_in_row=5)
+    assert reset == ResetAction(generation=1, errors_in_row=5, path="root/line-1")
     assert went(snapshot(Syncing, **fields)) is Degraded
     for outcome in (ResetOutcome(1), None):
         done = snapshot(Degraded, reset=outcome, reset_s=0.5, **fields)

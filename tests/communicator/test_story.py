@@ -12,11 +12,13 @@ import msgspec
 import pytest
 from storyline import STEP_S, Line
 
+from fsmv2.communicator import spool
 from fsmv2.communicator.actions import authenticate
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.codec import Message, encode_content
 from fsmv2.supervisor import Secret
 
 
@@ -318,3 +320,30 @@ def test_chance_costs_neither_a_message_nor_the_order(
     seen = [entry.payload for entry in relay.pushed()]
     assert list(dict.fromkeys(seen)) == list(range(60))
     relay.observed.assert_at_most()
+
+
+def test_an_inbox_that_fills_up_after_errors_is_no_trouble_of_the_relays(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Nothing is asked while it is full, so nothing fails: no connections are reset for it, what is
+    said is that the inbox is full, and the row of errors is over."""
+    line = Line(relay, tmp_path, context)
+    line.config = msgspec.structs.replace(line.config, inbox_messages_max=200)
+    relay.fault("pull", faults.dropped(), times=None)
+    line.run(50)
+    assert line.trail[-1] == "degraded"
+    assert [name for _, name in line.tries].count("ResetAction") == 1  # at five errors
+    inbox = tmp_path / "in"
+    encoded = [spool.encode(Message(email="x", content=encode_content("action", 1)))] * 100
+    for _ in range(2):
+        spool.append(inbox, encoded)
+    relay.heal()
+    asked = len(relay.requests("pull"))
+    line.run(120)
+    assert [name for _, name in line.tries].count("ResetAction") == 1
+    assert line.trail[-1] == "syncing"
+    assert "pull ok, 0 moved, 200 waiting (inbox full)" in line.reasons[-1]
+    assert len(relay.requests("pull")) == asked
+    spool.finish(spool.inbox_files(inbox))
+    line.run(2)
+    assert len(relay.requests("pull")) > asked

@@ -21,7 +21,7 @@ from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport.codec import decode_content
-from fsmv2.communicator.transport.errors import Kind
+from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.communicator.transport.http import transport_for
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
 from fsmv2.communicator.transport.token import double_hash
@@ -231,15 +231,17 @@ def relay_content(payload: Any) -> str:
 def test_full_inbox_is_not_pulled_into(
     context: ActionContext, relay: Relay, tmp_path: Path
 ) -> None:
-    """Messages wait at the relay, where they are safe; it is neither error nor success."""
+    """Messages wait at the relay, where they are safe. It is no error, and ends a row of them: what
+    is not tried does not fail."""
     inbox = tmp_path / "in"
     inbox.mkdir()
     for number in range(INBOX_MESSAGES_MAX):
         (inbox / f"{number:020d}-1.json").write_text("{}")
-    before = Direction(errors_in_row=2)
+    before = Direction(errors_in_row=2, problem=Problem(Kind.NETWORK, "reset"))
     outcome = sync(context, relay, tmp_path, pull=before)
     assert relay.requests("pull") == []
-    assert (outcome.pull.errors_in_row, outcome.pull.waiting) == (2, INBOX_MESSAGES_MAX)
+    assert (outcome.pull.held, outcome.pull.waiting) == (True, INBOX_MESSAGES_MAX)
+    assert (outcome.pull.errors_in_row, outcome.pull.problem) == (0, None)
 
 
 def test_inbox_that_cannot_be_written_is_found_before_the_pull(

@@ -229,6 +229,31 @@ def test_two_threads_get_one_transport(monkeypatch: pytest.MonkeyPatch) -> None:
         made.reset()
 
 
+def test_two_communicators_of_one_relay_have_connections_of_their_own(relay: Relay) -> None:
+    """In one proc, whatever each has configured and however often it was reset: neither drops the
+    other's with its next request, and a reset of one is none of the other's."""
+    one = transport(relay.url, path="root/one", generation=1)
+    other = transport(relay.url, path="root/other", timeout_s=5.0)
+    assert transport(relay.url, path="root/one", generation=1) is one
+    assert transport(relay.url, path="root/other", timeout_s=5.0) is other
+    for each in (one, other):
+        assert each.pull(each.authenticate(TOKEN).token)
+    assert len(relay.observed.connections()) == 2
+    assert http.close_of("root/one") == 1
+    assert transport(relay.url, path="root/one", generation=1) is not one
+    assert transport(relay.url, path="root/other", timeout_s=5.0) is other
+    assert other.pull(other.authenticate(TOKEN).token)
+    assert len(relay.observed.connections()) == 2
+
+
+def test_a_login_takes_the_connections_there_are(relay: Relay) -> None:
+    """It knows of no resets; were that a count of its own, the sync after it would begin anew."""
+    made = transport(relay.url, generation=3)
+    assert transport(relay.url, generation=None) is made
+    assert transport(relay.url, generation=3) is made
+    assert transport(relay.url, generation=4) is not made
+
+
 def test_changing_relays_in_many_threads_loses_no_transport_and_none_is_left_open() -> None:
     """Scenario 49: resets, other relays and closing at any moment; at most so many are kept."""
     made: set[HttpTransport] = set()
@@ -236,7 +261,7 @@ def test_changing_relays_in_many_threads_loses_no_transport_and_none_is_left_ope
     def change(seed: int) -> None:
         dice = random.Random(seed)
         for _ in range(300):
-            url = f"http://127.0.0.1:{dice.randrange(1, 20)}"
+            url = f"http://127.0.0.1:{dice.randrange(1, 80)}"
             made.add(transport(url, generation=dice.randrange(3)))
             if dice.random() < 0.02:
                 http.close_all()
@@ -244,8 +269,8 @@ def test_changing_relays_in_many_threads_loses_no_transport_and_none_is_left_ope
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(change, range(4)))
     assert len(http._transports) <= http.RELAYS_MAX
-    for url, kept in http._transports.items():
-        assert kept.relay.url == url
+    for key, kept in http._transports.items():
+        assert (kept.relay.path, kept.relay.url) == key
         assert kept in made
 
 
