@@ -19,7 +19,7 @@ from typing import ClassVar
 from fsmv2.communicator import metrics
 from fsmv2.communicator.actions.call import is_insecure, transport_of
 from fsmv2.communicator.failurerate import LOGIN, FailureRate
-from fsmv2.communicator.outcomes import Credentials, LoginOutcome, Session
+from fsmv2.communicator.outcomes import Credentials, Held, LoginOutcome, Session
 from fsmv2.communicator.transport import token
 from fsmv2.communicator.transport.address import TOKEN_ENV
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -33,8 +33,9 @@ wall_clock_s = time.time
 
 
 class AuthenticateAction(Action, frozen=True):
-    """Log in with ``credentials``. The identity of the last login, the count of failures and
-    their rate travel along, so that the outcome can carry them on.
+    """Log in with ``credentials``. The identity of the last login, the count of failures, their
+    rate and the session that is in use (``held``) travel along, so that the outcome of a login
+    that fails can carry them on.
 
     With the ``refused`` outcome of before, nothing is sent unless the token has changed since.
     """
@@ -47,6 +48,7 @@ class AuthenticateAction(Action, frozen=True):
     instance_name: str = ""
     rate: FailureRate = FailureRate()
     refused: LoginOutcome | None = None
+    held: Held | None = None
 
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
@@ -98,6 +100,7 @@ class AuthenticateAction(Action, frozen=True):
             instance_name=self.instance_name,
             refused_mark=_mark(auth_token) if refused and auth_token is not None else None,
             rate=rate,
+            held=self.held,
         )
 
 
