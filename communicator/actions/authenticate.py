@@ -21,7 +21,7 @@ from fsmv2.communicator.actions.call import is_insecure, transport_of
 from fsmv2.communicator.failurerate import LOGIN, FailureRate
 from fsmv2.communicator.outcomes import Credentials, Held, LoginOutcome, Session
 from fsmv2.communicator.transport import token
-from fsmv2.communicator.transport.address import TOKEN_ENV
+from fsmv2.communicator.transport.address import TOKEN_ENV, relay_url_of_environment
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext, Secret
 
@@ -61,7 +61,8 @@ class AuthenticateAction(Action, frozen=True):
                 return self.refused
             transport = transport_of(credentials)
             if is_insecure(credentials):
-                ctx.log("TLS certificates are not verified", "warning", relay=credentials.relay_url)
+                url = credentials.relay_url or relay_url_of_environment()
+                ctx.log("TLS certificates are not verified", "warning", relay=url)
             login = transport.authenticate(auth_token)
         except TransportError as error:
             return self._failed(ctx, error.problem, auth_token)

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
@@ -170,3 +171,18 @@ def test_auth_token_comes_from_config_file_or_environment(
 
     monkeypatch.setenv("AUTH_TOKEN", DEMO_TOKEN)
     assert login(context, relay, credentials=none).session is not None
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_unverified_tls_is_told_with_the_relay_it_is_about(
+    context: Any, relay: Relay, monkeypatch: pytest.MonkeyPatch, by_variable: bool
+) -> None:
+    """Also when its address comes from the environment."""
+    monkeypatch.setenv("API_URL", relay.url)
+    asked = msgspec.structs.replace(
+        credentials(relay), relay_url="" if by_variable else relay.url, allow_insecure_tls=True
+    )
+    assert login(context, relay, credentials=asked).session is not None
+    assert context.logged == [
+        ("TLS certificates are not verified", "warning", {"relay": relay.url})
+    ]
