@@ -28,6 +28,7 @@ from fsmv2.supervisor import Action, ActionContext, Secret
 # What only people can mend: the same token would be refused again.
 LASTING = frozenset({Kind.INVALID_TOKEN, Kind.INSTANCE_DELETED})
 TOKEN_FILE_BYTES_MAX = 16_384
+_WANTED = "want one line of text"
 # A name of its own, so that a test can let years pass for logins and for nothing else.
 wall_clock_s = time.time
 
@@ -129,21 +130,31 @@ def resolve_auth_token(credentials: Credentials) -> Secret:
     text = os.environ.get(TOKEN_ENV, "").strip()
     if not text:
         raise _no_token(f"want auth_token, auth_token_file or the variable {TOKEN_ENV}")
-    if not text.isprintable():  # bytes that are no UTF-8 become such characters
-        raise _no_token(f"the variable {TOKEN_ENV}: got what is no text, want one line of text")
-    return Secret(text)
+    return _one_line(text, f"the variable {TOKEN_ENV}")
 
 
 def _from_file(path: Path) -> Secret:
+    where = f"auth_token_file {path}"
     try:
         with path.open("rb") as file:
-            text = file.read(TOKEN_FILE_BYTES_MAX).decode("utf-8").strip()
+            raw = file.read(TOKEN_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise _no_token(f"auth_token_file {path}: {error.strerror}") from None
+        raise _no_token(f"{where}: {error.strerror}") from None
+    # Before it is read as text: it may be cut within a character.
+    if len(raw) > TOKEN_FILE_BYTES_MAX:
+        raise _no_token(f"{where}: got more than {TOKEN_FILE_BYTES_MAX:,} bytes, {_WANTED}")
+    try:
+        text = raw.decode("utf-8").strip()
     except UnicodeDecodeError:
-        raise _no_token(f"auth_token_file {path}: got no UTF-8, want one line of text") from None
+        raise _no_token(f"{where}: got no UTF-8, {_WANTED}") from None
     if not text:
-        raise _no_token(f"auth_token_file {path}: got an empty file, want one line of text")
+        raise _no_token(f"{where}: got an empty file, {_WANTED}")
+    return _one_line(text, where)
+
+
+def _one_line(text: str, where: str) -> Secret:
+    if not text.isprintable():  # nor are the bytes of a variable that are no UTF-8
+        raise _no_token(f"{where}: got no single line of text, {_WANTED}")
     return Secret(text)
 
 
