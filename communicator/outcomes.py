@@ -45,11 +45,19 @@ class Session(msgspec.Struct, frozen=True):
     made_at: float = 0.0
 
 
+class Held(msgspec.Struct, frozen=True):
+    """A session in use, and the attempt id of the login that made it."""
+
+    session: Session
+    login_id: int
+
+
 class LoginOutcome(msgspec.Struct, frozen=True):
     """The result of one login: a ``session`` or a ``problem``.
 
-    The identity is the last one the relay told us, kept over failures and over replies
-    without one. ``errors_in_row`` counts failed logins since the last that succeeded.
+    With a problem, ``held`` is the session that was in use before: it is good as long as it was.
+    The UUID is the last one the relay told us, kept over failures and over replies without one;
+    the name is what came with this session: it is the relay's word, so it is shown nowhere. ``errors_in_row`` counts failed logins since the last that succeeded.
     ``refused_mark`` recognises the auth token that was refused, without telling it;
     ``asked_s_ago`` are the seconds since the relay was last asked, at the end of this attempt.
     """
@@ -63,6 +71,7 @@ class LoginOutcome(msgspec.Struct, frozen=True):
     refused_mark: Secret | None = None
     asked_s_ago: float = 0.0
     rate: FailureRate = FailureRate()
+    held: Held | None = None
 
     def __repr__(self) -> str:
         # Without the identity: what the relay says of us may be anything.
@@ -95,7 +104,9 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     """Both directions after one attempt, each with its own error.
 
     ``login_id`` is the attempt id of the login whose session was used: a rejection concerns
-    that login only, not a later one. ``generation`` is the reset it was made under.
+    that login only, not a later one. ``session`` and ``instance_uuid`` are that login's, for the
+    case that the next one is killed and leaves nothing. ``generation`` is the reset it was made
+    under.
     ``push_tried`` and ``pull_tried`` tell which direction has anything new to say. For
     ``lively_left_s`` seconds more messages are counted on.
     """
@@ -109,6 +120,8 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     push_tried: bool = True
     pull_tried: bool = True
     lively_left_s: float = 0.0
+    session: Session | None = None
+    instance_uuid: str = ""
 
 
 class ResetOutcome(msgspec.Struct, frozen=True):

@@ -19,22 +19,24 @@ from typing import ClassVar
 from fsmv2.communicator import metrics
 from fsmv2.communicator.actions.call import is_insecure, transport_of
 from fsmv2.communicator.failurerate import LOGIN, FailureRate
-from fsmv2.communicator.outcomes import Credentials, LoginOutcome, Session
+from fsmv2.communicator.outcomes import Credentials, Held, LoginOutcome, Session
 from fsmv2.communicator.transport import token
-from fsmv2.communicator.transport.address import TOKEN_ENV
+from fsmv2.communicator.transport.address import TOKEN_ENV, relay_url_of_environment
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext, Secret
 
 # What only people can mend: the same token would be refused again.
 LASTING = frozenset({Kind.INVALID_TOKEN, Kind.INSTANCE_DELETED})
 TOKEN_FILE_BYTES_MAX = 16_384
+_WANTED = "want one line of text"
 # A name of its own, so that a test can let years pass for logins and for nothing else.
 wall_clock_s = time.time
 
 
 class AuthenticateAction(Action, frozen=True):
-    """Log in with ``credentials``. The identity of the last login, the count of failures and
-    their rate travel along, so that the outcome can carry them on.
+    """Log in with ``credentials``. The identity of the last login, the count of failures, their
+    rate and the session that is in use (``held``) travel along, so that the outcome of a login
+    that fails can carry them on.
 
     With the ``refused`` outcome of before, nothing is sent unless the token has changed since.
     """
@@ -44,9 +46,9 @@ class AuthenticateAction(Action, frozen=True):
     credentials: Credentials
     errors_in_row: int = 0
     instance_uuid: str = ""
-    instance_name: str = ""
     rate: FailureRate = FailureRate()
     refused: LoginOutcome | None = None
+    held: Held | None = None
 
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
@@ -59,7 +61,8 @@ class AuthenticateAction(Action, frozen=True):
                 return self.refused
             transport = transport_of(credentials)
             if is_insecure(credentials):
-                ctx.log("TLS certificates are not verified", "warning", relay=credentials.relay_url)
+                url = credentials.relay_url or relay_url_of_environment()
+                ctx.log("TLS certificates are not verified", "warning", relay=url)
             login = transport.authenticate(auth_token)
         except TransportError as error:
             return self._failed(ctx, error.problem, auth_token)
@@ -76,7 +79,7 @@ class AuthenticateAction(Action, frozen=True):
                 made_at=now,
             ),
             instance_uuid=login.instance_uuid or self.instance_uuid,
-            instance_name=login.instance_name or self.instance_name,
+            instance_name=login.instance_name,
         )
 
     def _failed(
@@ -95,9 +98,9 @@ class AuthenticateAction(Action, frozen=True):
             problem=problem,
             errors_in_row=self.errors_in_row + 1,
             instance_uuid=self.instance_uuid,
-            instance_name=self.instance_name,
             refused_mark=_mark(auth_token) if refused and auth_token is not None else None,
             rate=rate,
+            held=self.held,
         )
 
 
@@ -125,21 +128,31 @@ def resolve_auth_token(credentials: Credentials) -> Secret:
     text = os.environ.get(TOKEN_ENV, "").strip()
     if not text:
         raise _no_token(f"want auth_token, auth_token_file or the variable {TOKEN_ENV}")
-    if not text.isprintable():  # bytes that are no UTF-8 become such characters
-        raise _no_token(f"the variable {TOKEN_ENV}: got what is no text, want one line of text")
-    return Secret(text)
+    return _one_line(text, f"the variable {TOKEN_ENV}")
 
 
 def _from_file(path: Path) -> Secret:
+    where = f"auth_token_file {path}"
     try:
         with path.open("rb") as file:
-            text = file.read(TOKEN_FILE_BYTES_MAX).decode("utf-8").strip()
+            raw = file.read(TOKEN_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise _no_token(f"auth_token_file {path}: {error.strerror}") from None
+        raise _no_token(f"{where}: {error.strerror}") from None
+    # Before it is read as text: it may be cut within a character.
+    if len(raw) > TOKEN_FILE_BYTES_MAX:
+        raise _no_token(f"{where}: got more than {TOKEN_FILE_BYTES_MAX:,} bytes, {_WANTED}")
+    try:
+        text = raw.decode("utf-8").strip()
     except UnicodeDecodeError:
-        raise _no_token(f"auth_token_file {path}: got no UTF-8, want one line of text") from None
+        raise _no_token(f"{where}: got no UTF-8, {_WANTED}") from None
     if not text:
-        raise _no_token(f"auth_token_file {path}: got an empty file, want one line of text")
+        raise _no_token(f"{where}: got an empty file, {_WANTED}")
+    return _one_line(text, where)
+
+
+def _one_line(text: str, where: str) -> Secret:
+    if not text.isprintable():  # nor are the bytes of a variable that are no UTF-8
+        raise _no_token(f"{where}: got no single line of text, {_WANTED}")
     return Secret(text)
 
 

@@ -102,6 +102,8 @@ class SyncAction(Action, frozen=True):
         return SyncOutcome(
             made_for=self.access.credentials,
             login_id=self.access.login_id,
+            session=self.access.session,
+            instance_uuid=self.access.instance_uuid,
             push=_stands(push, self.push, sides.began_at, ended),
             pull=_stands(pull, self.pull, sides.began_at, ended),
             token_rejected=any(each is not None and each.is_rejected for each in (push, pull)),

@@ -1,7 +1,7 @@
-"""Authenticating: until there is a session that may be used.
+"""Authenticating: until there is a session that may be used, and at the first try to renew one.
 
 Knows: how a failed login is waited out.
-Does not know: syncing.
+Does not know: syncing, and how a renewal that has failed is tried again (`flow`).
 Invariants: a changed relay or token is tried at once, and once; a token that was refused is not
 sent again, or after an hour at the earliest, because it may be mended at the other end; what may
 pass by itself is tried again for ever.
@@ -9,11 +9,11 @@ pass by itself is tried again for ever.
 
 from __future__ import annotations
 
-from fsmv2.communicator.actions.authenticate import LASTING
 from fsmv2.communicator.states import syncing
 from fsmv2.communicator.states.reading import (
+    failed_login,
+    is_renewal_due,
     login_due_in_s,
-    login_failures,
     next_login,
     usable_session,
 )
@@ -26,16 +26,16 @@ class Authenticating(State):
     phase = Phase.STARTING
 
     def next(self, snap: Snapshot) -> Go | Act | Stay:
-        """To Syncing with a usable session, else a login when one is due."""
-        usable = usable_session(snap)
-        if not isinstance(usable, str):
-            return Go(syncing.Syncing, reason=f"logged in, token good for {usable.left_s:.0f} s")
-        errors, problem = login_failures(snap)
-        why = usable
-        if problem is not None:
-            why = f"login failed {errors} in a row, last: {problem}"
-            if problem.kind in LASTING:
-                why += "; parked until the relay or the token is changed"
+        """To Syncing with a usable session, new or, after a renewal that failed, the one there was;
+        else a login when one is due."""
+        usable, failed = usable_session(snap), failed_login(snap)
+        if isinstance(usable, str):
+            why = f"{usable}; login {failed}" if failed else usable
+        elif is_renewal_due(snap, usable):
+            why = usable.renewal
+        else:
+            held = f"renewal {failed}; " if failed else "logged in, "
+            return Go(syncing.Syncing, reason=f"{held}token good for {usable.left_s:.0f} s")
         due_in_s = login_due_in_s(snap)
         if due_in_s > 0:
             return Stay(reason=f"{why}; next login in {due_in_s:.1f} s")

@@ -8,7 +8,7 @@ Invariants: goes on trying; the first success of what failed ends it.
 from __future__ import annotations
 
 from fsmv2.communicator.states import authenticating, syncing
-from fsmv2.communicator.states.flow import directions, reset_due, sync_step
+from fsmv2.communicator.states.flow import directions, renewal_step, reset_due, sync_step
 from fsmv2.communicator.states.reading import usable_session
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 
@@ -23,6 +23,9 @@ class Degraded(State):
         usable = usable_session(snap)
         if isinstance(usable, str):
             return Go(authenticating.Authenticating, reason=usable)
+        renewal = renewal_step(snap, usable)
+        if renewal is not None:
+            return renewal
         both = directions(snap)
         if both.errors_in_row == 0:
             return Go(syncing.Syncing, reason=str(both))

@@ -2,7 +2,7 @@
 
 Knows: how each direction stands, when it is in trouble, what is due and what must wait, when
 connections are reset.
-Does not know: which state goes where, how a session comes to be (`reading`).
+Does not know: which state goes where (but for a renewal), how a session comes to be (`reading`).
 Invariants: pure; a wait is always measured from the end of the last try of that direction; each
 multiple of errors that a reset is due at leads to one reset; no message gets into a text.
 """
@@ -19,16 +19,21 @@ from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import LIVELY_PULL_S, NEVER, SyncAction, has_more
 from fsmv2.communicator.backoff import wait_s
 from fsmv2.communicator.outcomes import Direction, ResetOutcome
+from fsmv2.communicator.states import authenticating
 from fsmv2.communicator.states.reading import (
     Usable,
     credentials,
-    login_outcome,
+    failed_login,
+    instance_uuid,
+    is_renewal_due,
+    login_due_in_s,
+    next_login,
     sync_outcome,
     unfinished,
     value_of,
 )
 from fsmv2.communicator.transport.errors import FACTS, Kind
-from fsmv2.supervisor import Act, Snapshot, Stay
+from fsmv2.supervisor import Act, Go, Snapshot, Stay
 
 if TYPE_CHECKING:
     from fsmv2.communicator.worker import CommunicatorConfig
@@ -124,6 +129,17 @@ def reset_due(snap: Snapshot) -> ResetAction | None:
     return ResetAction(generation=generation(snap) + 1, errors_in_row=max(errors), path=path)
 
 
+def renewal_step(snap: Snapshot, usable: Usable) -> Go | Act | None:
+    """Renew the session, where that is due: the first time in Authenticating. A renewal that has
+    failed is tried again from where we are, between syncs, and no state tells of each try."""
+    if not is_renewal_due(snap, usable):
+        return None
+    failed = failed_login(snap)
+    if not failed:
+        return Go(authenticating.Authenticating, reason=usable.renewal)
+    return Act(next_login(snap), reason=f"logging in: {usable.renewal}; renewal {failed}")
+
+
 def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
     """Sync what is due, or say how long nothing is."""
     config: CommunicatorConfig = snap.config
@@ -131,7 +147,7 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         return Stay(reason="logged in; neither outbox nor inbox is set, so nothing is synced")
     push_in_s = NEVER if config.outbox is None else _due_in_s(snap, usable, both.push, "push")
     pull_in_s = NEVER if config.inbox is None else _due_in_s(snap, usable, both.pull, "pull")
-    story = f"{both}; token good for {usable.left_s:.0f} s"
+    story = f"{both}; token good for {usable.left_s:.0f} s{_renewal_story(snap, usable)}"
     if min(push_in_s, pull_in_s) > 0:
         return Stay(reason=f"{story}; next sync in {min(push_in_s, pull_in_s):.1f} s")
     action = SyncAction(
@@ -153,14 +169,21 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
 
 def access(snap: Snapshot, usable: Usable) -> Access:
     """What an action speaks to the relay with."""
-    login = login_outcome(snap)
     return Access(
         credentials=credentials(snap),
         session=usable.session,
         login_id=usable.login_id,
-        instance_uuid=login.instance_uuid if login is not None else "",
+        instance_uuid=instance_uuid(snap),
         generation=generation(snap),
     )
+
+
+def _renewal_story(snap: Snapshot, usable: Usable) -> str:
+    failed = failed_login(snap)
+    if not failed:
+        return ""
+    next_one = f"; next login in {login_due_in_s(snap):.0f} s" if usable.renewal else ""
+    return f"; renewal {failed}{next_one}"
 
 
 def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -> float:

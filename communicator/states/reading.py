@@ -1,10 +1,12 @@
 """How the communicator's states read a snapshot: logins and sessions.
 
-Knows: which session may be used, how logins stand, when the next one is due.
+Knows: which session may be used, when it is to be renewed, how logins stand, when the next one is
+due.
 Does not know: which state goes where, pushing and pulling (`flow`).
 Invariants: pure; a wait is always measured from the end of the last attempt; an outcome that
-was made for other credentials counts for nothing; what is refused of one direction only ends no
-session of the other's; no token gets into a text.
+was made for other credentials counts for nothing; a session ends when it expires, when the relay
+refuses it or when the credentials change, never because a login fails or is killed; what is refused
+of one direction only ends no session of the other's; no token gets into a text.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from fsmv2.communicator.backoff import WAIT_S_MAX, spread, wait_s
 from fsmv2.communicator.outcomes import (
     Credentials,
     Direction,
+    Held,
     LoginOutcome,
     Session,
     SyncOutcome,
@@ -41,11 +44,13 @@ DAY_S = 24 * 3600.0
 
 
 class Usable(NamedTuple):
-    """A session that may be used now, and the attempt that made it."""
+    """A session that may be used now, the attempt that made it, and why it is to be renewed (empty:
+    it is not)."""
 
     session: Session
     login_id: int
     left_s: float
+    renewal: str = ""
 
 
 def credentials(snap: Snapshot) -> Credentials:
@@ -62,41 +67,72 @@ def credentials(snap: Snapshot) -> Credentials:
 
 
 def usable_session(snap: Snapshot) -> Usable | str:
-    """The session to sync with, or why a login is needed."""
-    result = snap.result(AuthenticateAction)
+    """The session to sync with, or why there is none."""
     login = login_outcome(snap)
-    if result is None or login is None:
-        return "not logged in"
-    if login.made_for != credentials(snap):
+    if login is not None and login.made_for != credentials(snap):
         return "relay or credentials changed"
-    if login.session is None:
+    held = _held(snap)
+    if held is None:
         return "not logged in"
-    synced = sync_outcome(snap)
-    is_of_this = synced is not None and synced.login_id == result.attempt_id
-    if synced is not None and is_of_this and _is_refused_as_a_whole(snap, synced):
-        return "token refused by the relay"
     now = snap.now
-    if now >= login.session.refresh_at:
-        return f"token expires in {login.session.expires_at - now:.0f} s, renewed ahead of that"
-    if _is_renewed_at_night(login.session, now, snap.identity.path):
-        return "token would expire during the next working day, renewed at night"
-    return Usable(login.session, result.attempt_id, login.session.expires_at - now)
+    left_s = held.session.expires_at - now
+    synced = sync_outcome(snap)
+    refused = ""
+    if synced is not None and synced.login_id == held.login_id:
+        if _is_refused_as_a_whole(snap, synced):
+            return "token refused by the relay"
+        refused = _doubt(snap, synced)
+    if left_s <= 0:
+        return "token has expired"
+    renewal = refused
+    if now >= held.session.refresh_at:
+        renewal = f"token expires in {left_s:.0f} s, renewed ahead of that"
+    elif _is_renewed_at_night(held.session, now, snap.identity.path):
+        renewal = "token would expire during the next working day, renewed at night"
+    return Usable(held.session, held.login_id, left_s, renewal)
+
+
+def is_renewal_due(snap: Snapshot, usable: Usable) -> bool:
+    """Whether ``usable`` is to be renewed, and the last login long enough ago."""
+    return bool(usable.renewal) and login_due_in_s(snap) <= 0
+
+
+def _held(snap: Snapshot) -> Held | None:
+    """The session of the last login that succeeded, by what the attempts since then tell of it."""
+    result, login = snap.result(AuthenticateAction), login_outcome(snap)
+    if result is not None and login is not None:
+        if login.session is None:
+            return login.held
+        return Held(login.session, result.attempt_id)
+    # Killed: its outcome is lost, but not the session that the last sync was made with.
+    synced = sync_outcome(snap)
+    if synced is None or synced.session is None or synced.made_for != credentials(snap):
+        return None
+    return Held(synced.session, synced.login_id)
+
+
+def instance_uuid(snap: Snapshot) -> str:
+    """What the relay has called us last, for the present credentials; empty if it never has."""
+    for last in (login_outcome(snap), sync_outcome(snap)):
+        if last is not None and last.made_for == credentials(snap) and last.instance_uuid:
+            return last.instance_uuid
+    return ""
 
 
 def _is_renewed_at_night(session: Session, now: float, path: str) -> bool:
-    """Whether it is the night's moment for ``path`` and ``session`` is one that cannot wait.
+    """Whether the night's moment for ``path`` has come, and ``session`` is one that cannot wait.
 
-    Each worker has its own moment in the hour, and a session made since then is left alone.
+    Each worker has its own moment in the hour, and a session made since then is left alone. One
+    that could not be renewed in the hour is tried on, until the day is over.
     """
-    if not now < session.expires_at <= now + DAY_S:
-        return False
     here = time.localtime(now)
-    into_hour_s = here.tm_min * 60 + here.tm_sec
-    moment_s = 3000 * spread(path, NIGHT_HOUR)
-    if here.tm_hour != NIGHT_HOUR or into_hour_s < moment_s:
+    into_day_s = here.tm_hour * 3600 + here.tm_min * 60 + here.tm_sec
+    since_s = into_day_s - NIGHT_HOUR * 3600 - 3000 * spread(path, NIGHT_HOUR)
+    if since_s < 0 or session.made_at >= now - since_s:
         return False
-    was_before = session.made_at < now - (into_hour_s - moment_s)
-    return was_before and time.localtime(session.expires_at).tm_hour in WORK_HOURS
+    if not now < session.expires_at <= now - since_s + DAY_S:
+        return False
+    return time.localtime(session.expires_at).tm_hour in WORK_HOURS
 
 
 def login_outcome(snap: Snapshot) -> LoginOutcome | None:
@@ -139,21 +175,32 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
     """The login that is due now."""
     before = login_outcome(snap)
     errors, problem = login_failures(snap)
-    action = AuthenticateAction(credentials=credentials(snap), errors_in_row=errors)
+    usable = usable_session(snap)
     # An identity belongs to a relay and a token; it must not outlive a change of either.
+    action = AuthenticateAction(
+        credentials=credentials(snap),
+        errors_in_row=errors,
+        instance_uuid=instance_uuid(snap),
+        held=None if isinstance(usable, str) else Held(usable.session, usable.login_id),
+    )
     if before is None or before.made_for != action.credentials:
         return action
-    action = msgspec.structs.replace(
-        action,
-        instance_uuid=before.instance_uuid,
-        instance_name=before.instance_name,
-        rate=before.rate,
-    )
+    action = msgspec.structs.replace(action, rate=before.rate)
     asked_s_ago = before.asked_s_ago + snap.since_result_s(AuthenticateAction)
     if problem is None or problem.kind not in LASTING or asked_s_ago >= WAIT_S_MAX:
         return action
-    known = msgspec.structs.replace(before, asked_s_ago=asked_s_ago)
+    known = msgspec.structs.replace(before, asked_s_ago=asked_s_ago, held=action.held)
     return msgspec.structs.replace(action, refused=known)
+
+
+def failed_login(snap: Snapshot) -> str:
+    """What there is to say of the last login if it failed: how often in a row, why, and whether
+    it is tried again; else nothing."""
+    errors, problem = login_failures(snap)
+    if problem is None:
+        return ""
+    parked = "; parked until the relay or the token is changed" if problem.kind in LASTING else ""
+    return f"failed {errors} in a row, last: {problem}{parked}"
 
 
 def _refused(synced: SyncOutcome) -> dict[str, Direction]:
@@ -174,9 +221,7 @@ def _is_refused_as_a_whole(snap: Snapshot, synced: SyncOutcome) -> bool:
     """Whether a refusal in ``synced`` is about its session, and not one direction's own.
 
     The first one of a direction is, for it may be about the token: one login shows. When a new
-    token is refused there too it is the session's where no direction is served, and none of its
-    where another one is. Where that one had nothing to ask it cannot be told: the other one goes
-    on with the session there is, and the login that is due sooner or later is the next try.
+    token is refused there too it is the session's where no direction is served.
     """
     refused = _refused(synced)
     if not synced.token_rejected or not refused:
@@ -189,13 +234,23 @@ def _is_refused_as_a_whole(snap: Snapshot, synced: SyncOutcome) -> bool:
         for each, folder in ((synced.push, config.outbox), (synced.pull, config.inbox))
         if folder is not None
     ]
-    if all(map(_is_refusal, used)):
-        return True
+    return all(map(_is_refusal, used))
+
+
+def _doubt(snap: Snapshot, synced: SyncOutcome) -> str:
+    """Why to log in again for a refusal that is not the session's as a whole, empty for no reason.
+
+    It is not where the other direction is served. Where that one had nothing to ask it cannot be
+    told: it goes on with the session there is, and a login each now and then is the next try.
+    """
+    if not synced.token_rejected or not _refused(synced):
+        return ""
     push_served = synced.push_tried and synced.push.problem is None and synced.push.moved > 0
     pull_served = synced.pull_tried and synced.pull.problem is None and not synced.pull.held
     if push_served or pull_served:
-        return False
-    return snap.since_result_s(AuthenticateAction) >= _rejection_wait_s(snap)
+        return ""
+    waited = snap.since_result_s(AuthenticateAction) >= _rejection_wait_s(snap)
+    return "token refused by the relay in one direction" if waited else ""
 
 
 def _rejection_wait_s(snap: Snapshot) -> float:

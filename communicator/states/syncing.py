@@ -2,13 +2,14 @@
 
 Knows: when it must log in again, and when it is no longer well.
 Does not know: how long errors are waited out (`flow`).
-Invariants: no sync without a session that is good beyond its refresh moment.
+Invariants: no sync without a session that is good; at its refresh moment one way to Authenticating,
+and none more for a renewal that fails.
 """
 
 from __future__ import annotations
 
 from fsmv2.communicator.states import authenticating, degraded
-from fsmv2.communicator.states.flow import directions, sync_step
+from fsmv2.communicator.states.flow import directions, renewal_step, sync_step
 from fsmv2.communicator.states.reading import usable_session
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 
@@ -24,6 +25,9 @@ class Syncing(State):
         usable = usable_session(snap)
         if isinstance(usable, str):
             return Go(authenticating.Authenticating, reason=usable)
+        renewal = renewal_step(snap, usable)
+        if renewal is not None:
+            return renewal
         both = directions(snap)
         if both.is_in_trouble:
             return Go(degraded.Degraded, reason=str(both))

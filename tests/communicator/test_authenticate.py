@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
@@ -138,9 +139,9 @@ def test_slow_relay_is_a_network_problem_at_the_timeout(
 def test_reply_without_uuid_keeps_the_last_one(context: Any, relay: Relay) -> None:
     """Scenario 11: empty means "unchanged", with a warning."""
     relay.backend.login_body = b"{}"
-    outcome = login(context, relay, instance_uuid="3f0c", instance_name="press")
+    outcome = login(context, relay, instance_uuid="3f0c")
     assert outcome.session is not None
-    assert (outcome.instance_uuid, outcome.instance_name) == ("3f0c", "press")
+    assert outcome.instance_uuid == "3f0c"
     assert "no uuid" in str(context.logged)
 
 
@@ -158,7 +159,7 @@ def test_auth_token_comes_from_config_file_or_environment(
     monkeypatch.setenv("AUTH_TOKEN", "half-\udcff")
     outcome = login(context, relay, credentials=credentials(relay, None))
     assert outcome.problem is not None
-    assert "no text" in outcome.problem.text
+    assert "no single line of text" in outcome.problem.text
     monkeypatch.setenv("AUTH_TOKEN", "wrong-token")
     file = tmp_path / "token"
     from_file = credentials(relay, None, auth_token_file=str(file))
@@ -170,3 +171,57 @@ def test_auth_token_comes_from_config_file_or_environment(
 
     monkeypatch.setenv("AUTH_TOKEN", DEMO_TOKEN)
     assert login(context, relay, credentials=none).session is not None
+
+
+@pytest.mark.parametrize(
+    ("raw", "got"),
+    [
+        (f"{DEMO_TOKEN}\nsecond\n".encode(), "no single line of text"),
+        (f"{DEMO_TOKEN}\x00".encode(), "no single line of text"),
+        (b"\xef\xbb\xbf" + DEMO_TOKEN.encode(), "no single line of text"),
+        (b"\xff\xfe" + DEMO_TOKEN.encode("utf-16-le"), "no UTF-8"),
+        (b" \n\n", "an empty file"),
+        (DEMO_TOKEN.encode() + b" " * 16_384, "more than 16,384 bytes"),
+        ("é".encode() * 8_193, "more than 16,384 bytes"),
+    ],
+    ids=["two lines", "NUL", "BOM", "UTF-16", "empty", "blanks", "cut in a character"],
+)
+def test_what_is_no_token_in_a_file_is_told_and_never_sent(
+    context: ActionContext, relay: Relay, tmp_path: Path, raw: bytes, got: str
+) -> None:
+    """One line of text, or a problem that says what is in the file instead: not its first lines or
+    bytes, which would be refused as a wrong token."""
+    file = tmp_path / "token"
+    file.write_bytes(raw)
+    from_file = credentials(relay, None, auth_token_file=str(file))
+    outcome = login(context, relay, credentials=from_file)
+    assert outcome.problem is not None
+    assert outcome.problem.kind is Kind.INVALID_TOKEN
+    assert f"got {got}, want one line of text" in outcome.problem.text
+    assert DEMO_TOKEN not in outcome.problem.text
+    assert relay.requests() == []
+
+
+def test_token_file_of_the_largest_size_is_taken(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """All 16,384 bytes of it, the end of the line among them."""
+    file = tmp_path / "token"
+    file.write_bytes(DEMO_TOKEN.encode().ljust(16_383) + b"\n")
+    from_file = credentials(relay, None, auth_token_file=str(file))
+    assert login(context, relay, credentials=from_file).session is not None
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_unverified_tls_is_told_with_the_relay_it_is_about(
+    context: Any, relay: Relay, monkeypatch: pytest.MonkeyPatch, by_variable: bool
+) -> None:
+    """Also when its address comes from the environment."""
+    monkeypatch.setenv("API_URL", relay.url)
+    asked = msgspec.structs.replace(
+        credentials(relay), relay_url="" if by_variable else relay.url, allow_insecure_tls=True
+    )
+    assert login(context, relay, credentials=asked).session is not None
+    assert context.logged == [
+        ("TLS certificates are not verified", "warning", {"relay": relay.url})
+    ]
