@@ -26,6 +26,9 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CONTENT_BYTES_MAX = 64 * 1024 * 1024
 # Below this zstd gains nothing worth its price; the instances in the field draw the line here.
 COMPRESSED_FROM_BYTES = 1024
+# What a value takes as an object, at most, beside its text.
+_VALUE_BYTES = 128
+_PACKED = base64.b64encode(ZSTD_MAGIC)[:5].decode("ascii")
 # zstd makes a little more of what it cannot pack.
 _ZSTD_MORE = 1024
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
@@ -46,6 +49,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<Message {len(self.content)} characters of content>"
+
+
+class Content(NamedTuple):
+    """A decoded content. ``size``: so many bytes of memory it may take."""
+
+    message_type: str
+    payload: Any
+    size: int
+
+    def __repr__(self) -> str:
+        return f"<Content of {self.size} bytes>"
 
 
 class Batch(NamedTuple):
@@ -157,15 +171,32 @@ def decode_content(content: str, bytes_max: int | None = None) -> tuple[str, Any
 
     Raises `CodecError`.
     """
-    bytes_max = CONTENT_BYTES_MAX if bytes_max is None else bytes_max
-    inner = _inner(content, bytes_max)
+    read = read_content(content, bytes_max)
+    return read.message_type, read.payload
+
+
+def read_content(content: str, bytes_max: int | None = None) -> Content:
+    """`decode_content`, with how much it takes."""
+    inner = unpack_content(content, bytes_max)
     _check(inner, "content")
     fields = _object(inner, "content")
     payload = _field(fields, "Payload")
-    return (
+    values = inner.count(b",") + inner.count(b"[") + inner.count(b"{")
+    return Content(
         _text(fields, "MessageType"),
         None if payload is None else _decode(payload, "content", Any),
+        len(inner) + _VALUE_BYTES * values,
     )
+
+
+def unpack_content(content: str, bytes_max: int | None = None) -> bytes:
+    """The JSON of a content, not looked at. Raises `CodecError`."""
+    return _inner(content, CONTENT_BYTES_MAX if bytes_max is None else bytes_max)
+
+
+def is_packed(content: str) -> bool:
+    """Whether a content may be much larger than it looks."""
+    return content.startswith(_PACKED)
 
 
 def _inner(content: str, bytes_max: int) -> bytes:
@@ -207,12 +238,17 @@ def read_texts(body: bytes, what: str, keys: Sequence[str]) -> list[str]:
 def read_text(fields: Mapping[str, Any], key: str) -> str:
     """The text under ``key`` in any case of a decoded object, empty where missing; raises
     `CodecError`."""
-    value = _field(fields, key)
+    value = read_value(fields, key)
     if value is None:
         return ""
     if not isinstance(value, str):
         raise CodecError(f"cannot read {key}: got {type(value).__name__}, want str")
     return value
+
+
+def read_value(fields: Mapping[str, Any], key: str) -> Any:
+    """What is under ``key`` in any case of a decoded object; None where it is missing."""
+    return _field(fields, key)
 
 
 def _check(data: bytes, what: str) -> None:

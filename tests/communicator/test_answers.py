@@ -107,7 +107,7 @@ def test_a_kill_between_a_last_reply_and_its_note_repeats_that_reply_or_nothing(
     line.order(kind=kind)
     line.run()
     with monkeypatch.context() as patch:
-        patch.setattr(line.router, "_is_answered", lambda one: None)
+        patch.setattr(line.router._replies, "_on_answered", lambda one: None)
         line.pool.end(value=2)
         assert line.outbound.flush(20)
     first = [one.message for one in spool.outgoing(tmp_path / "out", 99, 1 << 20)[0]]

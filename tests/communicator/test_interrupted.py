@@ -92,7 +92,7 @@ def test_a_last_reply_on_disk_is_an_answer_though_nothing_was_noted(
     line.order()
     line.run()
     with monkeypatch.context() as patch:
-        patch.setattr(line.router, "_is_answered", lambda one: None)
+        patch.setattr(line.router._replies, "_on_answered", lambda one: None)
         line.pool.end(value=2)
         assert line.outbound.flush(20)
     spool.post(line.folder / "out", email="x", message_type="status", payload=["u1"])
