@@ -34,8 +34,9 @@ class Ledger:
     """Reads what earlier lives have left in ``inbox``, which must be claimed. Raises `OSError`."""
 
     def __init__(self, inbox: Path, outbox: Path) -> None:
-        self._done = Journal(inbox)
         self._begun = Journal(inbox, name=BEGUN, reads_all=True)
+        # What `.done` forgets must not be left in `.begun`: it would count as interrupted.
+        self._done = Journal(inbox, reads_all=True, before_trim=self._begun.tidy)
         self._answers = Answers(inbox)
         self.tries = Tries(inbox)
         self._begun.forget_known(self._done)
