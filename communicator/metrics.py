@@ -123,29 +123,47 @@ def failed(direction: str, problem: Problem) -> None:
 
 
 class Collector:
-    """A switchboard's counts, read when somebody asks."""
+    """Switchboards' counts, read when somebody asks. A registry takes one: the series of a second
+    could not be told from the first's."""
 
-    def __init__(self, board: Switchboard) -> None:
-        self._board = board
+    def __init__(self, boards: Mapping[str, Switchboard], labels: tuple[str, ...]) -> None:
+        self._boards = boards
+        self._labels = labels
+
+    def describe(self) -> list[Any]:
+        """What the registry asks for, to see whether another has the same names."""
+        from fsmv2.communicator.switchboard.counts import COUNTED
+
+        return [_switchboard_family(name, self._labels) for name in COUNTED]
 
     def collect(self) -> Iterator[Any]:
         """What the registry of prometheus-client asks for."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        from fsmv2.communicator.switchboard.counts import COUNTED
-
-        for name, value in self._board.statistics().items():
-            if name in COUNTED:
-                help_ = COUNTED[name].capitalize() + "."
-                yield CounterMetricFamily(f"{_PREFIX}switchboard_{name}", help_, value)
-            else:
-                what = f"{name.removesuffix('_now').capitalize()} at present."
-                yield GaugeMetricFamily(f"{_PREFIX}switchboard_{name}", what, value)
+        told = {name: board.statistics() for name, board in self._boards.items()}
+        for name in next(iter(told.values()), {}):
+            family = _switchboard_family(name, self._labels)
+            for board, values in told.items():
+                family.add_metric([board] if self._labels else [], values[name])
+            yield family
 
 
-def collector(board: Switchboard) -> Collector:
-    """For ``prometheus_client.REGISTRY.register(collector(board))`` in an embedding program."""
-    return Collector(board)
+def collector(boards: Switchboard | Mapping[str, Switchboard]) -> Collector:
+    """For ``prometheus_client.REGISTRY.register(collector(board))`` in an embedding program; one
+    with several switchboards gives them all, by names, which are the label ``board``."""
+    if isinstance(boards, Mapping):
+        return Collector(dict(boards), ("board",))
+    return Collector({"": boards}, ())
+
+
+def _switchboard_family(name: str, labels: tuple[str, ...]) -> Any:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    from fsmv2.communicator.switchboard.counts import COUNTED
+
+    full = f"{_PREFIX}switchboard_{name}"
+    if name in COUNTED:
+        return CounterMetricFamily(full, f"{COUNTED[name].capitalize()}.", labels=labels)
+    what = f"{name.removesuffix('_now').capitalize()} at present."
+    return GaugeMetricFamily(full, what, labels=labels)
 
 
 @contextlib.contextmanager

@@ -55,8 +55,8 @@ class Answers:
         """Keep ``line`` under ``key``, without a sync. What goes wrong goes wrong quietly."""
         with self._lock, contextlib.suppress(OSError):
             name = _name(key)
-            if name in self._kept:
-                return
+            if name in self._kept and self._is_whole:
+                return  # else it may not be on disk: its first try has failed
             self._kept[name] = line
             if not self._is_whole:
                 self._write_anew()

@@ -34,12 +34,12 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At most ``messages_max`` messages and ``bytes_max`` bytes wait at a time.
 
     Every writer counts what is there before it writes; so many writers as write in the same
-    moment, so many of their groups may be beyond it.
+    moment, so many of their groups may be beyond it. ``policy`` is one of `Policy`, or its text.
     """
 
     messages_max: int = 10_000
     bytes_max: int = 256 * 1024 * 1024
-    policy: Policy = Policy.REPLIES_FIRST
+    policy: str = Policy.REPLIES_FIRST
 
     def __post_init__(self) -> None:
         if self.messages_max < 1 or self.bytes_max < 1:
@@ -47,6 +47,9 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"cannot bound a spool: got messages_max {self.messages_max} and bytes_max "
                 f"{self.bytes_max}, want at least 1 of each"
             )
+        if self.policy not in tuple(Policy):
+            known = " or ".join(repr(str(each)) for each in Policy)
+            raise ValueError(f"cannot bound a spool: got policy {self.policy!r}, want {known}")
 
 
 class Usage(NamedTuple):
@@ -83,7 +86,7 @@ def check_admitted(
     """
     if not present.messages and more.messages <= 1:
         return
-    halved = replaceable and bounds.policy is Policy.REPLIES_FIRST
+    halved = replaceable and bounds.policy == Policy.REPLIES_FIRST
     share = REPLACEABLE_SHARE if halved else 1.0
     messages = present.messages + more.messages
     size = present.bytes + more.bytes

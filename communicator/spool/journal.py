@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fsmv2.communicator.spool import segments
@@ -27,6 +27,7 @@ class Journal:
     """A set of texts in the file ``name`` of ``folder``, the last ``keys_max``. Raises `OSError`.
 
     ``reads_all``: it begins with all that is in the file, which are twice as many at most.
+    ``before_trim`` is called before the oldest go from the file; what it raises keeps them.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Journal:
         *,
         name: str = DONE,
         reads_all: bool = False,
+        before_trim: Callable[[], None] | None = None,
     ) -> None:
         self._path = folder / name
         self._keys_max = keys_max
+        self._before_trim = before_trim
         self._disk = disk
         self._lock = threading.Lock()
         self._known: dict[str, None] = {}
@@ -116,6 +119,8 @@ class Journal:
                 self._write_anew()
 
     def _write_anew(self) -> None:
+        if self._before_trim is not None:
+            self._before_trim()
         stem = segments.new_stem(())
         draft = self._path.with_name(f".{stem}{self._path.name}.draft")
         self._is_whole = False

@@ -3,7 +3,8 @@
 Knows: the orders that wait, and the number of those that were begun and are not answered.
 Does not know: how an order is noted, run or answered.
 Invariants: they begin in the order they came; of no more than ``begun_max`` a kill leaves unknown
-whether they ran. `Accepted` is for the router's thread, but for `ended`.
+whether they ran; what they take in memory is counted until they are answered. `Accepted`
+is for the router's thread, but for `ended`.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ from fsmv2.communicator.switchboard.orders import Order
 from fsmv2.supervisor import Action, ActionResult
 
 BEGUN_MAX = 32
+# Of the payloads of all that are open, as objects, whatever they were packed to; and one more.
+BYTES_MAX = 64 * 1024 * 1024
 
 
 class Open:
     """An order that is not settled yet."""
 
-    __slots__ = ("future", "incoming", "is_running", "order")
+    __slots__ = ("future", "incoming", "is_running", "order", "size")
 
     def __init__(self, order: Order, incoming: Incoming) -> None:
         self.order = order
         self.incoming = incoming
         self.future: Future[ActionResult] | None = None
         self.is_running = False
+        self.size = 0
 
     def forget_content(self) -> None:
-        """The pool has it: keep what a reply needs, a thousand of them may be open."""
+        """Its action has it: keep what a reply needs, a thousand of them may be open."""
         self.incoming.message = msgspec.structs.replace(self.incoming.message, content="")
         self.order = msgspec.structs.replace(self.order, payload=None)
 
@@ -49,13 +53,22 @@ class Accepted:
         self._waiting: deque[tuple[Open, Action]] = deque()
         self._lock = threading.Lock()
         self._running = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def append(self, one: Open, action: Action) -> None:
-        """It is to be run."""
+    @property
+    def is_heavy(self) -> bool:
+        """Whether what is open takes so much memory that no more of it may come."""
+        return self._bytes >= BYTES_MAX
+
+    def append(self, one: Open, action: Action, size: int) -> None:
+        """It is to be run, and takes ``size`` bytes until it is answered."""
         self._waiting.append((one, action))
+        with self._lock:
+            one.size = size
+            self._bytes += size
 
     def next(self) -> list[tuple[Open, Action]]:
         """Those that may begin now. They stay, until `begin` or `give_back`."""
@@ -80,6 +93,8 @@ class Accepted:
         with self._lock:
             self._running -= one.is_running
             one.is_running = False
+            self._bytes -= one.size
+            one.size = 0
             room = self.begun_max - self._running
         return len(self._waiting) > 0 and room in (self._half, self.begun_max)
 
@@ -87,6 +102,8 @@ class Accepted:
         """None of them is to begin any more."""
         given = [one for one, _ in self._waiting]
         self._waiting.clear()
+        with self._lock:
+            self._bytes -= sum(one.size for one in given)
         return given
 
     @property

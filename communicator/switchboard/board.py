@@ -93,6 +93,7 @@ class Switchboard:
             else None
         )
         self._stopping = threading.Event()
+        self._is_closed = False
         self._threads: list[threading.Thread] = []
         self._claim: IO[bytes] | None = None
         self._claim_lock = threading.Lock()
@@ -115,7 +116,11 @@ class Switchboard:
 
     def start(self) -> None:
         """Start the threads. Raises `spool.Claimed` when another consumer reads the inbox (a
-        standby tries again until it does not), and `OSError`; then nothing was started."""
+        standby tries again until it does not), and `OSError`; then nothing was started. Raises
+        `RuntimeError` after `close`, and where it runs: each start wants a new switchboard."""
+        if self._is_closed or self._claim_users:
+            state = "was closed" if self._is_closed else "runs"
+            raise RuntimeError(f"cannot start a switchboard: this one {state}, want a new one")
         claimed = claim(self.inbound.folder)
         try:
             # Not before: until now somebody else may have run orders, and noted them.
@@ -149,6 +154,7 @@ class Switchboard:
     def close(self, timeout_s: float = STOP_S) -> LeftOver:
         """Stop; returns what is left over after ``timeout_s`` seconds. May be called twice."""
         ends_at = time.monotonic() + timeout_s
+        self._is_closed = True
         self.router.stop()
         while self.router.in_flight and self._is_routing and time.monotonic() < ends_at:
             time.sleep(0.01)

@@ -18,6 +18,8 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "received": "messages read from the inbox",
         "unreadable": "messages that are no message, or whose content is none",
         "unexpected": "messages of a type that nobody routes",
+        "postponed": "times a message was put off for want of memory",
+        "set_aside": "messages that could not be routed, and are kept for people as .unreadable",
         "subscribes": "subscriptions and renewals",
         "orders": "actions that were asked for",
         "duplicates": "actions that were delivered again, and not run again",
@@ -35,7 +37,7 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "spooled": "messages written to disk",
         "spool_groups": "groups they were written in, each with one sync",
         "spool_failures": "groups that could not be written, and are tried again",
-        "faults": "messages that were given up because of an error of ours",
+        "faults": "errors of ours; an order that met one is answered with failure",
     }
 )
 TELL_EVERY_S = 60.0

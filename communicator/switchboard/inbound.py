@@ -14,7 +14,8 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from fsmv2.communicator.spool import finish, inbox_files, segments, usage
@@ -24,6 +25,8 @@ from fsmv2.communicator.transport import codec
 from fsmv2.communicator.transport.codec import CodecError, Message
 
 WINDOW = 1_000
+# So often a message is begun to be read, or routed; then it is given up.
+TRIES_MAX = 5
 # The folder is looked at so often: in a conversation, and when nothing has come for a while.
 LIVELY_S = 2.0
 LIVELY_POLL_S = 0.005
@@ -31,13 +34,18 @@ IDLE_POLL_S = 0.05
 
 
 class Incoming:
-    """One message. Call `done` when it has been dealt with; until then it may come again."""
+    """One message. Call `done` when it has been dealt with; until then it may come again.
+    ``name`` is its place in the inbox, the same in every life."""
 
-    __slots__ = ("_done", "message")
+    __slots__ = ("_done", "_keep", "message", "name")
 
-    def __init__(self, message: Message, done: Callable[[], None]) -> None:
+    def __init__(
+        self, message: Message, done: Callable[[], None], name: str, keep: Callable[[], None]
+    ) -> None:
         self.message = message
+        self.name = name
         self._done: Callable[[], None] | None = done
+        self._keep = keep
 
     def __repr__(self) -> str:
         return f"<Incoming {self.message!r}>"
@@ -48,12 +56,28 @@ class Incoming:
         if done is not None:
             done()
 
+    def set_aside(self) -> None:
+        """`done`, but its file is kept for people."""
+        self._keep()
+        self.done()
+
 
 class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.open = 1  # the reader's own, until it has read to the end
         self.has_unreadable = False
+        self.lines: deque[bytes] = deque()
+        self.begun = 0  # lines that were read
+        self.tries = 0  # of the next one
+
+    def keep(self) -> None:
+        self.has_unreadable = True
+
+    def pass_on(self) -> None:
+        self.lines.popleft()
+        self.begun += 1
+        self.tries = 0
 
 
 class Inbound:
@@ -76,7 +100,7 @@ class Inbound:
         self._begun: set[Path] = set()
         self._finished: list[_File] = []
         self._ahead: deque[Path] = deque()
-        self._messages: Iterator[Incoming] = iter(())
+        self._file: _File | None = None
 
     def __repr__(self) -> str:
         return f"<Inbound {self._open} open>"
@@ -96,11 +120,12 @@ class Inbound:
 
     def receive(self, timeout_s: float = 0.0) -> Incoming | None:
         """The next message; None when none has come within ``timeout_s`` seconds, when the window
-        is full, or after `wake`. Raises `OSError`."""
+        is full, or after `wake`. Raises `OSError`, and `MemoryError` where there is too little to
+        read the next one, which stays the next one; `TRIES_MAX` times, then it is kept aside."""
         ends_at = time.monotonic() + timeout_s
         while True:
             if self._open < self._window:
-                found = next(self._messages, None) or self._next_file()
+                found = self._next_message() or self._next_file()
                 if found is not None:
                     self.counts.add("received")
                     self._lively_until = time.monotonic() + LIVELY_S
@@ -135,36 +160,58 @@ class Inbound:
             if path in self._begun:
                 continue
             self._begun.add(path)
-            self._messages = self._read(path)
-            found = next(self._messages, None)
+            self._read(path)
+            found = self._next_message()
             if found is not None:
                 return found
         return None
 
-    def _read(self, path: Path) -> Iterator[Incoming]:
+    def _read(self, path: Path) -> None:
         try:
             data = DISK.read(path)
+            lines = segments.lines_of(data, path.name)
         except FileNotFoundError:
             self._begun.discard(path)
             return
-        except OSError:
+        except (OSError, MemoryError):
             # It is still the next one: what is newer must not overtake it.
             self._begun.discard(path)
             self._ahead.clear()
             raise
-        file = _File(path)
-        for line in segments.lines_of(data, path.name):
-            try:
-                message = codec.decode_message(line)
-            except CodecError as error:
-                file.has_unreadable = True
-                self.counts.tell("unreadable", str(error))
-                continue
-            with self._lock:
-                file.open += 1
-                self._open += 1
-            yield Incoming(message, lambda: self._done(file))
+        self._file = _File(path)
+        self._file.lines.extend(lines)
+
+    def _next_message(self) -> Incoming | None:
+        file = self._file
+        if file is None:
+            return None
+        while file.lines:
+            message = self._decode(file)
+            name = f"{file.path.name}#{file.begun}"
+            file.pass_on()
+            if message is not None:
+                with self._lock:
+                    file.open += 1
+                    self._open += 1
+                return Incoming(message, partial(self._done, file), name, file.keep)
+        self._file = None
         self._release(file)
+        return None
+
+    def _decode(self, file: _File) -> Message | None:
+        """The next message of it; None: it is none."""
+        try:
+            return codec.decode_message(file.lines[0])
+        except CodecError as error:
+            why = str(error)
+        except MemoryError:
+            file.tries += 1
+            if file.tries < TRIES_MAX:
+                raise
+            why = "cannot read a message: it needs more memory than there is"
+        file.keep()
+        self.counts.tell("unreadable", why)
+        return None
 
     def _done(self, file: _File) -> None:
         with self._lock:

@@ -1,7 +1,7 @@
 """Which orders were begun, and which were answered, in this life and in earlier ones.
 
 Knows: the notes beside the inbox: what was begun, what is done, which last replies are on their
-way; that a last reply in the outbox is an answer too.
+way, which messages were begun to be routed; that a last reply in the outbox is an answer too.
 Does not know: how an order is run, what is said of one that was interrupted.
 Invariants: an order that was noted as begun is known as such after any kill and any power cut,
 until it is known as done; a last reply is kept before the push can see it, so that after a kill
@@ -22,6 +22,7 @@ from fsmv2.communicator.spool import append, segments
 from fsmv2.communicator.spool.answers import Answers
 from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.spool.journal import Journal
+from fsmv2.communicator.spool.tries import Tries
 from fsmv2.communicator.switchboard import orders
 from fsmv2.communicator.transport import codec
 from fsmv2.communicator.transport.codec import CodecError
@@ -33,9 +34,11 @@ class Ledger:
     """Reads what earlier lives have left in ``inbox``, which must be claimed. Raises `OSError`."""
 
     def __init__(self, inbox: Path, outbox: Path) -> None:
-        self._done = Journal(inbox)
         self._begun = Journal(inbox, name=BEGUN, reads_all=True)
+        # What `.done` forgets must not be left in `.begun`: it would count as interrupted.
+        self._done = Journal(inbox, reads_all=True, before_trim=self._begun.tidy)
         self._answers = Answers(inbox)
+        self.tries = Tries(inbox)
         self._begun.forget_known(self._done)
         self._finish_answers(outbox)
         for journal in (self._done, self._begun):

@@ -15,11 +15,17 @@ from typing import Any
 import msgspec
 
 from fsmv2.communicator.spool import TooLarge
-from fsmv2.communicator.transport.codec import CodecError, read_text
+from fsmv2.communicator.transport.codec import (
+    CodecError,
+    read_text,
+    read_value,
+    unpack_content,
+)
 from fsmv2.supervisor import Action, ActionResult, Secret
 
 REPLY = "action-reply"
 UUID_CHARS_MAX = 200
+TYPE_BYTES_MAX = 1_000
 WHY_CHARS_MAX = 2_000
 # Consoles offer another try for codes that begin so.
 RETRY = "ERR_RETRY_"
@@ -48,6 +54,8 @@ BAD_PAYLOAD = "ERR_BAD_PAYLOAD"
 BAD_VALUE = "ERR_VALUE_NOT_SENT"
 NOT_STARTED = "ERR_RETRY_NOT_STARTED"
 INTERRUPTED = "ERR_INTERRUPTED"
+NO_MEMORY = "ERR_RETRY_NO_MEMORY"
+NOT_ROUTED = "ERR_NOT_ROUTED"
 
 
 class WhenInterrupted(StrEnum):
@@ -92,7 +100,34 @@ def read_order(payload: Any) -> Order:
             f"cannot read an action: actionUUID has {len(uuid)} characters, want 1 to "
             f"{UUID_CHARS_MAX}"
         )
-    return Order(uuid, read_text(payload, "actionType"), payload.get("actionPayload"))
+    return Order(uuid, read_text(payload, "actionType"), read_value(payload, "actionPayload"))
+
+
+class _Named(msgspec.Struct, frozen=True):
+    uuid: str = msgspec.field(name="actionUUID", default="")
+    action_type: msgspec.Raw = msgspec.field(name="actionType", default=msgspec.Raw(b'""'))
+
+
+class _Head(msgspec.Struct, frozen=True):
+    message_type: str = msgspec.field(name="MessageType", default="")
+    payload: _Named = msgspec.field(name="Payload", default=_Named())
+
+
+def read_head(content: str) -> Order | None:
+    """The order in a content that cannot be taken, without making objects of what it is about;
+    None: it is none that somebody could be answered about. For keys as the wire has them."""
+    try:
+        head = msgspec.json.decode(unpack_content(content), type=_Head)
+    except (CodecError, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    uuid = head.payload.uuid
+    if head.message_type != "action" or not 0 < len(uuid) <= UUID_CHARS_MAX:
+        return None
+    try:
+        name = msgspec.json.decode(bytes(head.payload.action_type)[:TYPE_BYTES_MAX], type=str)
+    except (msgspec.MsgspecError, ValueError):
+        name = "the action"
+    return Order(uuid, name, None)
 
 
 def when_interrupted(name: str, kind: type[Action]) -> WhenInterrupted:

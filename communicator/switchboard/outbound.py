@@ -106,7 +106,9 @@ class Outbound:
             self._changed.notify_all()
 
     def start(self) -> None:
-        """Start the thread that writes."""
+        """Start the thread that writes. Raises `Closed` after `close`."""
+        if self._closing:
+            raise Closed("cannot start: the outbound channel is closed, want a new one")
         self._count()
         self._thread = threading.Thread(target=self._run, name="switchboard-writer", daemon=True)
         self._thread.start()

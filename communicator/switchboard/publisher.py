@@ -61,7 +61,9 @@ class StatusPublisher:
             if full not in contents:
                 contents[full] = self._content(full)
             content = contents[full]
-            if content is not None and self._send(subscriber, content):
+            if content is None:
+                self._subscribers.mark(subscriber, False)  # if it was an increment, it is missed
+            elif self._send(subscriber, content):
                 sent += 1
                 self._served_last = subscriber.email
         return sent

@@ -7,7 +7,9 @@ noted on disk before it is run, and its message is done when the last reply is o
 `SETTLE_S` seconds or `SETTLE_ORDERS` orders later: one that a kill has interrupted in between is
 not run again but ended with a failure that says so, unless its class says ``run_again``; the same
 actionUUID is run once, its second delivery is counted and not answered; a message that cannot be
-routed is warned of and the next one is routed; nothing but the pool runs a user's action.
+routed is warned of and the next one is routed; an order of these is answered if only its
+actionUUID can be read. For want of memory, or after a kill in mid-routing, a message is tried
+again, `TRIES_MAX` times in all. Nothing but the pool runs a user's action.
 
 One thread calls `step`; results come in through the pool's own thread. A reply that finds the
 outbox full waits here, and no further order is begun until it has gone: the inbox fills, and then
@@ -21,29 +23,33 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from functools import partial
 from typing import Any, Protocol
 
-from fsmv2.communicator.spool import SpoolFull, encode
 from fsmv2.communicator.switchboard import orders
 from fsmv2.communicator.switchboard.accepted import BEGUN_MAX, Accepted, Open
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.switchboard.identity import Identity
-from fsmv2.communicator.switchboard.inbound import Inbound, Incoming
+from fsmv2.communicator.switchboard.inbound import TRIES_MAX, Inbound, Incoming
 from fsmv2.communicator.switchboard.ledger import Ledger
 from fsmv2.communicator.switchboard.orders import Order, Refused, ReplyState, WhenInterrupted
-from fsmv2.communicator.switchboard.outbound import Closed, Outbound
+from fsmv2.communicator.switchboard.outbound import Outbound
+from fsmv2.communicator.switchboard.replies import Replies
 from fsmv2.communicator.switchboard.subscribers import Subscribers
 from fsmv2.communicator.transport.codec import (
     CodecError,
     Message,
-    decode_content,
-    encode_content,
+    is_packed,
+    read_content,
+    read_value,
 )
 from fsmv2.supervisor import Action, ActionResult
 
 IN_FLIGHT_MAX = 1_000
 EMAIL_CHARS_MAX = 1_000
+# From here on, and of those that are packed, it is noted on disk that a content is being read.
+LARGE_CHARS = 64 * 1024
+# So long memory has to become free, before a message is tried again.
+MEMORY_WAIT_S = 1.0
 # Orders that ended are noted in groups: so many, or after so many seconds. Those that begin: so
 # many, or as soon as no more of them are there.
 SETTLE_ORDERS = 100
@@ -73,7 +79,6 @@ class Router:
         self.inbound = inbound
         self._outbound = outbound
         self._subscribers = subscribers
-        self._identity = identity
         self._runner = runner
         self._actions = dict(actions)
         self._repeated = {
@@ -89,12 +94,14 @@ class Router:
         self._lock = threading.Lock()
         self._answered: deque[Open] = deque()
         self._settle_at = 0.0
-        self._unsent: deque[tuple[Message, Open | None]] = deque()
+        self._replies = Replies(outbound, identity, self.read_ledger, self._is_answered)
         self._unanswered: deque[tuple[Open, str, str]] = deque()
+        self._postponed: Incoming | None = None
+        self._postponed_until = 0.0
         self._stopping = False
 
     def __repr__(self) -> str:
-        return f"<Router {len(self._open)} orders open, {len(self._unsent)} replies unsent>"
+        return f"<Router {len(self._open)} orders open, {len(self._replies)} replies unsent>"
 
     @property
     def in_flight(self) -> int:
@@ -104,7 +111,7 @@ class Router:
     @property
     def unsent(self) -> int:
         """Replies that wait for room in the outbox."""
-        return len(self._unsent)
+        return len(self._replies)
 
     def read_ledger(self) -> Ledger:
         """Learn what was done in earlier lives. For whoever has claimed the inbox: before that,
@@ -118,24 +125,34 @@ class Router:
         what is open has to be settled first. Raises `OSError` when the inbox cannot be used."""
         self.read_ledger()  # before a message is taken that would be lost for it
         self.settle()
-        self._send_unsent()
+        self._replies.send_unsent()
         for _ in range(len(self._unanswered)):
             self._fail_or_wait(*self._unanswered.popleft())
         if self._stopping:
             self._give_back()
-        is_full = len(self._open) >= IN_FLIGHT_MAX
-        can_begin = bool(self._accepted) and not self._unsent
+        is_full = (
+            len(self._open) >= IN_FLIGHT_MAX
+            or self._accepted.is_heavy
+            or time.monotonic() < self._postponed_until
+        )
+        can_begin = bool(self._accepted) and not self._replies
         if can_begin and self._accepted.is_worth_a_sync(1 if is_full else SETTLE_ORDERS):
             self._begin_accepted()
-        if self._unsent or is_full or self._stopping:
+        if self._replies or is_full or self._stopping:
             # Not the inbound's wait: it would return at once for what must not be taken yet.
             self._has_room.wait(min(timeout_s, SETTLE_S))
             self._has_room.clear()
-            if is_full and not (self._unsent or self._stopping) and self._accepted.next():
+            if is_full and not (self._replies or self._stopping) and self._accepted.next():
                 self._begin_accepted()  # fewer than half of them: the others take their time
             return False
         wait_s = min(timeout_s, SETTLE_S) if self._open else timeout_s
-        incoming = self.inbound.receive(0.0 if self._accepted.next() else wait_s)
+        try:
+            incoming = self._postponed or self.inbound.receive(
+                0.0 if self._accepted.next() else wait_s
+            )
+        except MemoryError:
+            self._postpone(None)
+            return False
         if incoming is None and self._accepted.next():
             self._begin_accepted()
             return True
@@ -143,11 +160,10 @@ class Router:
             self.settle(all_of_it=True)
             return False
         try:
-            self._route(incoming)
-        except Exception as error:
-            # One of ours, not the world's; without this line it would come again for ever.
-            self._counts.tell("faults", f"cannot route a message: {type(error).__name__}")
-            incoming.done()
+            self._try(incoming)
+        except MemoryError:
+            self._postpone(incoming)
+            return False
         return True
 
     def settle(self, *, all_of_it: bool = False) -> None:
@@ -179,20 +195,76 @@ class Router:
 
     # --- routing ----------------------------------------------------------------------------
 
+    def _try(self, incoming: Incoming) -> None:
+        """Route it, or end it another way. Raises `MemoryError`; then it is to be tried again."""
+        self._postponed = None
+        content = incoming.message.content
+        tries = self.read_ledger().tries
+        is_noted = is_packed(content) or len(content) >= LARGE_CHARS
+        number = tries.begin(incoming.name, noted=is_noted)
+        try:
+            if number <= TRIES_MAX:
+                self._route(incoming)
+            else:
+                why = f"it was begun {TRIES_MAX} times and never to the end (memory, or a kill)"
+                self._cannot_route(incoming, orders.NO_MEMORY, why, number == TRIES_MAX + 1)
+        except MemoryError:
+            if number <= TRIES_MAX:
+                raise
+            self._set_aside(incoming)
+        except Exception as error:  # ours; without an end it would come again for ever
+            why = f"cannot route a message: {type(error).__name__}"
+            self._counts.tell("faults", why)
+            self._cannot_route(incoming, orders.NOT_ROUTED, why)
+        tries.end(incoming.name)
+
+    def _cannot_route(self, incoming: Incoming, code: str, why: str, may_read: bool = True) -> None:
+        """Answer it, if it is an order; else keep it for people."""
+        order = orders.read_head(incoming.message.content) if may_read else None
+        if order is None:
+            self._set_aside(incoming)
+        elif not self._is_known(order, incoming):
+            one = self._open[order.uuid] = Open(order, incoming)
+            one.forget_content()
+            if self.read_ledger().is_begun(order.uuid):
+                code, why = orders.INTERRUPTED, orders.interrupted(order)
+            self._fail_or_wait(one, code, f"cannot take the order: {why}")
+
+    def _set_aside(self, incoming: Incoming) -> None:
+        self._counts.tell("set_aside", "a message that cannot be routed is kept as .unreadable")
+        incoming.set_aside()
+
+    def _postpone(self, incoming: Incoming | None) -> None:
+        self._counts.tell("postponed", "memory is short, a message is tried again")
+        self._postponed = incoming or self._postponed
+        self._postponed_until = time.monotonic() + MEMORY_WAIT_S
+
+    def _is_known(self, order: Order, incoming: Incoming) -> bool:
+        if order.uuid in self._open or self.read_ledger().is_done(order.uuid):
+            # While it is open the first message stays in the inbox, so this one may go.
+            self._counts.add("duplicates")
+            incoming.done()
+            return True
+        self._counts.add("orders")
+        return False
+
     def _route(self, incoming: Incoming) -> None:
         message = incoming.message
         try:
-            kind, payload = decode_content(message.content)
+            kind, payload, size = read_content(message.content)
             match kind:
                 case "subscribe":
                     self._subscribe(message, payload)
                 case "action":
-                    self._order(incoming, orders.read_order(payload))
+                    self._order(incoming, orders.read_order(payload), size)
                     return
                 case _:
                     self._counts.tell("unexpected", "a message of an unexpected type was dropped")
         except CodecError as error:
             self._counts.tell("unreadable", str(error))
+            if orders.read_head(message.content) is not None:
+                self._cannot_route(incoming, orders.BAD_PAYLOAD, str(error))
+                return
         incoming.done()
 
     def _subscribe(self, message: Message, payload: Any) -> None:
@@ -201,27 +273,24 @@ class Router:
                 f"cannot subscribe: email has {len(message.email)} characters, want 1 to "
                 f"{EMAIL_CHARS_MAX}"
             )
-        resubscribed = isinstance(payload, dict) and payload.get("resubscribed") is True
+        resubscribed = isinstance(payload, dict) and read_value(payload, "resubscribed") is True
         if self._subscribers.add_or_refresh(message.email, resubscribed):
             self._counts.add("subscribes")
         else:
             self._counts.tell("unexpected", "there are too many subscribers, one was not added")
 
-    def _order(self, incoming: Incoming, order: Order) -> None:
-        if order.uuid in self._open or self.read_ledger().is_done(order.uuid):
-            # While it is open the first message stays in the inbox, so this one may go.
-            self._counts.add("duplicates")
-            incoming.done()
+    def _order(self, incoming: Incoming, order: Order, size: int) -> None:
+        if self._is_known(order, incoming):
             return
-        self._counts.add("orders")
         one = self._open[order.uuid] = Open(order, incoming)
         try:
-            self._accept(one)
+            self._accept(one, size)
         except Exception:
-            self._open.pop(order.uuid, None)  # given up by `step`: not in flight for ever
+            self._open.pop(order.uuid, None)  # `_try` begins it anew, or ends it
             raise
+        one.forget_content()
 
-    def _accept(self, one: Open) -> None:
+    def _accept(self, one: Open, size: int) -> None:
         order = one.order
         if self.read_ledger().is_begun(order.uuid) and order.action_type not in self._repeated:
             self._counts.tell("interrupted", "an order that was interrupted is not run again")
@@ -234,7 +303,7 @@ class Router:
                 self._counts.tell("not_begun", str(refused), order.action_type)
             self._fail(one, refused.code, str(refused))
             return
-        self._accepted.append(one, action)
+        self._accepted.append(one, action, size)
 
     def _begin_accepted(self) -> None:
         """Note those that are to be run once at most, with one sync, then have all of them run.
@@ -247,8 +316,9 @@ class Router:
             try:
                 self._begin(one, action)
             except Exception as error:
-                self._counts.tell("faults", f"cannot begin an order: {type(error).__name__}")
-                self._give_up(one)
+                why = f"cannot begin {one.order.action_type}: {type(error).__name__}"
+                self._counts.tell("not_begun", why, one.order.action_type)
+                self._fail_or_wait(one, orders.NOT_STARTED, why)
 
     def _give_back(self) -> None:
         """Not begun yet: they are in the inbox, and run when somebody starts again."""
@@ -258,12 +328,12 @@ class Router:
     def _give_up(self, one: Open) -> None:
         self._runs_no_more(one)
         self._open.pop(one.order.uuid, None)
-        one.incoming.done()
+        self._set_aside(one.incoming)
 
     def _begin(self, one: Open, action: Action) -> None:
         order = one.order
-        self._say(one, orders.reply(order, ReplyState.CONFIRMED, "taken"))
-        self._say(one, orders.reply(order, ReplyState.EXECUTING, "given to the pool"))
+        self._replies.send(one, orders.reply(order, ReplyState.CONFIRMED, "taken"))
+        self._replies.send(one, orders.reply(order, ReplyState.EXECUTING, "given to the pool"))
         try:
             one.future = self._runner.submit(action)
         except BaseException as error:
@@ -274,7 +344,6 @@ class Router:
             self._fail(one, orders.NOT_STARTED, why)
             return
         self._counts.add("started")
-        one.forget_content()
         one.future.add_done_callback(lambda future: self._ended(one, future))
 
     # --- answers: any thread ----------------------------------------------------------------
@@ -289,7 +358,7 @@ class Router:
             self._fail_or_wait(one, orders.CODES["crashed"], why)
             return
         try:
-            self._say(one, orders.last_reply(one.order, result), is_last=True)
+            self._replies.send(one, orders.last_reply(one.order, result), is_last=True)
         except Exception as error:  # no JSON, too large, too deep: whatever it is, it has its end
             self._fail_or_wait(one, orders.BAD_VALUE, orders.unsendable(one.order, error))
             return
@@ -307,45 +376,8 @@ class Router:
 
     def _fail(self, one: Open, code: str, why: str) -> None:
         failure = orders.reply(one.order, ReplyState.FAILURE, why, code=code)
-        self._say(one, failure, is_last=True)
+        self._replies.send(one, failure, is_last=True)
         self._counts.add("failed")
-
-    def _say(self, one: Open, payload: dict[str, Any], *, is_last: bool = False) -> None:
-        asked = one.incoming.message
-        message = Message(
-            umh_instance=self._identity.get_instance_uuid(),
-            email=asked.email,
-            content=encode_content(orders.REPLY, payload),
-            trace_id=asked.trace_id,
-        )
-        answered = one if is_last else None
-        with self._lock:
-            if self._unsent:
-                # Too large is told now: at the head of those that wait nobody could.
-                encode(message)
-            elif self._put(message, answered):
-                return
-            self._unsent.append((message, answered))
-
-    def _put(self, message: Message, answered: Open | None) -> bool:
-        try:
-            if answered is None:
-                self._outbound.put(message)
-            else:
-                self._outbound.put(
-                    message,
-                    on_writing=partial(self.read_ledger().keep_answer, answered.order.uuid),
-                    on_durable=partial(self._is_answered, answered),
-                )
-        except (SpoolFull, Closed):
-            return False
-        self._counts.add("replies")
-        return True
-
-    def _send_unsent(self) -> None:
-        with self._lock:
-            while self._unsent and self._put(*self._unsent[0]):
-                self._unsent.popleft()
 
     def _is_answered(self, one: Open) -> None:
         self.read_ledger().jot_answered(one.order.uuid)

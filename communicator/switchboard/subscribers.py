@@ -70,6 +70,8 @@ class Subscribers:
             entry = self._entries.get(email)
             if entry is None:
                 if len(self._entries) >= SUBSCRIBERS_MAX:
+                    self._cull(at_once=True)  # those whose time is over hold no place
+                if len(self._entries) >= SUBSCRIBERS_MAX:
                     return False
                 entry = self._entries[email] = _Entry()
             entry.bootstrapped = bootstrapped
@@ -96,9 +98,9 @@ class Subscribers:
             if entry is not None and entry.generation == served.generation:
                 entry.bootstrapped = bootstrapped
 
-    def _cull(self) -> None:
+    def _cull(self, *, at_once: bool = False) -> None:
         now = self._clock()
-        if now - self._culled_at < self._cull_s:
+        if not at_once and now - self._culled_at < self._cull_s:
             return
         self._culled_at = now
         gone = [email for email, entry in self._entries.items() if entry.ends_at <= now]

@@ -3,8 +3,9 @@
 Knows: the JSON keys (emitted exactly, read in any case), both places a trace id may be in, from
 which size on content is compressed.
 Does not know: HTTP, files, what a message means.
-Invariants: a zero trace UUID is neither emitted nor taken for one; decoding raises `CodecError`
-and nothing else, also where memory ends; no error text and no `repr` shows content. Nothing is
+Invariants: a zero trace UUID is neither emitted nor taken for one; of bytes that are no message
+decoding raises `CodecError` and nothing else; where memory ends it raises `MemoryError`, which may
+pass and says nothing of the bytes. No error text and no `repr` shows content. Nothing is
 unpacked beyond the bytes it may have, nor made into objects before it is known how many they
 are (`jsonsize`), and of a list one message after the other, without what nobody reads. What is
 encoded can be decoded. zstd is loaded when the first content needs it, so not in the root.
@@ -14,8 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -26,6 +26,9 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CONTENT_BYTES_MAX = 64 * 1024 * 1024
 # Below this zstd gains nothing worth its price; the instances in the field draw the line here.
 COMPRESSED_FROM_BYTES = 1024
+# What a value takes as an object, at most, beside its text.
+_VALUE_BYTES = 128
+_PACKED = base64.b64encode(ZSTD_MAGIC)[:5].decode("ascii")
 # zstd makes a little more of what it cannot pack.
 _ZSTD_MORE = 1024
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
@@ -46,6 +49,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<Message {len(self.content)} characters of content>"
+
+
+class Content(NamedTuple):
+    """A decoded content. ``size``: so many bytes of memory it may take."""
+
+    message_type: str
+    payload: Any
+    size: int
+
+    def __repr__(self) -> str:
+        return f"<Content of {self.size} bytes>"
 
 
 class Batch(NamedTuple):
@@ -82,35 +96,33 @@ def decode_batch(body: bytes) -> Batch:
 
     Raises `CodecError` for anything that is not an object with a list.
     """
-    with _in_memory("pull reply"):
-        if not body.strip():
-            return Batch((), 0)
-        _check(body, "pull reply")
-        if _kind(body) == "null":
-            _decode(body, "pull reply", None)
-            return Batch((), 0)
-        listed = _field(_object(body, "pull reply"), "UMHMessages")
-        if listed is None or _kind(listed) == "null":
-            return Batch((), 0)
-        if _kind(listed) != "list":
-            raise CodecError(f"cannot read pull reply: UMHMessages is {_kind(listed)}, want a list")
-        messages: list[Message] = []
-        unreadable = 0
-        for element in _decode(listed, "pull reply", list[msgspec.Raw]):
-            if _kind(element) == "null":
-                continue
-            try:
-                messages.append(_message(element))
-            except CodecError:
-                unreadable += 1
-        return Batch(tuple(messages), unreadable)
+    if not body.strip():
+        return Batch((), 0)
+    _check(body, "pull reply")
+    if _kind(body) == "null":
+        _decode(body, "pull reply", None)
+        return Batch((), 0)
+    listed = _field(_object(body, "pull reply"), "UMHMessages")
+    if listed is None or _kind(listed) == "null":
+        return Batch((), 0)
+    if _kind(listed) != "list":
+        raise CodecError(f"cannot read pull reply: UMHMessages is {_kind(listed)}, want a list")
+    messages: list[Message] = []
+    unreadable = 0
+    for element in _decode(listed, "pull reply", list[msgspec.Raw]):
+        if _kind(element) == "null":
+            continue
+        try:
+            messages.append(_message(element))
+        except CodecError:
+            unreadable += 1
+    return Batch(tuple(messages), unreadable)
 
 
 def decode_message(data: bytes) -> Message:
     """One envelope from its JSON, keys in any case; raises `CodecError`."""
-    with _in_memory("message"):
-        _check(data, "message")
-        return _message(data)
+    _check(data, "message")
+    return _message(data)
 
 
 def _message(data: bytes | msgspec.Raw) -> Message:
@@ -159,16 +171,32 @@ def decode_content(content: str, bytes_max: int | None = None) -> tuple[str, Any
 
     Raises `CodecError`.
     """
-    bytes_max = CONTENT_BYTES_MAX if bytes_max is None else bytes_max
-    with _in_memory("content"):
-        inner = _inner(content, bytes_max)
-        _check(inner, "content")
-        fields = _object(inner, "content")
-        payload = _field(fields, "Payload")
-        return (
-            _text(fields, "MessageType"),
-            None if payload is None else _decode(payload, "content", Any),
-        )
+    read = read_content(content, bytes_max)
+    return read.message_type, read.payload
+
+
+def read_content(content: str, bytes_max: int | None = None) -> Content:
+    """`decode_content`, with how much it takes."""
+    inner = unpack_content(content, bytes_max)
+    _check(inner, "content")
+    fields = _object(inner, "content")
+    payload = _field(fields, "Payload")
+    values = inner.count(b",") + inner.count(b"[") + inner.count(b"{")
+    return Content(
+        _text(fields, "MessageType"),
+        None if payload is None else _decode(payload, "content", Any),
+        len(inner) + _VALUE_BYTES * values,
+    )
+
+
+def unpack_content(content: str, bytes_max: int | None = None) -> bytes:
+    """The JSON of a content, not looked at. Raises `CodecError`."""
+    return _inner(content, CONTENT_BYTES_MAX if bytes_max is None else bytes_max)
+
+
+def is_packed(content: str) -> bool:
+    """Whether a content may be much larger than it looks."""
+    return content.startswith(_PACKED)
 
 
 def _inner(content: str, bytes_max: int) -> bytes:
@@ -199,16 +227,18 @@ def _inner(content: str, bytes_max: int) -> bytes:
 def read_texts(body: bytes, what: str, keys: Sequence[str]) -> list[str]:
     """The texts under ``keys``, in any case, of a JSON object, empty where missing; raises
     `CodecError` that names ``what``."""
-    with _in_memory(what):
+    try:
         _check(body, what)
         fields = _object(body, what)
         return [_text(fields, key) for key in keys]
+    except MemoryError:  # nothing is kept of this body that another try could read
+        raise CodecError(f"cannot read {what}: it needs more memory than there is") from None
 
 
 def read_text(fields: Mapping[str, Any], key: str) -> str:
     """The text under ``key`` in any case of a decoded object, empty where missing; raises
     `CodecError`."""
-    value = _field(fields, key)
+    value = read_value(fields, key)
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -216,12 +246,9 @@ def read_text(fields: Mapping[str, Any], key: str) -> str:
     return value
 
 
-@contextlib.contextmanager
-def _in_memory(what: str) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        raise CodecError(f"cannot read {what}: it needs more memory than there is") from None
+def read_value(fields: Mapping[str, Any], key: str) -> Any:
+    """What is under ``key`` in any case of a decoded object; None where it is missing."""
+    return _field(fields, key)
 
 
 def _check(data: bytes, what: str) -> None:

@@ -62,6 +62,19 @@ def test_a_full_disk_costs_an_answer_its_keeping_and_nothing_else() -> None:
         assert Answers(FOLDER, disk).lines() == [b"0", b"1", b"2", b"3", b"4", b"5", b"last"]
 
 
+def test_an_answer_that_found_no_space_is_kept_by_its_second_try() -> None:
+    """Its group is written again as soon as there is space, and it is told again before that."""
+    for fails_at in range(1, 4):
+        disk = MemoryDisk()
+        Answers(FOLDER, disk).keep("first", b"1")
+        mine = Answers(FOLDER, disk)
+        disk.fails_at = disk.steps + fails_at
+        mine.keep("second", b"2")
+        disk.fails_at = None
+        mine.keep("second", b"2")
+        assert Answers(FOLDER, disk).lines() == [b"1", b"2"]
+
+
 def test_the_file_is_bounded_and_nothing_stays_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +107,7 @@ def test_a_kill_between_a_last_reply_and_its_note_repeats_that_reply_or_nothing(
     line.order(kind=kind)
     line.run()
     with monkeypatch.context() as patch:
-        patch.setattr(line.router, "_is_answered", lambda one: None)
+        patch.setattr(line.router._replies, "_on_answered", lambda one: None)
         line.pool.end(value=2)
         assert line.outbound.flush(20)
     first = [one.message for one in spool.outgoing(tmp_path / "out", 99, 1 << 20)[0]]

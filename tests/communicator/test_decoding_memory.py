@@ -193,20 +193,20 @@ def test_two_megabytes_of_garbage_are_one_error() -> None:
         lambda: decode_content(encode_content("t", 1)),
     ],
 )
-def test_no_memory_left_is_a_codec_error(
+def test_no_memory_left_is_told_as_that(
     monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
 ) -> None:
-    """As long as anything can be said at all."""
+    """It may pass, and says nothing of what was read: no reason to set a sound message aside."""
 
     def full(*_: object, **__: object) -> object:
         raise MemoryError
 
     monkeypatch.setattr(msgspec.json, "decode", full)
-    with pytest.raises(CodecError, match="memory"):
+    with pytest.raises(MemoryError):
         call()
     monkeypatch.undo()
     monkeypatch.setattr(base64, "b64decode", full)
-    with pytest.raises(CodecError, match="memory"):
+    with pytest.raises(MemoryError):
         decode_content("e30=")
 
 

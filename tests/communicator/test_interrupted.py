@@ -92,7 +92,7 @@ def test_a_last_reply_on_disk_is_an_answer_though_nothing_was_noted(
     line.order()
     line.run()
     with monkeypatch.context() as patch:
-        patch.setattr(line.router, "_is_answered", lambda one: None)
+        patch.setattr(line.router._replies, "_on_answered", lambda one: None)
         line.pool.end(value=2)
         assert line.outbound.flush(20)
     spool.post(line.folder / "out", email="x", message_type="status", payload=["u1"])
@@ -245,6 +245,30 @@ def test_orders_that_take_their_time_hold_up_no_room_that_others_leave(
 
 class Misled(Action, frozen=True):
     when_interrupted = "perhaps"
+
+
+@pytest.mark.parametrize("refused", [0, 30], ids=["run", "many refused"])
+def test_an_order_that_ended_long_ago_is_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    """Whatever the two notes of it have forgotten by now, which they do at different times: it is
+    a duplicate, or if it is too old for that an order like any; at a start as before it."""
+    monkeypatch.setattr(Journal.__init__, "__defaults__", (10, DISK))
+    for count in (9, 15, 19, 20, 21, 26, 35):
+        folder = tmp_path / str(count)
+        (folder / "in").mkdir(parents=True)
+        notes = ledger.Ledger(folder / "in", folder / "out")
+        run = [f"u{number}" for number in range(count)]
+        for uuid in run:
+            notes.note_begun([uuid])
+            notes.jot_answered(uuid)
+            notes.note_done([uuid])
+        more = [f"r{number}" for number in range(refused)]
+        for uuid in more:
+            notes.note_done([uuid])
+        notes = ledger.Ledger(folder / "in", folder / "out")
+        assert [uuid for uuid in run if notes.is_begun(uuid)] == []
+        assert [uuid for uuid in [*run, *more][-10:] if not notes.is_done(uuid)] == []
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,23 @@ def test_a_switchboards_counts_are_collected(tmp_path: Path) -> None:
     assert len(board.statistics()) == len(COUNTED) + 4
 
 
+def test_switchboards_of_one_program_have_series_of_their_own(tmp_path: Path) -> None:
+    """By the names it gives them; a second collector beside the first is refused."""
+    boards = {
+        name: Switchboard(tmp_path / name / "out", tmp_path / name / "in", None, {})  # type: ignore[arg-type]
+        for name in ("press", "oven")
+    }
+    boards["press"].counts.add("orders", 2)
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(metrics.collector(boards))  # type: ignore[arg-type]
+    told = prometheus_client.generate_latest(registry).decode()
+    assert 'fsmv2_communicator_switchboard_orders_total{board="press"} 2.0' in told
+    assert 'fsmv2_communicator_switchboard_orders_total{board="oven"} 0.0' in told
+    for more in (boards, boards["oven"]):
+        with pytest.raises(ValueError, match="Duplicated"):
+            registry.register(metrics.collector(more))  # type: ignore[arg-type]
+
+
 def test_the_readme_has_the_table() -> None:
     """Word for word."""
     assert metrics.table_markdown() in README, f"want\n{metrics.table_markdown()}"

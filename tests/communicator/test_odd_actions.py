@@ -137,7 +137,7 @@ def test_an_end_that_cannot_be_told_now_is_told_later(
     line.order()
     line.run()
     with monkeypatch.context() as patch:
-        patch.setattr(line.router, "_say", exhausted)
+        patch.setattr(line.router._replies, "send", exhausted)
         line.pool.end(value=5)
         line.router.step()
     assert line.router.in_flight == 1

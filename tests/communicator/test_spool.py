@@ -143,6 +143,18 @@ def test_bounds_that_cannot_be_are_refused(field: str) -> None:
         spool.append("nowhere", [])
 
 
+@pytest.mark.parametrize(("policy", "taken"), [("replies_first", 5), ("refuse", 10)])
+def test_a_policy_may_be_a_text_and_no_other(tmp_path: Path, policy: str, taken: int) -> None:
+    """The README's own form is the one that it says it is."""
+    bounds = Bounds(messages_max=10, policy=policy)
+    for number in range(taken):
+        spool.append(tmp_path, lines(str(number)), bounds=bounds, replaceable=True)
+    with pytest.raises(SpoolFull):
+        spool.append(tmp_path, lines("more"), bounds=bounds, replaceable=True)
+    with pytest.raises(ValueError, match="got policy 'drop', want 'refuse' or 'replies_first'"):
+        Bounds(policy="drop")
+
+
 def test_many_writers_lose_nothing_and_keep_each_ones_order(tmp_path: Path) -> None:
     """Threads here as processes elsewhere: names never clash."""
 

@@ -15,7 +15,7 @@ from playedline import WAIT_S, PlayedPool, replies_in, send_order
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.spool.disk import DISK
-from fsmv2.communicator.switchboard import Outbound, Switchboard
+from fsmv2.communicator.switchboard import Closed, Outbound, Switchboard
 from fsmv2.communicator.switchboard import router as router_module
 
 
@@ -115,6 +115,21 @@ def test_a_last_reply_that_a_stop_has_just_written_is_noted(tmp_path: Path) -> N
         send_order(tmp_path / "in", "u1")
         until(lambda: standby.inbound.stats()[1] == 0, "it is known")
     assert idle.taken == []
+
+
+def test_a_switchboard_that_was_closed_is_not_started_again(tmp_path: Path) -> None:
+    """Nor one that runs. It would run nothing, and keep the inbox from whoever would."""
+    board = Switchboard(tmp_path / "out", tmp_path / "in", PlayedPool(), KINDS)
+    with board, pytest.raises(RuntimeError, match="this one runs, want a new one"):
+        board.start()
+    for again in (board, Switchboard(tmp_path / "out", tmp_path / "in", PlayedPool(), KINDS)):
+        again.close(0.1)
+        with pytest.raises(RuntimeError, match="was closed, want a new one"):
+            again.start()
+        with pytest.raises(Closed, match="want a new one"):
+            again.outbound.start()
+    with Switchboard(tmp_path / "out", tmp_path / "in", PlayedPool(), KINDS):
+        pass
 
 
 @pytest.mark.parametrize("fails", ["read", "start"])

@@ -178,6 +178,32 @@ def test_subscribers_are_bounded(room: Room, monkeypatch: pytest.MonkeyPatch) ->
     assert len(room.subscribers) == 2
 
 
+def test_those_whose_time_is_over_hold_no_place(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even until they are culled."""
+    monkeypatch.setattr(subscribers, "SUBSCRIBERS_MAX", 1)
+    room.subscribers.add_or_refresh("ada")
+    room.clock.now += subscribers.TTL_S - 1.0
+    assert not room.subscribers.add_or_refresh("bob")  # culls, and ada is still there
+    room.clock.now += 1.0
+    assert room.subscribers.add_or_refresh("bob")
+
+
+def test_an_increment_that_cannot_be_made_is_made_good_by_a_full_status(room: Room) -> None:
+    """What has changed in that round is in no later increment."""
+
+    def fails(_: bool) -> Any:
+        raise ValueError
+
+    room.subscribers.add_or_refresh("ada")
+    assert [room.round(), room.round()] == [[("ada", "full")], [("ada", "increment")]]
+    room.publisher._status = fails
+    assert room.round() == []
+    room.publisher._status = room.status
+    assert [room.round(), room.round()] == [[("ada", "full")], [("ada", "increment")]]
+
+
 def test_a_new_login_changes_the_instance_of_what_comes_next(room: Room) -> None:
     """And an empty UUID changes nothing."""
     room.subscribers.add_or_refresh("ada")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import prometheus_client
 import pytest
 
@@ -19,7 +20,6 @@ from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.spool.inbox import UNPACKS_MAX
 from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.relay import Relay
-from fsmv2.communicator.transport import codec
 from fsmv2.supervisor import Secret
 
 BAD = b'{"UMHMessages":[{"email":"s3cret"}]}'
@@ -31,16 +31,16 @@ class Killed(BaseException):
 
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[BaseException]], None]:
-    """Has `codec.decode_batch` raise for `BAD`, and for nothing else."""
-    real = codec.decode_batch
+    """Has the decoder itself raise for `BAD`, and for nothing else."""
+    real = msgspec.json.decode
 
     def fails_with(error: type[BaseException]) -> None:
-        def decode(body: bytes) -> codec.Batch:
+        def decode(body: Any, **options: Any) -> Any:
             if body == BAD:
                 raise error("s3cret")
-            return real(body)
+            return real(body, **options)
 
-        monkeypatch.setattr(codec, "decode_batch", decode)
+        monkeypatch.setattr(msgspec.json, "decode", decode)
 
     return fails_with
 
