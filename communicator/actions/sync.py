@@ -8,7 +8,9 @@ pull. The attempt ends when neither has anything under way, and takes new tries 
 only, so that the root sees results and can change its mind.
 
 While messages move it stays, and tries again much sooner than at the poll interval: a question is
-seldom the last one, and its answer is to leave at once. An empty outbox costs no request.
+seldom the last one, and its answer is to leave at once. An empty outbox costs no request. It keeps
+a proc for that, so not for long at a time, and not at all where procs are short: an attempt that
+has waited for one leaves as soon as it is done, and so do the next ones for a while.
 
 Knows: which direction may begin when, what is carried over for one that is left out.
 Does not know: backoff, states.
@@ -44,8 +46,11 @@ ONE_FOLDER = Problem(
 )
 # A pull begins within this many seconds of the attempt; a push too, or beside that last pull.
 TRIES_S = 5.0
-# It stays no longer than this where nothing is under way: a stop waits for it.
-STAYS_S = 2.0
+# It stays no longer than this where nothing is under way: others may wait for its proc.
+STAYS_S = 0.5
+# Waited for so long, procs are short; for so long afterwards none is kept.
+CROWDED_AFTER_S = 0.1
+CROWDED_FOR_S = 30.0
 # How often it looks at outbox and relay while messages move.
 LIVELY_PUSH_S = 0.02
 LIVELY_PULL_S = 0.1
@@ -60,7 +65,8 @@ class SyncAction(Action, frozen=True):
     ``push`` and ``pull`` are how they stand. ``outbox`` or ``inbox`` None leaves that direction
     out; ``push_in_s`` and ``pull_in_s`` are the seconds until it is due, `NEVER` leaves it out too.
     ``lively_s`` is for how long after a message it counts on more, and looks for them often;
-    ``lively_left_s`` what is left of that from the last attempt.
+    ``lively_left_s`` what is left of that from the last attempt. ``asked_at``: when it was asked
+    for, in seconds since the epoch; ``crowded_left_s``: for how long procs count as short.
     """
 
     # `TRIES_S`, the longest pull, and the longest push that began beside it.
@@ -78,11 +84,17 @@ class SyncAction(Action, frozen=True):
     poll_interval_s: float = 1.0
     lively_s: float = 0.0
     lively_left_s: float = 0.0
+    asked_at: float | None = None
+    crowded_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
-        sides = _Sides(ctx, self.access.request_s_max, self.lively_s, self.lively_left_s)
+        crowded_s = self.crowded_left_s
+        if self.asked_at is not None and time.time() - self.asked_at > CROWDED_AFTER_S:
+            crowded_s = CROWDED_FOR_S
+        lively = (0.0, 0.0) if crowded_s > 0 else (self.lively_s, self.lively_left_s)
+        sides = _Sides(ctx, self.access.request_s_max, *lively)
         push = pull = None
         if is_one_folder(self.outbox, self.inbox):
             push = _Side(self.push, partial(_one_folder, self, ctx, "push"), self.push_in_s)
@@ -111,6 +123,7 @@ class SyncAction(Action, frozen=True):
             push_tried=push is not None and push.tried_at is not None,
             pull_tried=pull is not None and pull.tried_at is not None,
             lively_left_s=max(0.0, sides.counted_on_until - ended),
+            crowded_left_s=max(0.0, crowded_s - (ended - sides.began_at)),
         )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.reset import ResetAction
-from fsmv2.communicator.actions.sync import LIVELY_PULL_S, NEVER, SyncAction, has_more
+from fsmv2.communicator.actions.sync import LIVELY_PUSH_S, NEVER, SyncAction, has_more
 from fsmv2.communicator.backoff import wait_s
 from fsmv2.communicator.outcomes import Direction, ResetOutcome
 from fsmv2.communicator.states import authenticating
@@ -163,6 +163,8 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         poll_interval_s=config.poll_interval_s,
         lively_s=config.lively_s,
         lively_left_s=_lively_left_s(snap),
+        asked_at=snap.now,
+        crowded_left_s=_crowded_left_s(snap),
     )
     return Act(action, reason=story)
 
@@ -195,7 +197,7 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
             return 0.0
         interval_s = config.poll_interval_s
         if _lively_left_s(snap) > 0:
-            interval_s = min(interval_s, LIVELY_PULL_S)
+            interval_s = min(interval_s, LIVELY_PUSH_S)
         return interval_s - direction.idle_s
     outcome = sync_outcome(snap)
     refused = direction.problem.kind is Kind.INVALID_TOKEN
@@ -221,3 +223,8 @@ def _standing(direction: Direction) -> str:
         return "not tried yet"
     held = " (inbox full)" if direction.held else ""
     return f"ok, {direction.moved} moved, {direction.waiting} waiting{held}"
+
+
+def _crowded_left_s(snap: Snapshot) -> float:
+    outcome = sync_outcome(snap)
+    return 0.0 if outcome is None else outcome.crowded_left_s - snap.since_result_s(SyncAction)
