@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX
+from fsmv2.communicator.actions.pull import INBOX_BYTES_MAX, INBOX_MESSAGES_MAX
 from fsmv2.communicator.states.flushing import Flushing
 from fsmv2.communicator.states.stopped import Stopped
 from fsmv2.communicator.transport.address import check_relay_url
@@ -35,7 +35,8 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     nothing moves; for ``lively_s`` seconds after a message the outbox is looked at 50 times a
     second and the relay asked 10 times (0: never). ``outbox`` and ``inbox``: folders, see
     `fsmv2.communicator.spool`; without one that direction is off (pulling deletes at the relay, so
-    it needs a place). ``inbox_messages_max``: with so many in the inbox nothing is pulled.
+    it needs a place). ``inbox_messages_max`` and ``inbox_bytes_max``: with so many or so much
+    in the inbox nothing is pulled.
     """
 
     relay_url: str | None = None
@@ -48,6 +49,7 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     outbox: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_CHARS_MAX)] | None = None
     inbox: Annotated[str, msgspec.Meta(min_length=1, max_length=PATH_CHARS_MAX)] | None = None
     inbox_messages_max: Annotated[int, msgspec.Meta(ge=200, le=1_000_000)] = INBOX_MESSAGES_MAX
+    inbox_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)] = INBOX_BYTES_MAX
 
     def __post_init__(self) -> None:
         if self.relay_url is not None:

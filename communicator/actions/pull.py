@@ -51,6 +51,7 @@ class PullAction(Action, frozen=True):
     inbox: str
     before: Direction = Direction()
     messages_max: int = INBOX_MESSAGES_MAX
+    bytes_max: int = INBOX_BYTES_MAX
 
     def execute(self, ctx: ActionContext) -> Direction:
         """Pull once."""
@@ -62,14 +63,18 @@ class PullAction(Action, frozen=True):
             call = self.access.call(ctx)
         except TransportError as error:
             return after(before, error.problem)
-        return pull_inbox(call, Path(self.inbox), before, self.messages_max)
+        return pull_inbox(call, Path(self.inbox), before, self.messages_max, self.bytes_max)
 
 
 def pull_inbox(
-    call: Call, inbox: Path, before: Direction, messages_max: int = INBOX_MESSAGES_MAX
+    call: Call,
+    inbox: Path,
+    before: Direction,
+    messages_max: int = INBOX_MESSAGES_MAX,
+    bytes_max: int = INBOX_BYTES_MAX,
 ) -> Direction:
     """Take what waits at the relay into ``inbox`` and return how pulling stands."""
-    pulling = _Pulling(call, inbox, before, messages_max)
+    pulling = _Pulling(call, inbox, before, messages_max, bytes_max)
     problem: Problem | None = None
     try:
         with spool.pulling(inbox):
@@ -102,7 +107,9 @@ class _Pulling:
     """One try, and what it has come to so far. ``unreadable`` is of the reply it asked for,
     ``aside`` of all."""
 
-    def __init__(self, call: Call, inbox: Path, before: Direction, messages_max: int) -> None:
+    def __init__(
+        self, call: Call, inbox: Path, before: Direction, messages_max: int, bytes_max: int
+    ) -> None:
         self.asked = self.held = False
         self.moved = self.unreadable = self.aside = 0
         self.waiting = before.waiting
@@ -110,6 +117,7 @@ class _Pulling:
         self._inbox = inbox
         self._room_min = ROOM_AGAIN if before.held else ROOM_MIN
         self._messages_max = messages_max
+        self._bytes_max = bytes_max
 
     def run(self) -> None:
         """Unpack what is there, and pull once if there is room.
@@ -119,7 +127,7 @@ class _Pulling:
         for reply in spool.saved_replies(self._inbox):  # a killed attempt got this far
             self._unpack(reply, DISK.size(reply))
         self.waiting, size, _ = spool.usage(self._inbox)
-        room = self._messages_max - self.waiting if size < INBOX_BYTES_MAX else 0
+        room = self._messages_max - self.waiting if size < self._bytes_max else 0
         self.held = room < self._room_min
         if self.held:
             return

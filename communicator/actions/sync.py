@@ -33,7 +33,12 @@ import msgspec
 
 from fsmv2.communicator import metrics
 from fsmv2.communicator.actions.call import Access
-from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX, LARGE_REPLY, PullAction
+from fsmv2.communicator.actions.pull import (
+    INBOX_BYTES_MAX,
+    INBOX_MESSAGES_MAX,
+    LARGE_REPLY,
+    PullAction,
+)
 from fsmv2.communicator.actions.push import PushAction
 from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction, SyncOutcome
@@ -87,6 +92,7 @@ class SyncAction(Action, frozen=True):
     asked_at: float | None = None
     crowded_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
+    inbox_bytes_max: int = INBOX_BYTES_MAX
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
@@ -107,7 +113,12 @@ class SyncAction(Action, frozen=True):
                 self.push_in_s,
             )
         if self.inbox is not None and pull is None:
-            pulling = PullAction(self.access, self.inbox, messages_max=self.inbox_messages_max)
+            pulling = PullAction(
+                self.access,
+                self.inbox,
+                messages_max=self.inbox_messages_max,
+                bytes_max=self.inbox_bytes_max,
+            )
             pull = _Side(self.pull, lambda before: pulling.run(ctx, before), self.pull_in_s)
         sides.run(push, pull, self.poll_interval_s)
         ended = time.monotonic()

@@ -155,6 +155,7 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         outbox=config.outbox,
         inbox=config.inbox,
         inbox_messages_max=config.inbox_messages_max,
+        inbox_bytes_max=config.inbox_bytes_max,
         push=both.push,
         pull=both.pull,
         # A direction that is well rides along; one that waits out an error does not.

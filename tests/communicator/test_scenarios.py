@@ -197,6 +197,20 @@ def test_62_5000_messages_in_one_pull_all_reach_the_consumer(puller: Puller, rel
     assert (puller.pull().held, puller.stands.moved) == (False, 1)
 
 
+@pytest.mark.parametrize(("more", "pulls"), [(1, True), (0, False)])
+def test_an_inbox_has_room_by_bytes_too(
+    puller: Puller, relay: Relay, more: int, pulls: bool
+) -> None:
+    """A few large messages fill it as many small ones do; one that is nearly full takes a reply."""
+    relay.send("ada@example.com", "action", "x" * 700)
+    puller.pull()
+    bytes_max = spool.usage(puller.inbox).bytes + more
+    relay.send("ada@example.com", "action", 3)
+    pull = PullAction(puller.pusher.access, str(puller.inbox), bytes_max=bytes_max)
+    stands = pull.execute(puller.pusher.context)
+    assert (stands.held, stands.moved) == (not pulls, int(pulls))
+
+
 def test_63_two_megabytes_of_garbage_cost_little_memory(puller: Puller, relay: Relay) -> None:
     """An unknown error, and the next pull works."""
     garbage = Fault(status=200, body=b"\xff" * (2 << 20), headers=(("Content-Type", "text/json"),))
