@@ -46,7 +46,6 @@ class AuthenticateAction(Action, frozen=True):
     credentials: Credentials
     errors_in_row: int = 0
     instance_uuid: str = ""
-    instance_name: str = ""
     rate: FailureRate = FailureRate()
     refused: LoginOutcome | None = None
     held: Held | None = None
@@ -80,7 +79,7 @@ class AuthenticateAction(Action, frozen=True):
                 made_at=now,
             ),
             instance_uuid=login.instance_uuid or self.instance_uuid,
-            instance_name=login.instance_name or self.instance_name,
+            instance_name=login.instance_name,
         )
 
     def _failed(
@@ -99,7 +98,6 @@ class AuthenticateAction(Action, frozen=True):
             problem=problem,
             errors_in_row=self.errors_in_row + 1,
             instance_uuid=self.instance_uuid,
-            instance_name=self.instance_name,
             refused_mark=_mark(auth_token) if refused and auth_token is not None else None,
             rate=rate,
             held=self.held,

@@ -185,7 +185,7 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
     )
     if before is None or before.made_for != action.credentials:
         return action
-    action = msgspec.structs.replace(action, instance_name=before.instance_name, rate=before.rate)
+    action = msgspec.structs.replace(action, rate=before.rate)
     asked_s_ago = before.asked_s_ago + snap.since_result_s(AuthenticateAction)
     if problem is None or problem.kind not in LASTING or asked_s_ago >= WAIT_S_MAX:
         return action

@@ -139,9 +139,9 @@ def test_slow_relay_is_a_network_problem_at_the_timeout(
 def test_reply_without_uuid_keeps_the_last_one(context: Any, relay: Relay) -> None:
     """Scenario 11: empty means "unchanged", with a warning."""
     relay.backend.login_body = b"{}"
-    outcome = login(context, relay, instance_uuid="3f0c", instance_name="press")
+    outcome = login(context, relay, instance_uuid="3f0c")
     assert outcome.session is not None
-    assert (outcome.instance_uuid, outcome.instance_name) == ("3f0c", "press")
+    assert outcome.instance_uuid == "3f0c"
     assert "no uuid" in str(context.logged)
 
 
