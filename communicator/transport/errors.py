@@ -43,8 +43,6 @@ class Facts(NamedTuple):
     the last entry stands for all later ones. Connections are reset at each ``reset_every``-th
     error in a row, never with 0."""
 
-    transient: bool
-    counter: str
     delays_s: tuple[float, ...]
     reset_every: int = 0
 
@@ -52,15 +50,15 @@ class Facts(NamedTuple):
 _DOUBLING = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
 FACTS: Mapping[Kind, Facts] = {
-    Kind.CLOUDFLARE: Facts(False, "cloudflare_errors_total", (60.0,), reset_every=10),
-    Kind.PROXY_BLOCK: Facts(False, "proxy_block_errors_total", (60.0,)),
-    Kind.RATE_LIMIT: Facts(True, "backend_rate_limit_errors_total", (30.0, 60.0, 120.0, 300.0)),
-    Kind.INVALID_TOKEN: Facts(False, "auth_failures_total", (60.0,)),
-    Kind.INSTANCE_DELETED: Facts(False, "instance_deleted_total", (300.0,)),
-    Kind.SERVER_ERROR: Facts(True, "server_errors_total", _DOUBLING, reset_every=10),
-    Kind.UNKNOWN: Facts(False, "network_errors_total", _DOUBLING),
-    Kind.NETWORK: Facts(True, "network_errors_total", _DOUBLING, reset_every=5),
-    Kind.CHANNEL_FULL: Facts(True, "network_errors_total", (5.0,)),
+    Kind.CLOUDFLARE: Facts((60.0,), reset_every=10),
+    Kind.PROXY_BLOCK: Facts((60.0,)),
+    Kind.RATE_LIMIT: Facts((30.0, 60.0, 120.0, 300.0)),
+    Kind.INVALID_TOKEN: Facts((60.0,)),
+    Kind.INSTANCE_DELETED: Facts((300.0,)),
+    Kind.SERVER_ERROR: Facts(_DOUBLING, reset_every=10),
+    Kind.UNKNOWN: Facts(_DOUBLING),
+    Kind.NETWORK: Facts(_DOUBLING, reset_every=5),
+    Kind.CHANNEL_FULL: Facts((5.0,)),
 }
 
 
