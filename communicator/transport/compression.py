@@ -1,8 +1,8 @@
 """zstd, from the standard library where it is there and else from its backport.
 
-Knows: the frame's magic, the level and the window other senders use, how to stop at a size.
-Does not know: messages. Import it where something is packed or unpacked, not at the top of a
-module that the root loads.
+Knows: the level and the window other senders use, how to stop at a size.
+Does not know: messages, what a frame is recognised by (`codec`). Import it where something is
+packed or unpacked, not at the top of a module that the root loads.
 Invariants: never more than the size asked for is unpacked, whatever a frame claims or hides;
 every fault of the input is a `CompressionError`.
 """
@@ -16,7 +16,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-MAGIC = b"\x28\xb5\x2f\xfd"
 # The fastest level and a window of 32 KiB, as the instances in the field send it.
 _OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,

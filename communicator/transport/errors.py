@@ -1,7 +1,7 @@
 """What can go wrong between a communicator and its relay, as one table.
 
 Knows: the kinds of error, which reply is which, how long each kind is waited out.
-Does not know: the HTTP client, states, who waits.
+Does not know: the HTTP client, states, who waits; how a page is recognised (`pages`).
 Invariants: the first matching rule wins and the last one always matches; no text holds a word of
 the other end's: it is made of status, kind, sizes and names from a list of our own. Who repeats
 what we have sent it, in whatever pieces, is quoted nowhere.
@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from fsmv2.communicator.transport.pages import PROXY_MARKERS, SCANNED_BYTES_MAX
+
 TEXT_BYTES_MAX = 256
-SCANNED_BYTES_MAX = 64 * 1024
 RETRY_AFTER_S_MAX = 3600.0
 
 
@@ -43,8 +44,6 @@ class Facts(NamedTuple):
     the last entry stands for all later ones. Connections are reset at each ``reset_every``-th
     error in a row, never with 0."""
 
-    transient: bool
-    counter: str
     delays_s: tuple[float, ...]
     reset_every: int = 0
 
@@ -52,15 +51,15 @@ class Facts(NamedTuple):
 _DOUBLING = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
 FACTS: Mapping[Kind, Facts] = {
-    Kind.CLOUDFLARE: Facts(False, "cloudflare_errors_total", (60.0,), reset_every=10),
-    Kind.PROXY_BLOCK: Facts(False, "proxy_block_errors_total", (60.0,)),
-    Kind.RATE_LIMIT: Facts(True, "backend_rate_limit_errors_total", (30.0, 60.0, 120.0, 300.0)),
-    Kind.INVALID_TOKEN: Facts(False, "auth_failures_total", (60.0,)),
-    Kind.INSTANCE_DELETED: Facts(False, "instance_deleted_total", (300.0,)),
-    Kind.SERVER_ERROR: Facts(True, "server_errors_total", _DOUBLING, reset_every=10),
-    Kind.UNKNOWN: Facts(False, "network_errors_total", _DOUBLING),
-    Kind.NETWORK: Facts(True, "network_errors_total", _DOUBLING, reset_every=5),
-    Kind.CHANNEL_FULL: Facts(True, "network_errors_total", (5.0,)),
+    Kind.CLOUDFLARE: Facts((60.0,), reset_every=10),
+    Kind.PROXY_BLOCK: Facts((60.0,)),
+    Kind.RATE_LIMIT: Facts((30.0, 60.0, 120.0, 300.0)),
+    Kind.INVALID_TOKEN: Facts((60.0,)),
+    Kind.INSTANCE_DELETED: Facts((300.0,)),
+    Kind.SERVER_ERROR: Facts(_DOUBLING, reset_every=10),
+    Kind.UNKNOWN: Facts(_DOUBLING),
+    Kind.NETWORK: Facts(_DOUBLING, reset_every=5),
+    Kind.CHANNEL_FULL: Facts((5.0,)),
 }
 
 
@@ -75,45 +74,6 @@ class Rule(NamedTuple):
     markers: tuple[str, ...] = ()
     cloudflare_markers: tuple[str, ...] = ()
 
-
-PROXY_MARKERS = (
-    "Zscaler",
-    "BlueCoat",
-    "Access Denied",
-    "This site has been blocked",
-    "web filter",
-    "Security Policy",
-    "Websense",
-    "FortiGuard",
-)
-
-# Whom a page is taken to be from, by what is in it or in its ``Server`` header, in lower case. What
-# blocks goes before what only passes on, for it often stands behind one of these.
-MIDDLEBOXES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Zscaler", ("zscaler",)),
-    ("Blue Coat", ("bluecoat", "blue coat", "proxysg")),
-    ("Forcepoint", ("forcepoint", "websense")),
-    ("Fortinet", ("fortiguard", "fortinet", "fortigate")),
-    ("Palo Alto", ("palo alto networks", "pan-os")),
-    ("Sophos", ("sophos",)),
-    ("McAfee", ("mcafee", "skyhigh")),
-    ("Cisco Umbrella", ("cisco umbrella", "opendns")),
-    ("Squid", ("squid",)),
-    ("Cloudflare", ("cloudflare", "just a moment", "challenge-form")),
-    ("a captive portal", ("wi-fi", "wifi", "hotspot", "captive")),
-    ("Akamai", ("akamai",)),
-    ("Amazon CloudFront", ("cloudfront",)),
-    ("Amazon's load balancer", ("awselb",)),
-    ("Azure", ("microsoft-azure", "azure front door")),
-    ("Google's front end", ("google frontend",)),
-    ("Traefik", ("traefik",)),
-    ("Envoy", ("envoy",)),
-    ("HAProxy", ("haproxy", "no server is available to handle this request")),
-    ("Varnish", ("varnish",)),
-    ("IIS", ("microsoft-iis", "iis detailed error")),
-    ("nginx", ("nginx", "openresty")),
-    ("Apache", ("apache",)),
-)
 
 # The order is the meaning. Challenges come on 403 and 503 too: taken for an invalid token, the
 # first would park a healthy instance at login.
@@ -193,26 +153,6 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     if not math.isfinite(seconds) or seconds <= 0:
         return None
     return min(seconds, RETRY_AFTER_S_MAX)
-
-
-def is_html(body: bytes, content_type: str = "") -> bool:
-    """True for a page: a relay never serves one, whatever the status claims."""
-    return "html" in content_type.lower() or body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
-
-
-def middlebox(body: bytes, server: str = "") -> str:
-    """Who stands between us and the relay, judging by a page and its ``Server`` header: a name of
-    `MIDDLEBOXES`, or an empty text."""
-    seen = f"{server}\n{body[:SCANNED_BYTES_MAX].decode('utf-8', 'replace')}".lower()
-    return next((name for name, marks in MIDDLEBOXES if any(mark in seen for mark in marks)), "")
-
-
-def shape(body: bytes, content_type: str = "", server: str = "") -> str:
-    """What a body is, without a word of it."""
-    if not is_html(body, content_type):
-        return f"{len(body):,} bytes of body"
-    name = middlebox(body, server)
-    return f"an HTML page of {len(body):,} bytes" + (f"; looks like {name}" if name else "")
 
 
 def clip(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:

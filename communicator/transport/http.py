@@ -22,7 +22,7 @@ import msgspec
 import urllib3
 import urllib3.exceptions
 
-from fsmv2.communicator.transport import codec, errors, token
+from fsmv2.communicator.transport import codec, errors, pages, token
 from fsmv2.communicator.transport.codec import CodecError, Message
 from fsmv2.communicator.transport.connections import certificate_fault, held_to, new_manager
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -68,12 +68,12 @@ class Reply(NamedTuple):
 
     @property
     def is_html(self) -> bool:
-        return errors.is_html(self.body, self.headers.get("content-type", ""))
+        return pages.is_html(self.body, self.headers.get("content-type", ""))
 
     @property
     def shape(self) -> str:
         """What came, in our words."""
-        return errors.shape(
+        return pages.shape(
             self.body, self.headers.get("content-type", ""), self.headers.get("server", "")
         )
 

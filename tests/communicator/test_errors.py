@@ -9,16 +9,15 @@ import pytest
 from fsmv2.communicator.backoff import delay_s, spread, wait_s
 from fsmv2.communicator.transport.errors import (
     FACTS,
-    PROXY_MARKERS,
     RULES,
     TEXT_BYTES_MAX,
     Kind,
     Problem,
     classify,
     clip,
-    is_html,
     parse_retry_after,
 )
+from fsmv2.communicator.transport.pages import PROXY_MARKERS, is_html
 
 NOW = 1_800_000_000.0
 

@@ -24,8 +24,9 @@ from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.outcomes import Credentials, Session
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.transport import address, http
-from fsmv2.communicator.transport.errors import Kind, TransportError, middlebox
+from fsmv2.communicator.transport.errors import Kind, TransportError
 from fsmv2.communicator.transport.http import HttpTransport, Relay
+from fsmv2.communicator.transport.pages import middlebox
 from fsmv2.communicator.transport.token import double_hash
 from fsmv2.supervisor import Secret
 
