@@ -377,8 +377,8 @@ def test_the_next_sync_comes_soon_after_a_message() -> None:
     """Its answer, or the next one, is not to wait for the poll interval, for as long as more are
     counted on: also after an attempt that has found nothing. Unless that is not wanted."""
     sync = synced(tried(), tried(), lively_left_s=1.5)
-    assert "next sync in 0.1 s" in waits(
-        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.04)
+    assert "next sync in 0.0 s" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.01)
     )
     action = syncs(snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.11))
     assert (action.lively_s, round(action.lively_left_s, 2)) == (2.0, 1.39)
@@ -388,6 +388,15 @@ def test_the_next_sync_comes_soon_after_a_message() -> None:
         assert "next sync in" in waits(
             snapshot(Syncing, logged_in=login(), sync=over, sync_s=sync_s, config=config)
         )
+
+
+def test_where_procs_are_short_the_next_sync_is_told() -> None:
+    """For as long as is left of that; and when it was asked for, so that it can tell itself."""
+    sync = synced(tried(), tried(), crowded_left_s=20.0)
+    snap = snapshot(Syncing, logged_in=login(), sync=sync, sync_s=4.0)
+    action = syncs(snap)
+    assert action.crowded_left_s == pytest.approx(16.0)
+    assert action.asked_at == snap.now
 
 
 def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
