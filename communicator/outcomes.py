@@ -57,7 +57,7 @@ class LoginOutcome(msgspec.Struct, frozen=True):
 
     With a problem, ``held`` is the session that was in use before: it is good as long as it was.
     The UUID is the last one the relay told us, kept over failures and over replies without one;
-        the name is what came with this session: it is the relay's word, so it is shown nowhere.
+    the name is what came with this session: it is the relay's word, so it is shown nowhere.
     ``errors_in_row`` counts failed logins since the last that succeeded. ``refused_mark``
     recognises the auth token that was refused, without telling it; ``asked_s_ago`` are the
     seconds since the relay was last asked, at the end of this attempt.
