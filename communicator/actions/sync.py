@@ -34,6 +34,7 @@ from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.pull import INBOX_MESSAGES_MAX, LARGE_REPLY, PullAction
 from fsmv2.communicator.actions.push import PushAction
 from fsmv2.communicator.actions.told import after, told
+from fsmv2.communicator.failurerate import FailureRate
 from fsmv2.communicator.outcomes import Direction, SyncOutcome
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Action, ActionContext
@@ -60,7 +61,7 @@ class SyncAction(Action, frozen=True):
     ``push`` and ``pull`` are how they stand. ``outbox`` or ``inbox`` None leaves that direction
     out; ``push_in_s`` and ``pull_in_s`` are the seconds until it is due, `NEVER` leaves it out too.
     ``lively_s`` is for how long after a message it counts on more, and looks for them often;
-    ``lively_left_s`` what is left of that from the last attempt.
+    ``lively_left_s`` what is left of that from the last attempt. ``login_rate`` is only kept.
     """
 
     # `TRIES_S`, the longest pull, and the longest push that began beside it.
@@ -79,6 +80,7 @@ class SyncAction(Action, frozen=True):
     lively_s: float = 0.0
     lively_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
+    login_rate: FailureRate = FailureRate()
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
@@ -104,6 +106,7 @@ class SyncAction(Action, frozen=True):
             login_id=self.access.login_id,
             session=self.access.session,
             instance_uuid=self.access.instance_uuid,
+            login_rate=self.login_rate,
             push=_stands(push, self.push, sides.began_at, ended),
             pull=_stands(pull, self.pull, sides.began_at, ended),
             token_rejected=any(each is not None and each.is_rejected for each in (push, pull)),

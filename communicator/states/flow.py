@@ -27,6 +27,7 @@ from fsmv2.communicator.states.reading import (
     instance_uuid,
     is_renewal_due,
     login_due_in_s,
+    login_rate,
     next_login,
     sync_outcome,
     unfinished,
@@ -162,6 +163,7 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         poll_interval_s=config.poll_interval_s,
         lively_s=config.lively_s,
         lively_left_s=_lively_left_s(snap),
+        login_rate=login_rate(snap),
     )
     return Act(action, reason=story)
 
