@@ -105,8 +105,9 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     """Both directions after one attempt, each with its own error.
 
     ``login_id`` is the attempt id of the login whose session was used: a rejection concerns
-    that login only, not a later one. ``session`` and ``instance_uuid`` are that login's, for the
-    case that the next one is killed and leaves nothing. ``generation`` is the reset it was made
+    that login only, not a later one. ``session`` and ``instance_uuid`` are that login's, and
+    ``login_rate`` is how logins did of late, for the case that the next one is killed and leaves
+    nothing. ``generation`` is the reset it was made
     under.
     ``push_tried`` and ``pull_tried`` tell which direction has anything new to say. For
     ``lively_left_s`` seconds more messages are counted on; for ``crowded_left_s`` procs count as
@@ -125,6 +126,7 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     crowded_left_s: float = 0.0
     session: Session | None = None
     instance_uuid: str = ""
+    login_rate: FailureRate = FailureRate()
 
 
 class ResetOutcome(msgspec.Struct, frozen=True):

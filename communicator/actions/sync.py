@@ -41,6 +41,7 @@ from fsmv2.communicator.actions.pull import (
 )
 from fsmv2.communicator.actions.push import PushAction
 from fsmv2.communicator.actions.told import after, told
+from fsmv2.communicator.failurerate import FailureRate
 from fsmv2.communicator.outcomes import Direction, SyncOutcome
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Action, ActionContext
@@ -72,6 +73,7 @@ class SyncAction(Action, frozen=True):
     ``lively_s`` is for how long after a message it counts on more, and looks for them often;
     ``lively_left_s`` what is left of that from the last attempt. ``asked_at``: when it was asked
     for, in seconds since the epoch; ``crowded_left_s``: for how long procs count as short.
+    ``login_rate`` is only kept.
     """
 
     # `TRIES_S`, the longest pull, and the longest push that began beside it.
@@ -93,6 +95,7 @@ class SyncAction(Action, frozen=True):
     crowded_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
     inbox_bytes_max: int = INBOX_BYTES_MAX
+    login_rate: FailureRate = FailureRate()
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
@@ -127,6 +130,7 @@ class SyncAction(Action, frozen=True):
             login_id=self.access.login_id,
             session=self.access.session,
             instance_uuid=self.access.instance_uuid,
+            login_rate=self.login_rate,
             push=_stands(push, self.push, sides.began_at, ended),
             pull=_stands(pull, self.pull, sides.began_at, ended),
             token_rejected=any(each is not None and each.is_rejected for each in (push, pull)),

@@ -17,6 +17,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO
+from weakref import WeakSet
+
+# A lock of flock(2) is that of the open file, which a forked child shares: it would outlive us.
+_held: WeakSet[IO[bytes]] = WeakSet()
+
+
+def _let_go() -> None:
+    for file in list(_held):
+        with contextlib.suppress(OSError, ValueError):
+            file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class Disk:
@@ -129,6 +142,10 @@ class Disk:
         """Remove a file; one that is gone already is fine."""
         path.unlink(missing_ok=True)
 
+    def may_write(self, folder: Path) -> bool:
+        """Whether something may be changed in ``folder``: not where it is mounted read-only."""
+        return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+
     def lock(self, path: Path) -> IO[bytes] | None:
         """Hold the lock of that name until the file that is returned is closed, or we are gone;
         None: somebody else holds it."""
@@ -141,6 +158,7 @@ class Disk:
         except BaseException:
             file.close()
             raise
+        _held.add(file)
         return file
 
     def lock_folder(self, folder: Path, name: str) -> Callable[[], None] | None:

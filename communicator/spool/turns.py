@@ -11,6 +11,7 @@ communicators.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def pushing(outbox: Path, disk: Disk = DISK) -> Iterator[bool]:
     if let_go is None:
         raise Taken(f"another communicator pushes from {outbox.name!r}, want one at a time")
     try:
+        if not disk.may_write(outbox):
+            # Learned from the note of a delivery, it would be sent again with each try.
+            raise OSError(errno.EROFS, "it may not be written, so no delivery could be noted")
         yield True
     finally:
         let_go()

@@ -27,6 +27,7 @@ from fsmv2.communicator.states.reading import (
     instance_uuid,
     is_renewal_due,
     login_due_in_s,
+    login_rate,
     next_login,
     sync_outcome,
     unfinished,
@@ -166,6 +167,7 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         lively_left_s=_lively_left_s(snap),
         asked_at=snap.now,
         crowded_left_s=_crowded_left_s(snap),
+        login_rate=login_rate(snap),
     )
     return Act(action, reason=story)
 

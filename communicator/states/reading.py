@@ -19,6 +19,7 @@ import msgspec
 from fsmv2.communicator.actions.authenticate import LASTING, AuthenticateAction
 from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.backoff import WAIT_S_MAX, spread, wait_s
+from fsmv2.communicator.failurerate import FailureRate
 from fsmv2.communicator.outcomes import (
     Credentials,
     Direction,
@@ -119,6 +120,15 @@ def instance_uuid(snap: Snapshot) -> str:
     return ""
 
 
+def login_rate(snap: Snapshot) -> FailureRate:
+    """How logins did of late, for the present credentials."""
+    login, synced = login_outcome(snap), sync_outcome(snap)
+    if login is not None:
+        return login.rate if login.made_for == credentials(snap) else FailureRate()
+    known = synced is not None and synced.made_for == credentials(snap)
+    return synced.login_rate if synced is not None and known else FailureRate()
+
+
 def _is_renewed_at_night(session: Session, now: float, path: str) -> bool:
     """Whether the night's moment for ``path`` has come, and ``session`` is one that cannot wait.
 
@@ -176,16 +186,16 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
     before = login_outcome(snap)
     errors, problem = login_failures(snap)
     usable = usable_session(snap)
-    # An identity belongs to a relay and a token; it must not outlive a change of either.
+    # Identity and rate belong to a relay and a token; they must not outlive a change of either.
     action = AuthenticateAction(
         credentials=credentials(snap),
         errors_in_row=errors,
         instance_uuid=instance_uuid(snap),
+        rate=login_rate(snap),
         held=None if isinstance(usable, str) else Held(usable.session, usable.login_id),
     )
     if before is None or before.made_for != action.credentials:
         return action
-    action = msgspec.structs.replace(action, rate=before.rate)
     asked_s_ago = before.asked_s_ago + snap.since_result_s(AuthenticateAction)
     if problem is None or problem.kind not in LASTING or asked_s_ago >= WAIT_S_MAX:
         return action

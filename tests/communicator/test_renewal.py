@@ -199,6 +199,31 @@ def test_a_direction_that_is_refused_alone_and_failing_logins_stop_no_other(at: 
     assert night.asked("login") > logins
 
 
+def test_a_killed_renewal_takes_no_failure_rate_along(at: Any, context: Any) -> None:
+    """Four that failed, one that is killed and the next that fails are five: the alert is given at
+    that one, and once."""
+    night = at(NIGHT + 12 * HOUR_S, 24 * HOUR_S)
+    line = night.run(60)
+    line.step_s = 0.5
+    line.config = msgspec.structs.replace(line.config, poll_interval_s=1.0)  # the last sync tells
+    night.line.passed_s += 24 * HOUR_S - 601 - 60
+    night.relay.fault("login", DOWN, times=None)
+    while night.asked("login") < 5:
+        line.look()
+        line.passed_s += line.step_s
+    night.run(10)
+    assert "logins keep failing" not in [event for event, _, _ in context.logged]
+    result = line._results[AuthenticateAction]
+    line._results[AuthenticateAction] = msgspec.structs.replace(
+        result, status="crashed", value=None
+    )
+    line._ends[AuthenticateAction] = line.passed_s
+    night.run(60)
+    assert [event for event, _, _ in context.logged].count("logins keep failing") == 1
+    outcome = line._results[AuthenticateAction].value
+    assert outcome.rate.failures == outcome.rate.count == night.asked("login") - 1
+
+
 @pytest.mark.parametrize("ends", ["timed_out", "crashed", "cancelled"])
 def test_a_killed_renewal_takes_neither_session_nor_identity(at: Any, ends: Any) -> None:
     """Scenario 11 after it: the reply has no uuid, and the one that was known is kept."""
