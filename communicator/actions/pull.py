@@ -21,6 +21,7 @@ from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.spool.inbox import aside_of
+from fsmv2.communicator.spool.instance import leave_instance
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext
@@ -90,6 +91,7 @@ def pull_inbox(
         spool.check_room_aside(inbox)
         place = spool.place_for(inbox)
         try:
+            leave_instance(inbox, call.instance_uuid)
             asked = True
             with metrics.request("pull"):
                 body = call.transport.pull(call.token)
