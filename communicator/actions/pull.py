@@ -20,8 +20,8 @@ from fsmv2.communicator import metrics, spool
 from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, told
 from fsmv2.communicator.outcomes import Direction
-from fsmv2.communicator.spool.inbox import aside_of
 from fsmv2.communicator.spool.instance import leave_instance
+from fsmv2.communicator.spool.unpacking import aside_of
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext
