@@ -19,7 +19,8 @@ from fsmv2.communicator.actions.call import Access, Call
 from fsmv2.communicator.actions.told import after, taken_by_another, told
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.spool.disk import DISK
-from fsmv2.communicator.spool.inbox import aside_of
+from fsmv2.communicator.spool.instance import leave_instance
+from fsmv2.communicator.spool.unpacking import aside_of
 from fsmv2.communicator.transport.codec import CodecError
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.supervisor import Action, ActionContext
@@ -134,6 +135,7 @@ class _Pulling:
         spool.check_room_aside(self._inbox)
         place = spool.place_for(self._inbox)
         try:
+            leave_instance(self._inbox, self._call.instance_uuid)
             self.asked = True
             with metrics.request("pull"):
                 body = self._call.transport.pull(self._call.token)

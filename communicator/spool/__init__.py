@@ -13,8 +13,6 @@ from fsmv2.communicator.spool.inbox import (
     finish,
     inbox_files,
     read_messages,
-    saved_replies,
-    unpack,
     writing,
 )
 from fsmv2.communicator.spool.outbox import (
@@ -29,6 +27,7 @@ from fsmv2.communicator.spool.outbox import (
 from fsmv2.communicator.spool.saving import NoRoom, Place, place_for
 from fsmv2.communicator.spool.segments import AsideFull, check_room_aside, strangers, usage
 from fsmv2.communicator.spool.turns import Taken, pulling, pushing
+from fsmv2.communicator.spool.unpacking import saved_replies, unpack
 
 __all__ = [
     "AsideFull",

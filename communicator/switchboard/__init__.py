@@ -3,13 +3,14 @@
 For programs that embed it: `Switchboard` is all of it, its parts can be had one by one.
 """
 
+from fsmv2.communicator.switchboard.accepted import Runner
 from fsmv2.communicator.switchboard.board import LeftOver, Switchboard
 from fsmv2.communicator.switchboard.counts import COUNTED, Counts
 from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound, Incoming
 from fsmv2.communicator.switchboard.outbound import Closed, Outbound
 from fsmv2.communicator.switchboard.publisher import StatusPublisher
-from fsmv2.communicator.switchboard.router import Router, Runner
+from fsmv2.communicator.switchboard.router import Router
 from fsmv2.communicator.switchboard.subscribers import Subscriber, Subscribers
 
 __all__ = [

@@ -13,6 +13,7 @@ import itertools
 import threading
 from collections import deque
 from concurrent.futures import Future
+from typing import Protocol
 
 import msgspec
 
@@ -23,6 +24,13 @@ from fsmv2.supervisor import Action, ActionResult
 BEGUN_MAX = 32
 # Of the payloads of all that are open, as objects, whatever they were packed to; and one more.
 BYTES_MAX = 64 * 1024 * 1024
+
+
+class Runner(Protocol):
+    """What runs users' actions: an `ActionPool`, or whatever submits like one."""
+
+    def submit(self, action: Action) -> Future[ActionResult]:
+        """Take ``action``; the future's result says how it ended, and never raises for it."""
 
 
 class Open:

@@ -27,19 +27,22 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from fsmv2.communicator.spool import Bounds, claim
-from fsmv2.communicator.switchboard.accepted import BEGUN_MAX
+from fsmv2.communicator.spool.instance import instance_of
+from fsmv2.communicator.switchboard.accepted import BEGUN_MAX, Runner
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import Inbound
 from fsmv2.communicator.switchboard.outbound import Outbound
 from fsmv2.communicator.switchboard.publisher import INTERVAL_S, StatusPublisher
-from fsmv2.communicator.switchboard.router import Router, Runner
+from fsmv2.communicator.switchboard.router import Router
 from fsmv2.communicator.switchboard.subscribers import Subscribers
 from fsmv2.supervisor import Action
 
 STOP_S = 10.0
 STEP_S = 0.25
 FAULT_WAIT_S = 1.0
+# How often it is looked for another login's instance.
+INSTANCE_S = 1.0
 
 
 class LeftOver(NamedTuple):
@@ -59,6 +62,7 @@ class Switchboard:
     to the action class that runs it, whose fields are the order's payload. ``status(full)`` is
     what subscribers see each second, see `StatusPublisher`; None: no statuses. ``begun_max``: so
     many orders are begun and not answered at a time; no fewer than the pool has procs.
+    ``instance_uuid`` stands in messages until the communicator's login has told it.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Switchboard:
         )
         self._stopping = threading.Event()
         self._is_closed = False
+        self._learn_at = 0.0
         self._threads: list[threading.Thread] = []
         self._claim: IO[bytes] | None = None
         self._claim_lock = threading.Lock()
@@ -125,6 +130,7 @@ class Switchboard:
         try:
             # Not before: until now somebody else may have run orders, and noted them.
             self.router.read_ledger()
+            self._learn_instance()
             self.outbound.start()
         except BaseException:
             claimed.close()
@@ -197,6 +203,8 @@ class Switchboard:
     def _route_on(self) -> None:
         while not self._stopping.is_set():
             try:
+                if time.monotonic() >= self._learn_at:
+                    self._learn_instance()
                 self.router.step(STEP_S)
             except OSError as error:
                 self.counts.tell("spool_failures", f"cannot use the inbox: {error.strerror}")
@@ -204,6 +212,10 @@ class Switchboard:
             except Exception as error:  # the router must not be gone for one of our errors
                 self.counts.tell("faults", f"cannot route: {type(error).__name__}")
                 self._stopping.wait(FAULT_WAIT_S)
+
+    def _learn_instance(self) -> None:
+        self._learn_at = time.monotonic() + INSTANCE_S
+        self.identity.set_instance_uuid(instance_of(self.inbound.folder))
 
     def _settle(self) -> None:
         try:

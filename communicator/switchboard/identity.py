@@ -1,7 +1,8 @@
 """Which instance this is, as the relay has told at the last login.
 
 Knows: the present UUID.
-Does not know: logins.
+Does not know: logins; the pull leaves the UUID of its login beside the inbox, where the switchboard
+looks for it (`spool.instance`).
 Invariants: whoever reads sees one UUID that was set whole, in any thread; an empty one never
 replaces another, because it means "unchanged".
 """

@@ -23,10 +23,10 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 from fsmv2.communicator.switchboard import orders
-from fsmv2.communicator.switchboard.accepted import BEGUN_MAX, Accepted, Open
+from fsmv2.communicator.switchboard.accepted import BEGUN_MAX, Accepted, Open, Runner
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.switchboard.identity import Identity
 from fsmv2.communicator.switchboard.inbound import TRIES_MAX, Inbound, Incoming
@@ -54,13 +54,6 @@ MEMORY_WAIT_S = 1.0
 # many, or as soon as no more of them are there.
 SETTLE_ORDERS = 100
 SETTLE_S = 0.05
-
-
-class Runner(Protocol):
-    """What runs users' actions: an `ActionPool`, or whatever submits like one."""
-
-    def submit(self, action: Action) -> Future[ActionResult]:
-        """Take ``action``; the future's result says how it ended, and never raises for it."""
 
 
 class Router:
@@ -202,26 +195,43 @@ class Router:
         tries = self.read_ledger().tries
         is_noted = is_packed(content) or len(content) >= LARGE_CHARS
         number = tries.begin(incoming.name, noted=is_noted)
+        if number <= TRIES_MAX:
+            # The error itself holds what was unpacked: it must be gone before another look.
+            code, why = self._routed(incoming)
+        else:
+            code = orders.NO_MEMORY
+            why = f"it was begun {TRIES_MAX} times and never to the end (memory, or a kill)"
+        if why:
+            self._cannot_route(incoming, code, why, may_read=number <= TRIES_MAX + 1)
+        tries.end(incoming.name)
+
+    def _routed(self, incoming: Incoming) -> tuple[str, str]:
+        """Route it; else the code of a failure, and why."""
         try:
-            if number <= TRIES_MAX:
-                self._route(incoming)
-            else:
-                why = f"it was begun {TRIES_MAX} times and never to the end (memory, or a kill)"
-                self._cannot_route(incoming, orders.NO_MEMORY, why, number == TRIES_MAX + 1)
+            self._route(incoming)
+        except CodecError as error:
+            self._counts.tell("unreadable", str(error))
+            return orders.BAD_PAYLOAD, str(error)
         except MemoryError:
-            if number <= TRIES_MAX:
-                raise
-            self._set_aside(incoming)
+            raise
         except Exception as error:  # ours; without an end it would come again for ever
             why = f"cannot route a message: {type(error).__name__}"
             self._counts.tell("faults", why)
-            self._cannot_route(incoming, orders.NOT_ROUTED, why)
-        tries.end(incoming.name)
+            return orders.NOT_ROUTED, why
+        return "", ""
 
-    def _cannot_route(self, incoming: Incoming, code: str, why: str, may_read: bool = True) -> None:
-        """Answer it, if it is an order; else keep it for people."""
-        order = orders.read_head(incoming.message.content) if may_read else None
-        if order is None:
+    def _cannot_route(self, incoming: Incoming, code: str, why: str, may_read: bool) -> None:
+        """Answer it, if it is an order; else keep it for people, unless nobody could read it."""
+        order = None
+        if may_read:
+            try:
+                order = orders.read_head(incoming.message.content)
+            except MemoryError:
+                if code != orders.NO_MEMORY:
+                    raise
+        if order is None and code == orders.BAD_PAYLOAD:
+            incoming.done()
+        elif order is None:
             self._set_aside(incoming)
         elif not self._is_known(order, incoming):
             one = self._open[order.uuid] = Open(order, incoming)
@@ -250,21 +260,15 @@ class Router:
 
     def _route(self, incoming: Incoming) -> None:
         message = incoming.message
-        try:
-            kind, payload, size = read_content(message.content)
-            match kind:
-                case "subscribe":
-                    self._subscribe(message, payload)
-                case "action":
-                    self._order(incoming, orders.read_order(payload), size)
-                    return
-                case _:
-                    self._counts.tell("unexpected", "a message of an unexpected type was dropped")
-        except CodecError as error:
-            self._counts.tell("unreadable", str(error))
-            if orders.read_head(message.content) is not None:
-                self._cannot_route(incoming, orders.BAD_PAYLOAD, str(error))
+        kind, payload, size = read_content(message.content)
+        match kind:
+            case "subscribe":
+                self._subscribe(message, payload)
+            case "action":
+                self._order(incoming, orders.read_order(payload), size)
                 return
+            case _:
+                self._counts.tell("unexpected", "a message of an unexpected type was dropped")
         incoming.done()
 
     def _subscribe(self, message: Message, payload: Any) -> None:

@@ -17,7 +17,7 @@ from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.pull import PullAction
 from fsmv2.communicator.outcomes import Credentials
 from fsmv2.communicator.spool.disk import DISK
-from fsmv2.communicator.spool.inbox import UNPACKS_MAX
+from fsmv2.communicator.spool.unpacking import UNPACKS_MAX
 from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.supervisor import Secret
