@@ -175,3 +175,28 @@ def test_hung_syncs_are_killed_degrade_and_recover(relay: Relay, site: Site, con
     site.sim.pool.answer(SyncAction, lambda action: action.execute(context))
     site.until("syncing", 150)
     assert len(relay.requests("login")) == 1
+
+
+def test_a_failing_renewal_costs_no_health(relay: Relay, site: Site) -> None:
+    """Scenario 18 in the engine: the login fails at the refresh moment, and the worker is running,
+    pulls, and is not in another state for more than that one try; then one login renews it."""
+    relay.backend.token_life_s = 200
+    site.until("syncing", 5)
+    site.sim.run(80)
+    relay.fault("login", faults.nginx_502(), times=None)
+    site.until("authenticating", 40)
+    site.until("syncing", 5)
+    pulls = len(relay.requests("pull"))
+    phases = set()
+    for _ in range(60):
+        site.sim.run(1)
+        phases.add(site.sim.node(PATH).phase)
+    assert phases == {Phase.RUNNING}
+    assert len(relay.requests("pull")) - pulls >= 50
+    assert "renewal failed" in site.sim.node(PATH).reason
+    relay.heal()
+    logins = len(relay.requests("login"))
+    site.sim.run(75)
+    assert len(relay.requests("login")) == logins + 1
+    assert site.state == "syncing"
+    assert {request.status for request in relay.requests("pull")} == {200}
