@@ -8,14 +8,12 @@ inbox (`place_for`, `unpack`); one consumer empties it (`inbox_files`, `read_mes
 from fsmv2.communicator.spool.bounds import Bounds, Policy, SpoolFull, TooLarge, Usage
 from fsmv2.communicator.spool.inbox import (
     Claimed,
-    Draft,
     claim,
     finish,
     inbox_files,
     read_messages,
     saved_replies,
     unpack,
-    writing,
 )
 from fsmv2.communicator.spool.outbox import (
     Outgoing,
@@ -34,7 +32,6 @@ __all__ = [
     "AsideFull",
     "Bounds",
     "Claimed",
-    "Draft",
     "NoRoom",
     "Outgoing",
     "Place",
@@ -61,5 +58,4 @@ __all__ = [
     "strangers",
     "unpack",
     "usage",
-    "writing",
 ]

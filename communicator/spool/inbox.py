@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -25,45 +25,6 @@ from fsmv2.communicator.transport.codec import CodecError, Message
 # So often a reply is begun to be unpacked; kills at random moments never hit the same so often.
 UNPACKS_MAX = 5
 _REPLY = re.compile(r"(.*?)(?:\.begun(\d+))?\.reply", re.DOTALL)
-
-
-class Draft:
-    """A file that nobody sees yet. See `writing`."""
-
-    def __init__(self, folder: Path, stem: str, disk: Disk = DISK) -> None:
-        self._folder = folder
-        self._stem = stem
-        self._disk = disk
-        self._draft = folder / f".{stem}.draft"
-        self.file: IO[bytes] = disk.create(self._draft)
-        self.published: Path | None = None
-
-    def publish(self, suffix: str) -> Path:
-        """Sync the file, give it its name and sync that too; return its path."""
-        self._disk.sync(self.file)
-        self.file.close()
-        target = self._folder / f"{self._stem}{suffix}"
-        self._disk.rename(self._draft, target)
-        self._disk.sync_folder(self._folder)
-        self.published = target
-        return target
-
-    def discard(self) -> None:
-        """Close and remove what was not published."""
-        with contextlib.suppress(OSError):  # what it could not write it tries again as it closes
-            self.file.close()
-        if self.published is None:
-            self._disk.unlink(self._draft)
-
-
-@contextlib.contextmanager
-def writing(folder: Path, stem: str = "", disk: Disk = DISK) -> Iterator[Draft]:
-    """A `Draft` in ``folder``, made if missing; removed unless it was published."""
-    draft = Draft(folder, stem or segments.new_stem(disk.names(folder)), disk)
-    try:
-        yield draft
-    finally:
-        draft.discard()
 
 
 def unpack(reply: Path, disk: Disk = DISK) -> tuple[int, int]:
