@@ -123,9 +123,8 @@ def inwards(folder: Path, count: int, content: str) -> float:
     began = time.perf_counter()
     for first in range(0, count, 100):
         listed = [{"email": str(n), "content": content} for n in range(first, first + 100)]
-        with spool.writing(folder) as draft:
-            draft.file.write(json.dumps({"UMHMessages": listed}).encode())
-            spool.unpack(draft.publish(".reply"))
+        reply = json.dumps({"UMHMessages": listed}).encode()
+        spool.unpack(spool.place_for(folder).save(reply, lambda: False))
         for number in range(first, first + 100):
             found = channel.receive()
             if found is None or found.message.email != str(number):

@@ -88,6 +88,8 @@ def pull_inbox(
         problem = taken_by_another("pull", error)
     except OSError as error:
         problem = Problem(Kind.UNKNOWN, f"cannot work in the inbox: {error.strerror}")
+    except MemoryError:
+        problem = Problem(Kind.UNKNOWN, "cannot unpack: it needs more memory than there is")
     moved, waiting, aside = pulling.moved, pulling.waiting, pulling.aside
     if pulling.held:
         held = after(
@@ -123,7 +125,7 @@ class _Pulling:
     def run(self) -> None:
         """Unpack what is there, and pull once if there is room.
 
-        Raises `TransportError`, `NoRoom`, `AsideFull`, `OSError`.
+        Raises `TransportError`, `NoRoom`, `AsideFull`, `OSError`, `MemoryError`.
         """
         for reply in spool.saved_replies(self._inbox):  # a killed attempt got this far
             self._unpack(reply, DISK.size(reply))

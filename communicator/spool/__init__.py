@@ -8,12 +8,10 @@ inbox (`place_for`, `unpack`); one consumer empties it (`inbox_files`, `read_mes
 from fsmv2.communicator.spool.bounds import Bounds, Policy, SpoolFull, TooLarge, Usage
 from fsmv2.communicator.spool.inbox import (
     Claimed,
-    Draft,
     claim,
     finish,
     inbox_files,
     read_messages,
-    writing,
 )
 from fsmv2.communicator.spool.outbox import (
     Outgoing,
@@ -33,7 +31,6 @@ __all__ = [
     "AsideFull",
     "Bounds",
     "Claimed",
-    "Draft",
     "NoRoom",
     "Outgoing",
     "Place",
@@ -60,5 +57,4 @@ __all__ = [
     "strangers",
     "unpack",
     "usage",
-    "writing",
 ]

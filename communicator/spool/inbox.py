@@ -7,8 +7,7 @@ Invariants: one consumer at a time; nothing goes but by `finish`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -16,45 +15,6 @@ from fsmv2.communicator.spool import segments
 from fsmv2.communicator.spool.disk import DISK, Disk
 from fsmv2.communicator.transport import codec
 from fsmv2.communicator.transport.codec import Message
-
-
-class Draft:
-    """A file that nobody sees yet. See `writing`."""
-
-    def __init__(self, folder: Path, stem: str, disk: Disk = DISK) -> None:
-        self._folder = folder
-        self._stem = stem
-        self._disk = disk
-        self._draft = folder / f".{stem}.draft"
-        self.file: IO[bytes] = disk.create(self._draft)
-        self.published: Path | None = None
-
-    def publish(self, suffix: str) -> Path:
-        """Sync the file, give it its name and sync that too; return its path."""
-        self._disk.sync(self.file)
-        self.file.close()
-        target = self._folder / f"{self._stem}{suffix}"
-        self._disk.rename(self._draft, target)
-        self._disk.sync_folder(self._folder)
-        self.published = target
-        return target
-
-    def discard(self) -> None:
-        """Close and remove what was not published."""
-        with contextlib.suppress(OSError):  # what it could not write it tries again as it closes
-            self.file.close()
-        if self.published is None:
-            self._disk.unlink(self._draft)
-
-
-@contextlib.contextmanager
-def writing(folder: Path, stem: str = "", disk: Disk = DISK) -> Iterator[Draft]:
-    """A `Draft` in ``folder``, made if missing; removed unless it was published."""
-    draft = Draft(folder, stem or segments.new_stem(disk.names(folder)), disk)
-    try:
-        yield draft
-    finally:
-        draft.discard()
 
 
 def inbox_files(inbox: str | Path, disk: Disk = DISK) -> list[Path]:

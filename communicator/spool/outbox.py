@@ -217,9 +217,7 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
             if len(line) > MESSAGE_BYTES_MAX:
                 raise CodecError("too large")
             yield Outgoing(path, index, len(lines), codec.decode_message(line), len(line), disk)
-        except CodecError as error:
-            if isinstance(error.__context__, MemoryError):
-                raise MemoryError from None  # says nothing of the message
+        except CodecError:
             yield _Unreadable(index, len(lines), line)
 
 

@@ -38,9 +38,10 @@ def test_spool_files_appear_whole_and_leave_no_draft(tmp_path: Path) -> None:
     """A producer that fails half-way leaves nothing behind that could be sent."""
     with pytest.raises(TypeError):
         spool.post(tmp_path / "out", email="a", message_type="t", payload=object())
-    with spool.writing(tmp_path / "out") as draft:
-        draft.file.write(b"half, and never published")
-    assert list((tmp_path / "out").iterdir()) == []
+    place = spool.place_for(tmp_path / "out")
+    place.discard()
+    assert names(tmp_path / "out") == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".reserve"]
     path = spool.post(tmp_path / "out", email="a", message_type="t", payload=1)
     assert [path.name] == names(tmp_path / "out")
     assert path.stat().st_size > 0

@@ -137,9 +137,7 @@ def test_saved_reply_survives_death_at_any_step(power_cut: bool) -> None:
         saved = finished = False
         consumed: list[int] = []
         with contextlib.suppress(Died):
-            with spool.writing(FOLDER, disk=disk) as draft:
-                draft.file.write(reply)
-                path = draft.publish(".reply")
+            path = spool.place_for(FOLDER, disk).save(reply, lambda: False)
             saved = True
             spool.unpack(path, disk)
             files = spool.inbox_files(FOLDER, disk)
