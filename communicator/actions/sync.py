@@ -76,11 +76,11 @@ class SyncAction(Action, frozen=True):
     pull: Direction = Direction()
     push_in_s: float = 0.0
     pull_in_s: float = 0.0
+    login_rate: FailureRate = FailureRate()
     poll_interval_s: float = 1.0
     lively_s: float = 0.0
     lively_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
-    login_rate: FailureRate = FailureRate()
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
