@@ -88,6 +88,7 @@ class SyncAction(Action, frozen=True):
     pull: Direction = Direction()
     push_in_s: float = 0.0
     pull_in_s: float = 0.0
+    login_rate: FailureRate = FailureRate()
     poll_interval_s: float = 1.0
     lively_s: float = 0.0
     lively_left_s: float = 0.0
@@ -95,7 +96,6 @@ class SyncAction(Action, frozen=True):
     crowded_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
     inbox_bytes_max: int = INBOX_BYTES_MAX
-    login_rate: FailureRate = FailureRate()
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""

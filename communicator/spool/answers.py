@@ -52,8 +52,8 @@ class Answers:
             return list(self._kept.values())
 
     def keep(self, key: str, line: bytes) -> None:
-        """Keep ``line`` under ``key``, without a sync. What goes wrong goes wrong quietly."""
-        with self._lock, contextlib.suppress(OSError):
+        """Keep ``line`` under ``key``, without a sync. Raises `OSError`: not kept, try again."""
+        with self._lock:
             name = _name(key)
             if name in self._kept and self._is_whole:
                 return  # else it may not be on disk: its first try has failed
@@ -68,7 +68,7 @@ class Answers:
             self._size += len(added)
 
     def drop(self, keys: Iterable[str]) -> None:
-        """These have arrived. Quiet, like `keep`."""
+        """These have arrived. What goes wrong goes wrong quietly: they are known to have."""
         with self._lock, contextlib.suppress(OSError):
             for key in keys:
                 self._kept.pop(_name(key), None)

@@ -209,7 +209,7 @@ class Switchboard:
             except OSError as error:
                 self.counts.tell("spool_failures", f"cannot use the inbox: {error.strerror}")
                 self._stopping.wait(FAULT_WAIT_S)
-            except Exception as error:  # the router must not be gone for one of our errors
+            except BaseException as error:  # the router must not be gone for one of our errors
                 self.counts.tell("faults", f"cannot route: {type(error).__name__}")
                 self._stopping.wait(FAULT_WAIT_S)
 
@@ -230,7 +230,7 @@ class Switchboard:
         while not self._stopping.wait(max(0.0, due_at - time.monotonic())):
             try:
                 self._publisher.tick()
-            except Exception as error:  # nor the heartbeat
+            except BaseException as error:  # nor the heartbeat
                 self.counts.tell("faults", f"cannot publish: {type(error).__name__}")
             # A late round is not made good by two at once.
             due_at = max(due_at + INTERVAL_S, time.monotonic())

@@ -58,7 +58,8 @@ class Ledger:
         self._begun.add(uuids)
 
     def keep_answer(self, uuid: str, line: bytes) -> None:
-        """Its last reply is about to be written to the outbox. Quick, and safe from a kill."""
+        """Its last reply is about to be written to the outbox. Quick, and safe from a kill. Raises
+        `OSError`; then it must not be: after a kill the order would be ended a second time."""
         self._answers.keep(uuid, line)
 
     def jot_answered(self, uuid: str) -> None:

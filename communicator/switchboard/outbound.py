@@ -18,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +81,8 @@ class Outbound:
 
         ``replaceable``: it is a status, see `spool.Policy`. ``on_durable`` is called from the
         writing thread, and before the message can be seen in the outbox ``on_writing``, with its
-        line, each time that is tried; they must be quick.
+        line, each time that is tried; they must be quick. As long as that raises `OSError`, the
+        message waits, and those behind it.
         """
         line = encode(message)
         with self._changed:
@@ -163,10 +163,10 @@ class Outbound:
         return group
 
     def _write(self, group: list[_Waiting]) -> bool:
+        group = group[: self._may_be_written(group)]
+        if not group:
+            return False
         size = sum(len(one.line) for one in group)
-        for one in group:
-            if one.on_writing is not None:
-                self._tell(partial(one.on_writing, one.line))
         try:
             append(self.folder, [one.line for one in group], bounds=None)
         except OSError as error:
@@ -191,10 +191,23 @@ class Outbound:
             self._changed.notify_all()
         return True
 
+    def _may_be_written(self, group: list[_Waiting]) -> int:
+        """How many of the first; the next one waits, for what must be noted before it cannot be."""
+        for number, one in enumerate(group):
+            try:
+                if one.on_writing is not None:
+                    one.on_writing(one.line)
+            except OSError as error:
+                self.counts.tell("spool_failures", f"cannot keep an answer: {error.strerror}")
+                return number
+            except BaseException as error:  # ours: it must not stop everybody's messages
+                self.counts.tell("faults", f"cannot keep an answer: {type(error).__name__}")
+        return len(group)
+
     def _tell(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except Exception as error:  # who asks to be told must not stop everybody's messages
+        except BaseException as error:  # who asks to be told must not stop everybody's messages
             self.counts.tell("faults", f"cannot tell of a message: {type(error).__name__}")
 
     def _count(self) -> None:

@@ -85,7 +85,7 @@ class StatusPublisher:
     def _content(self, full: bool) -> str | None:
         try:
             return encode_content("status", self._status(full))
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would be the end of the heartbeat
             # Its text may be about anything.
             self._counts.tell("status_failures", f"cannot make a status: {type(error).__name__}")
             return None

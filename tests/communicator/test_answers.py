@@ -49,17 +49,22 @@ def test_an_answer_that_was_kept_is_there_after_death_at_any_step() -> None:
             assert line.endswith(b"}"), f"seed {seed}"
 
 
-def test_a_full_disk_costs_an_answer_its_keeping_and_nothing_else() -> None:
+def test_a_full_disk_is_told_and_the_answer_kept_by_the_next() -> None:
     """At any step; half a line that it left is not the beginning of the next one."""
+    told = 0
     for fails_at in range(1, 20):
         disk = MemoryDisk()
         disk.fails_at = fails_at
         mine = Answers(FOLDER, disk)
         for number in range(6):
-            mine.keep(str(number), b"%d" % number)
+            try:
+                mine.keep(str(number), b"%d" % number)
+            except OSError:
+                told += 1
         disk.fails_at = None
         mine.keep("last", b"last")
         assert Answers(FOLDER, disk).lines() == [b"0", b"1", b"2", b"3", b"4", b"5", b"last"]
+    assert told > 5
 
 
 def test_an_answer_that_found_no_space_is_kept_by_its_second_try() -> None:
@@ -69,7 +74,8 @@ def test_an_answer_that_found_no_space_is_kept_by_its_second_try() -> None:
         Answers(FOLDER, disk).keep("first", b"1")
         mine = Answers(FOLDER, disk)
         disk.fails_at = disk.steps + fails_at
-        mine.keep("second", b"2")
+        with contextlib.suppress(OSError):
+            mine.keep("second", b"2")
         disk.fails_at = None
         mine.keep("second", b"2")
         assert Answers(FOLDER, disk).lines() == [b"1", b"2"]

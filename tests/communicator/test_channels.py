@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -365,3 +367,55 @@ def test_an_error_of_ours_ends_no_channel(
     assert out.flush(WAIT_S)
     assert Relay(out.folder).drain() == ["1", "2"]
     assert "s3cret" not in caplog.text
+
+
+def test_what_must_be_noted_before_it_is_seen_waits_until_it_can_be(
+    out: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With those behind it, in their order; those before it are not held up."""
+    monkeypatch.setattr(outbound, "RETRY_S", 0.01)
+    is_full = True
+
+    def note(_line: bytes) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, "no space")
+
+    out.put(message(1))
+    out.put(message(2), on_writing=note)
+    out.put(message(3))
+    out.start()
+    until(lambda: out.counts["spool_failures"] > 2, "it is tried again")
+    assert Relay(out.folder).drain() == ["1"]
+    is_full = False
+    assert out.flush(WAIT_S)
+    assert Relay(out.folder).drain() == ["2", "3"]
+
+
+CLAIMS_AND_FORKS = """
+import os, sys
+from pathlib import Path
+from fsmv2.communicator.spool import claim
+folder = Path(sys.argv[1])
+held = claim(folder)
+read, write = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(write)
+    os.read(read, 1)
+    os._exit(0)
+held.close()
+claim(folder).close()
+os.close(write)
+os.waitpid(child, 0)
+print("free")
+"""
+
+
+@pytest.mark.proc
+def test_a_claim_is_not_that_of_a_forked_child_too(tmp_path: Path) -> None:
+    """It would outlive the program that is killed."""
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", CLAIMS_AND_FORKS, str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert told.stdout == "free\n"

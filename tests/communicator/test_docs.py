@@ -12,14 +12,16 @@ import msgspec
 import pytest
 
 from fsmv2.communicator import CommunicatorConfig
+from fsmv2.communicator.actions.authenticate import TOKEN_FILE_BYTES_MAX
 from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
 from fsmv2.communicator.failurerate import LOGIN, SYNC
 from fsmv2.communicator.states.flow import DEGRADED_AT_ERRORS, DEGRADED_AT_PENDING
-from fsmv2.communicator.states.reading import LOOK_S
+from fsmv2.communicator.states.reading import LOOK_S, NIGHT_HOUR, WORK_HOURS
 from fsmv2.communicator.transport.codec import CONTENT_BYTES_MAX
 from fsmv2.communicator.transport.errors import FACTS, RULES, Kind
 from fsmv2.communicator.transport.jsonsize import DEPTH_MAX, VALUES_MAX
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
+from fsmv2.communicator.transport.token import REFRESH_MARGIN_S_MAX
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 SECTION = README.partition("\n## The communicator\n")[2].partition("\n## ")[0]
@@ -72,6 +74,10 @@ def test_numbers_in_the_text_are_the_constants() -> None:
     assert f"and {DEPTH_MAX} levels" in TEXT
     assert (SPREAD, WAIT_S_MAX) == (0.2, 3600)
     assert f"within {LOOK_S:.0f} s" in TEXT
+    assert f"renewed {REFRESH_MARGIN_S_MAX / 60:.0f} minutes before it expires" in TEXT
+    assert f"between {NIGHT_HOUR} and {NIGHT_HOUR + 1} at night" in TEXT
+    assert f"at work ({WORK_HOURS.start} to {WORK_HOURS.stop})" in TEXT
+    assert f"one line of UTF-8 of at most {TOKEN_FILE_BYTES_MAX:,} bytes" in TEXT
     assert SYNC.share == LOGIN.share == 0.9
     assert f"the last {SYNC.outcomes_max} tries (at least {SYNC.outcomes_min})" in TEXT
     assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT

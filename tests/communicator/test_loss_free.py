@@ -164,6 +164,21 @@ def test_a_flush_keeps_to_its_time_and_to_the_backoff(
     assert FlushAction.timeout_s < FLUSHING_S_MAX
 
 
+def test_nothing_is_pushed_from_a_folder_that_may_not_be_written(
+    pusher: Pusher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mounted read-only, say: no delivery could be noted, so it would come again with each try."""
+    pusher.post(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "may_write", lambda *_: False)
+        stands = pusher.push()
+    assert stands.problem is not None
+    assert "no delivery could be noted" in stands.problem.text
+    assert relay.requests("push") == []
+    assert pusher.push().problem is None
+    assert pusher.arrived() == [1]
+
+
 @pytest.mark.parametrize("where", ["reading", "decoding"])
 def test_a_shortage_of_memory_sets_no_message_aside(
     pusher: Pusher, monkeypatch: pytest.MonkeyPatch, where: str

@@ -149,14 +149,18 @@ def test_a_slow_round_is_cut_short_and_those_left_out_come_first(room: Room) -> 
     assert room.round() == [("cid", "full"), ("ada", "increment")]
 
 
-@pytest.mark.parametrize("bad", [ValueError("s3cret"), object()], ids=["raises", "no JSON"])
+@pytest.mark.parametrize(
+    "bad",
+    [ValueError("s3cret"), SystemExit("s3cret"), object()],
+    ids=["raises", "exits", "no JSON"],
+)
 def test_a_status_that_cannot_be_made_costs_its_round_only(
     room: Room, caplog: pytest.LogCaptureFixture, bad: object
 ) -> None:
     """It is counted, told once without what the error says, and tried again."""
 
     def status(full: bool) -> Any:
-        if isinstance(bad, Exception):
+        if isinstance(bad, BaseException):
             raise bad
         return bad
 
