@@ -20,8 +20,9 @@ from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 if TYPE_CHECKING:
     from fsmv2.communicator.worker import CommunicatorConfig
 
-# Less than a stop may take; the action itself has less.
-FLUSHING_S_MAX = 6.0
+# Less than a stop may take; the action itself has less. More than a sync that was under way is
+# waited for, and given to end (5 s and 1 s).
+FLUSHING_S_MAX = 7.0
 
 
 class Flushing(State):

@@ -13,11 +13,14 @@ from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.actions.flush import FlushAction
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import SyncAction
+from fsmv2.communicator.outcomes import SyncOutcome
+from fsmv2.communicator.states.flushing import FLUSHING_S_MAX
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.supervisor import ChildSpec, Phase, UserSpec
 from fsmv2.supervisor.testing import Simulation
+from fsmv2.supervisor.tree.context import STOP_ACTION_WAIT_S
 
 PATH = "root/uplink"
 
@@ -152,6 +155,27 @@ def test_a_stop_is_held_up_by_no_outage(relay: Relay, site: Site, hangs: bool) -
     site.sim.stop()
     site.sim.until(lambda: site.sim.stopped, 8)
     assert len(relay.requests("push")) == asked
+
+
+@pytest.mark.parametrize("takes_s", [4.0, float("inf")])
+def test_a_stop_waits_for_a_sync_under_way_and_not_for_ever(
+    relay: Relay, site: Site, takes_s: float
+) -> None:
+    """Scenario 40: one that has not ended after 5 s is ended, and then too it is flushed; that it
+    has a moment to take what arrives leaves time for it."""
+    site.until("syncing", 5)
+
+    def moved_nothing(action: SyncAction) -> SyncOutcome:
+        return SyncOutcome(action.access.credentials, action.access.login_id)
+
+    site.sim.pool.answer(SyncAction, moved_nothing, takes_s=takes_s)
+    site.sim.run(2)
+    site.post(1)
+    site.sim.stop()
+    site.sim.until(lambda: site.sim.stopped, 12)
+    assert [entry.payload for entry in relay.pushed()] == [1]
+    assert spool.outgoing(site.folder / "out", 9, 1 << 20)[1] == 0
+    assert STOP_ACTION_WAIT_S + SyncAction.grace_s < FLUSHING_S_MAX
 
 
 def test_a_changed_config_is_used_at_once_out_of_a_park(relay: Relay, site: Site) -> None:
