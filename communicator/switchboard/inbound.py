@@ -120,8 +120,8 @@ class Inbound:
 
     def receive(self, timeout_s: float = 0.0) -> Incoming | None:
         """The next message; None when none has come within ``timeout_s`` seconds, when the window
-        is full, or after `wake`. Raises `OSError`, and `MemoryError` where there is too little to
-        read the next one, which stays the next one; `TRIES_MAX` times, then it is kept aside."""
+        is full, or after `wake`. Raises `OSError`, and whatever keeps the next one from being
+        read, as too little memory: it stays the next one, and is kept aside after `TRIES_MAX`."""
         ends_at = time.monotonic() + timeout_s
         while True:
             if self._open < self._window:
@@ -204,11 +204,11 @@ class Inbound:
             return codec.decode_message(file.lines[0])
         except CodecError as error:
             why = str(error)
-        except MemoryError:
+        except Exception as error:  # no memory, or an error of ours
             file.tries += 1
             if file.tries < TRIES_MAX:
                 raise
-            why = "cannot read a message: it needs more memory than there is"
+            why = f"cannot read a message after {TRIES_MAX} tries: {type(error).__name__}"
         file.keep()
         self.counts.tell("unreadable", why)
         return None
