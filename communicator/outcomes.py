@@ -110,8 +110,7 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     nothing. ``generation`` is the reset it was made
     under.
     ``push_tried`` and ``pull_tried`` tell which direction has anything new to say. For
-    ``lively_left_s`` seconds more messages are counted on; for ``crowded_left_s`` procs count as
-    short.
+    ``lively_left_s`` seconds more messages are counted on.
     """
 
     made_for: Credentials
@@ -123,7 +122,6 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     push_tried: bool = True
     pull_tried: bool = True
     lively_left_s: float = 0.0
-    crowded_left_s: float = 0.0
     session: Session | None = None
     instance_uuid: str = ""
     login_rate: FailureRate = FailureRate()

@@ -10,7 +10,7 @@ only, so that the root sees results and can change its mind.
 While messages move it stays, and tries again much sooner than at the poll interval: a question is
 seldom the last one, and its answer is to leave at once. An empty outbox costs no request. It keeps
 a proc for that, so not for long at a time, and not at all where procs are short: an attempt that
-has waited for one leaves as soon as it is done, and so do the next ones for a while.
+has waited for one leaves as soon as it is done.
 
 Knows: which direction may begin when, what is carried over for one that is left out.
 Does not know: backoff, states.
@@ -54,9 +54,8 @@ ONE_FOLDER = Problem(
 TRIES_S = 5.0
 # It stays no longer than this where nothing is under way: others may wait for its proc.
 STAYS_S = 0.5
-# Waited for so long, procs are short; for so long afterwards none is kept.
+# An attempt that has waited for its proc for so long keeps none.
 CROWDED_AFTER_S = 0.1
-CROWDED_FOR_S = 30.0
 # How often it looks at outbox and relay while messages move.
 LIVELY_PUSH_S = 0.02
 LIVELY_PULL_S = 0.1
@@ -72,7 +71,7 @@ class SyncAction(Action, frozen=True):
     out; ``push_in_s`` and ``pull_in_s`` are the seconds until it is due, `NEVER` leaves it out too.
     ``lively_s`` is for how long after a message it counts on more, and looks for them often;
     ``lively_left_s`` what is left of that from the last attempt. ``asked_at``: when it was asked
-    for, in seconds since the epoch; ``crowded_left_s``: for how long procs count as short.
+    for, in seconds since the epoch.
     ``login_rate`` is only kept.
     """
 
@@ -93,17 +92,14 @@ class SyncAction(Action, frozen=True):
     lively_s: float = 0.0
     lively_left_s: float = 0.0
     asked_at: float | None = None
-    crowded_left_s: float = 0.0
     inbox_messages_max: int = INBOX_MESSAGES_MAX
     inbox_bytes_max: int = INBOX_BYTES_MAX
 
     def execute(self, ctx: ActionContext) -> SyncOutcome:
         """Push and pull; returns both outcomes, whatever the relay says."""
-        crowded_s = self.crowded_left_s
-        if self.asked_at is not None and time.time() - self.asked_at > CROWDED_AFTER_S:
-            crowded_s = CROWDED_FOR_S
-        lively = (0.0, 0.0) if crowded_s > 0 else (self.lively_s, self.lively_left_s)
-        sides = _Sides(ctx, self.access.request_s_max, *lively)
+        has_waited = self.asked_at is not None and time.time() - self.asked_at > CROWDED_AFTER_S
+        stays_s = 0.0 if has_waited else STAYS_S
+        sides = _Sides(ctx, self.access.request_s_max, stays_s, self.lively_s, self.lively_left_s)
         push = pull = None
         if is_one_folder(self.outbox, self.inbox):
             push = _Side(self.push, partial(_one_folder, self, ctx, "push"), self.push_in_s)
@@ -138,7 +134,6 @@ class SyncAction(Action, frozen=True):
             push_tried=push is not None and push.tried_at is not None,
             pull_tried=pull is not None and pull.tried_at is not None,
             lively_left_s=max(0.0, sides.counted_on_until - ended),
-            crowded_left_s=max(0.0, crowded_s - (ended - sides.began_at)),
         )
 
 
@@ -199,13 +194,19 @@ class _Sides:
     """Both directions, and when which of them may begin."""
 
     def __init__(
-        self, ctx: ActionContext, request_s_max: float, lively_s: float, lively_left_s: float
+        self,
+        ctx: ActionContext,
+        request_s_max: float,
+        stays_s: float,
+        lively_s: float,
+        lively_left_s: float,
     ) -> None:
         self.began_at = time.monotonic()
         self._ctx = ctx
         self._request_s_max = request_s_max
         self._changed = threading.Condition()
         self._lively_s = lively_s
+        self._stays_until = self.began_at + stays_s
         # An attempt that finds nothing at first may just have begun between two messages.
         self.counted_on_until = self._lively_until = self.began_at + lively_left_s
         self._pull: _Side | None = None
@@ -296,14 +297,14 @@ class _Sides:
             self._changed.notify_all()
             while True:
                 now = time.monotonic()
-                is_lively = now < min(self._lively_until, self.began_at + STAYS_S)
+                is_lively = now < min(self._lively_until, self._stays_until)
                 due = min(due_at, soon_at) if is_lively else due_at
                 mine.busy = now >= due
                 if mine.busy:
                     return True
                 if not is_lively and (other is None or not other.busy):
                     return False
-                until = min(due, self._lively_until, self.began_at + STAYS_S) if is_lively else due
+                until = min(due, self._lively_until, self._stays_until) if is_lively else due
                 self._changed.wait(min(until - now, 3600.0))
 
 

@@ -16,7 +16,14 @@ import msgspec
 
 from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.reset import ResetAction
-from fsmv2.communicator.actions.sync import LIVELY_PUSH_S, NEVER, SyncAction, has_more
+from fsmv2.communicator.actions.sync import (
+    CROWDED_AFTER_S,
+    LIVELY_PULL_S,
+    LIVELY_PUSH_S,
+    NEVER,
+    SyncAction,
+    has_more,
+)
 from fsmv2.communicator.backoff import wait_s
 from fsmv2.communicator.outcomes import Direction, ResetOutcome
 from fsmv2.communicator.states import authenticating
@@ -166,7 +173,6 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         lively_s=config.lively_s,
         lively_left_s=_lively_left_s(snap),
         asked_at=snap.now,
-        crowded_left_s=_crowded_left_s(snap),
         login_rate=login_rate(snap),
     )
     return Act(action, reason=story)
@@ -200,7 +206,9 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
             return 0.0
         interval_s = config.poll_interval_s
         if _lively_left_s(snap) > 0:
-            interval_s = min(interval_s, LIVELY_PUSH_S)
+            last = snap.result(SyncAction)
+            is_crowded = last is not None and last.queued_s > CROWDED_AFTER_S
+            interval_s = min(interval_s, LIVELY_PULL_S if is_crowded else LIVELY_PUSH_S)
         return interval_s - direction.idle_s
     outcome = sync_outcome(snap)
     refused = direction.problem.kind is Kind.INVALID_TOKEN
@@ -226,8 +234,3 @@ def _standing(direction: Direction) -> str:
         return "not tried yet"
     held = " (inbox full)" if direction.held else ""
     return f"ok, {direction.moved} moved, {direction.waiting} waiting{held}"
-
-
-def _crowded_left_s(snap: Snapshot) -> float:
-    outcome = sync_outcome(snap)
-    return 0.0 if outcome is None else outcome.crowded_left_s - snap.since_result_s(SyncAction)

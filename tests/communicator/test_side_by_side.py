@@ -153,26 +153,16 @@ def test_an_attempt_that_begins_between_two_messages_waits_for_the_second(
     assert 40.0 < found[0].lively_left_s <= 60.0
 
 
-@pytest.mark.parametrize(
-    ("short", "left_s"),
-    [({"asked_at": 1.0}, sync_module.CROWDED_FOR_S), ({"crowded_left_s": 20.0}, 20.0)],
-    ids=["it has waited for its own", "one before it has"],
-)
-def test_where_procs_are_short_none_is_kept(
-    relay: Relay,
-    attempts: Attempts,
-    monkeypatch: pytest.MonkeyPatch,
-    short: dict[str, float],
-    left_s: float,
+def test_an_attempt_that_has_waited_for_its_proc_keeps_none(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others wait for it. What is there is moved all the same."""
+    """Others wait for it. What is there is moved all the same, and more is still counted on."""
     monkeypatch.setattr(sync_module, "STAYS_S", 3600.0)
     relay.send("ada@example.com", "action", "question")
     attempts.post("status")
-    outcome = attempts.sync(lively_s=3600.0, lively_left_s=3600.0, poll_interval_s=3600.0, **short)
+    outcome = attempts.sync(lively_s=3600.0, poll_interval_s=3600.0, asked_at=1.0)
     assert (outcome.push.moved, outcome.pull.moved) == (1, 1)
-    assert outcome.lively_left_s == 0.0
-    assert 0.0 < outcome.crowded_left_s <= left_s
+    assert outcome.lively_left_s > 1800.0
 
 
 @pytest.mark.parametrize("messages", [9, 10])

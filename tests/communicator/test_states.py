@@ -84,9 +84,11 @@ def snapshot(
     shutdown: bool = False,
     flushed: ActionResult | None = None,
     entered_s: float = 0.0,
+    queued_s: float = 0.0,
 ) -> Snapshot:
     """What the engine would build: ``login_s`` and ``sync_s`` seconds after the last results,
-    ``entered_s`` after the state was entered; a flush has just ended."""
+    ``entered_s`` after the state was entered; a flush has just ended; the sync had waited for
+    ``queued_s``."""
     results: dict[type[Action], ActionResult] = {}
     if logged_in is not None:
         results[AuthenticateAction] = ActionResult(
@@ -97,7 +99,11 @@ def snapshot(
         )
     if sync is not None:
         results[SyncAction] = ActionResult(
-            status="succeeded", action_type="SyncAction", attempt_id=SYNC_ID, value=sync
+            status="succeeded",
+            action_type="SyncAction",
+            attempt_id=SYNC_ID,
+            value=sync,
+            queued_s=queued_s,
         )
     for kind in killed or {}:
         results[kind] = ActionResult(
@@ -390,13 +396,14 @@ def test_the_next_sync_comes_soon_after_a_message() -> None:
         )
 
 
-def test_where_procs_are_short_the_next_sync_is_told() -> None:
-    """For as long as is left of that; and when it was asked for, so that it can tell itself."""
-    sync = synced(tried(), tried(), crowded_left_s=20.0)
-    snap = snapshot(Syncing, logged_in=login(), sync=sync, sync_s=4.0)
-    action = syncs(snap)
-    assert action.crowded_left_s == pytest.approx(16.0)
-    assert action.asked_at == snap.now
+def test_where_procs_are_short_the_next_sync_comes_a_little_later() -> None:
+    """And is told when it was asked for, so that it can tell whether it has waited itself."""
+    sync = synced(tried(), tried(), lively_left_s=1.5)
+    assert "next sync in" in waits(
+        snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.05, queued_s=0.2)
+    )
+    snap = snapshot(Syncing, logged_in=login(), sync=sync, sync_s=0.05)
+    assert syncs(snap).asked_at == snap.now
 
 
 def test_outbox_that_was_not_emptied_is_gone_on_with_at_once() -> None:
