@@ -1,13 +1,15 @@
 """What a communicator costs and how long a message takes, on loopback.
 
     python benchmarks/communicator.py [--seconds 60] [--rate 1000] [--idle 30] [--json FILE]
+                                      [--markdown FILE]
 
 A supervisor with one communicator, the relay's stand-in in a process of its own, and this process
 as the user of outbox and inbox. First nothing happens for a while: requests and CPU time. Then
 ``--rate`` messages a second go each way: how long each takes from the caller's hand to the relay
 and from the relay to the consumer, how much memory the processes take in the beginning and in the
-end, and whether all of them arrived. `communicator_soak.py` says what becomes of messages when
-procs die.
+end, and whether all of them arrived. What the disk does meanwhile is measured beside it, as each
+message waits for it several times: a write of 4 KiB and its sync, ten times a second, each counted
+from when it was due. `communicator_soak.py` says what becomes of messages when procs die.
 
 Exit status: 0 when every message arrived, 1 when not, 2 for wrong options.
 """
@@ -29,7 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import psutil
-from documents import plain_table
+from documents import markdown_table, plain_table, put, surroundings
 from relaying.far import FarRelay, now
 
 from fsmv2.communicator import spool
@@ -38,6 +40,7 @@ from fsmv2.communicator.transport.codec import Message
 
 TOKEN = "bench-token-bench-token"
 TICK_S = 0.01  # between two groups of messages
+PROBE_S = 0.1  # between two looks at the disk
 PATIENCE_S = 30.0
 
 
@@ -132,6 +135,33 @@ class Inward(threading.Thread):
             time.sleep(TICK_S)
 
 
+class Disk(threading.Thread):
+    """Writes and syncs a little on the same disk, for as long as the ``with``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._path = folder / "probe"
+        self._done = threading.Event()
+        self.took_s: list[float] = []
+
+    def __enter__(self) -> Disk:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        due = time.monotonic()
+        with self._path.open("wb", buffering=0) as file:
+            while not self._done.wait(max(0.0, due - time.monotonic())):
+                file.write(bytes(4096))
+                os.fdatasync(file.fileno())
+                self.took_s.append(time.monotonic() - due)
+                due += PROBE_S
+
+
 def flow(folder: Path, relay: FarRelay, processes: Processes, rate: int, seconds: float) -> Any:
     """Messages both ways for ``seconds``."""
     outward, inward = Outward(folder, rate, seconds), Inward(folder)
@@ -218,8 +248,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 time.sleep(0.05)
             processes = Processes(root.pid)
             time.sleep(1.0)
-            found = {"idle": idle(relay, processes, options.idle)}
-            found["flow"] = flow(folder, relay, processes, options.rate, options.seconds)
+            with Disk(folder) as quiet:
+                found = {"idle": idle(relay, processes, options.idle)}
+            with Disk(folder) as busy:
+                found["flow"] = flow(folder, relay, processes, options.rate, options.seconds)
+            found["disk"] = {
+                **{f"idle_{name}": value for name, value in spread(quiet.took_s).items()},
+                **{f"flow_{name}": value for name, value in spread(busy.took_s).items()},
+            }
             return found
         finally:
             root.terminate()
@@ -232,13 +268,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def rows(found: dict[str, Any]) -> list[list[str]]:
     """The table."""
-    quiet, moved = found["idle"], found["flow"]
+    quiet, moved, disk = found["idle"], found["flow"], found["disk"]
 
     def ms(value: float) -> str:
         return f"{value * 1000:.0f} ms"
 
-    def three(way: str) -> str:
-        return " / ".join(ms(moved[f"{way}_{name}_s"]) for name in ("p50", "p99", "max"))
+    def three(way: str, where: dict[str, float] = moved) -> str:
+        return " / ".join(ms(where[f"{way}_{name}_s"]) for name in ("p50", "p99", "max"))
 
     mib = 1024 * 1024
     return [
@@ -249,6 +285,8 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
         ["arrived at the consumer", f"{moved['arrived_in']} of {moved['sent_in']}"],
         ["caller to relay, p50 / p99 / longest", three("out")],
         ["relay to consumer, p50 / p99 / longest", three("in")],
+        ["the disk's own sync meanwhile, p50 / p99 / longest", three("flow", disk)],
+        ["the disk's own sync while idle, p50 / p99 / longest", three("idle", disk)],
         ["CPU of all its processes", f"{moved['cpu_share']:.2f} core"],
         [
             "memory of all its processes, early and late",
@@ -264,14 +302,18 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=1_000)
     parser.add_argument("--idle", type=float, default=30.0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path, help="a document to put the table into")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="fsmv2-bench-") as folder:
         found = measure(options, Path(folder))
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1))
-    print(f"{os.cpu_count()} cores, load {load:.1f} before and {os.getloadavg()[0]:.1f} after.")
-    print("\n".join(plain_table([["figure", "measured"], *rows(found)])))
+    head, table = f"{surroundings(load)}.", [["figure", "measured"], *rows(found)]
+    print(head)
+    print("\n".join(plain_table(table)))
+    if options.markdown is not None:
+        put(options.markdown, "communicator", [head, "", *markdown_table(table)])
     moved = found["flow"]
     lost = moved["sent_out"] - moved["arrived_out"] + moved["sent_in"] - moved["arrived_in"]
     return 1 if lost else 0

@@ -1,6 +1,7 @@
 """How long a user waits for the answer to an order, and where the time goes.
 
     python benchmarks/communicator_orders.py [--orders 60] [--pause 0.05] [--rest 5] [--json FILE]
+                                             [--markdown FILE]
 
 The relay's stand-in in a process of its own, a supervisor with one communicator, and here a
 switchboard with a pool. Orders are given one after the other, ``--pause`` seconds after the last
@@ -26,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from documents import plain_table
+from documents import markdown_table, plain_table, put, surroundings
 from relaying.asked import WhatTime
 from relaying.far import FarRelay, now
 
@@ -58,6 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pause", type=float, default=0.05, metavar="SECONDS")
     parser.add_argument("--rest", type=float, default=5.0, metavar="SECONDS", help="0: none")
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
+    parser.add_argument("--markdown", metavar="FILE", help="a document to put the table into")
     options = parser.parse_args()
     if options.orders < 1 or options.pause < 0 or options.rest < 0:
         parser.error("want --orders of at least 1, --pause and --rest of at least 0")
@@ -149,8 +151,11 @@ def main() -> int:
         except AssertionError as error:
             print(error)
             return 1
-    print(f"{os.cpu_count()} cores, load {load:.1f} before and {os.getloadavg()[0]:.1f} after.")
+    head = f"{surroundings(load)}."
+    print(head)
     print("\n".join(plain_table(rows(found))))
+    if options.markdown:
+        put(Path(options.markdown), "orders", [head, "", *markdown_table(rows(found))])
     if options.json:
         told: dict[str, Any] = {
             name: [dict(zip(PARTS, each, strict=True)) for each in orders]

@@ -1,14 +1,26 @@
-"""Tables of figures as Markdown, and the place in a document where they belong.
+"""Tables of figures as Markdown, the place in a document where they belong, where they come from.
 
-Knows: Markdown's tables, the two comment lines between which a benchmark's figures stand.
+Knows: Markdown's tables, the two comment lines between which a benchmark's figures stand, what
+of the machine a reader must know to compare figures.
 Does not know: any benchmark.
 Invariants: `put` changes nothing outside of the two lines.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def surroundings(load_before: float) -> str:
+    """What the figures of a run that ends now were measured with."""
+    return (
+        f"Python {platform.python_version()}, Linux {platform.release()}, "
+        f"{len(os.sched_getaffinity(0))} cores, load {load_before:.1f} before and "
+        f"{os.getloadavg()[0]:.1f} after"
+    )
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from documents import markdown_table, plain_table, put
+from documents import markdown_table, plain_table, put, surroundings
 from killing import kills
 from killing.shapes import SHAPES
 
@@ -71,20 +70,18 @@ def main() -> int:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="fsmv2-kill-") as folder:
         measured = measure(options, Path(folder) / "pids")
-    surroundings = (
-        f"Python {platform.python_version()}, Linux {platform.release()}, "
-        f"{len(os.sched_getaffinity(0))} cores, load {load:.1f} before and "
-        f"{os.getloadavg()[0]:.1f} after; {options.kills} kills of each shape, "
+    head = (
+        f"{surroundings(load)}; {options.kills} kills of each shape, "
         "milliseconds after the deadline, p50 / p99."
     )
     rows = kills.rows(measured)
-    print(surroundings)
+    print(head)
     print("\n".join(plain_table(rows)))
     if options.json:
-        document = {"surroundings": surroundings, "kills": measured}
+        document = {"surroundings": head, "kills": measured}
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
     if options.markdown:
-        put(Path(options.markdown), "kill", [surroundings, "", *markdown_table(rows)])
+        put(Path(options.markdown), "kill", [head, "", *markdown_table(rows)])
     faults = [f"FAULT {name}: {text}" for name in measured for text in _faults(measured[name])]
     print("\n".join(faults[:LINES_OF_FAULTS_MAX]), end="\n" if faults else "")
     return int(bool(faults))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from documents import markdown_table, plain_table, put
+from documents import markdown_table, plain_table, put, surroundings
 from growing import cases, enqueue
 from growing.plot import svg
 from growing.rows import table
@@ -129,11 +128,7 @@ def main() -> int:
         except (RuntimeError, subprocess.SubprocessError) as error:
             print(f"cannot measure: {error}", file=sys.stderr)
             return 1
-        measured["surroundings"] = (
-            f"Python {platform.python_version()}, Linux {platform.release()}, "
-            f"{len(os.sched_getaffinity(0))} cores, load {before:.1f} before and "
-            f"{os.getloadavg()[0]:.1f} after."
-        )
+        measured["surroundings"] = f"{surroundings(before)}."
     rows = table(measured["figures"])
     print(measured["surroundings"])
     print("\n".join(plain_table(rows)))

@@ -237,14 +237,20 @@ def test_communicator_orders_have_one_end_under_kills() -> None:
 
 
 def test_communicator_tells_what_it_costs_and_how_long_messages_take(tmp_path: Path) -> None:
-    raw = tmp_path / "communicator.json"
-    told = run("communicator.py", "--seconds", "1", "--idle", "1", "--json", str(raw))
+    raw, document = tmp_path / "communicator.json", tmp_path / "README.md"
+    document.write_text(DOCUMENT.format("communicator"))
+    told = run(
+        *("communicator.py", "--seconds", "1", "--idle", "1"),
+        *("--json", str(raw), "--markdown", str(document)),
+    )
 
     moved = json.loads(raw.read_text())["flow"]
     assert moved["arrived_out"] == moved["sent_out"] > 0
     assert moved["arrived_in"] == moved["sent_in"] > 0
     assert 0 < moved["out_p50_s"] <= moved["out_p99_s"] <= moved["out_max_s"]
     assert "relay to consumer, p50 / p99 / longest" in told
+    assert "the disk's own sync meanwhile, p50 / p99 / longest" in told
+    assert "| relay to consumer, p50 / p99 / longest | " in document.read_text()
 
 
 def test_communicator_spool_tells_rates_and_waits(tmp_path: Path) -> None:
@@ -261,10 +267,15 @@ def test_communicator_spool_tells_rates_and_waits(tmp_path: Path) -> None:
 
 
 def test_communicator_orders_tells_where_the_time_goes(tmp_path: Path) -> None:
-    raw = tmp_path / "orders.json"
-    told = run("communicator_orders.py", "--orders", "2", "--rest", "0", "--json", str(raw))
+    raw, document = tmp_path / "orders.json", tmp_path / "README.md"
+    document.write_text(DOCUMENT.format("orders"))
+    told = run(
+        *("communicator_orders.py", "--orders", "2", "--rest", "0"),
+        *("--json", str(raw), "--markdown", str(document)),
+    )
 
     assert "whole way" in told
+    assert "| in a conversation | whole way | " in document.read_text()
     for order in json.loads(raw.read_text())["in a conversation"]:
         whole, *parts = order.values()
         assert whole == pytest.approx(sum(parts))
