@@ -81,8 +81,8 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where identity, desired and observed states are kept: in the root's memory, or in the file
-    ``path``, from which the next root goes on. The log of changes has ``keep_changes`` entries at
-    most, none of them older than ``keep_s`` seconds."""
+    ``path``, from which the next root goes on. The log of changes, which only a file has, has
+    ``keep_changes`` entries at most, none of them older than ``keep_s`` seconds."""
 
     kind: Literal["memory", "sqlite"] = "memory"
     path: str | None = None

@@ -59,7 +59,7 @@ class Sink(Protocol):
 
 
 class MemorySink:
-    """Keeps documents here."""
+    """Keeps documents here, with the last ``keep`` changes."""
 
     pid = 0
     trouble = ""
@@ -71,7 +71,7 @@ class MemorySink:
         emit: Callable[[Event], None],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.store = MemoryStore(int(wall() * 1e6))
+        self.store = MemoryStore(int(wall() * 1e6), keep)
         self.recalled: dict[str, Recalled] = {}
         self._keep = keep
         self._keep_s = keep_s
@@ -169,7 +169,9 @@ def file_of(settings: StoreSettings) -> str:
 def open_keeper(settings: StoreSettings, emit: Callable[[Event], None], poller: Poller) -> Keeper:
     """The store that ``settings`` ask for, open. Raises `StartError`."""
     if settings.kind == "memory":
-        return Keeper(MemorySink(settings.keep_changes, settings.keep_s, emit))
+        # Changes are read from a file, by the ops process; in here nobody could, and the log of a
+        # busy tree is tens of megabytes.
+        return Keeper(MemorySink(0, settings.keep_s, emit))
     arguments = (file_of(settings), settings.keep_changes, settings.keep_s)
     writer = WriterProcess(arguments, emit, poller)
     writer.open()

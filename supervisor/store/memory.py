@@ -34,14 +34,16 @@ from fsmv2.supervisor.store.protocol import (
 
 class MemoryStore:
     """A `Store` that ends with its process. ``origin`` is where its counter begins: above what
-    any earlier store of the same tree has reached, so that no reader takes it for that one."""
+    any earlier store of the same tree has reached, so that no reader takes it for that one.
+    ``changes_max`` is how many changes its log holds at any time; None: `compact` bounds it."""
 
-    def __init__(self, origin: int = 0) -> None:
+    def __init__(self, origin: int = 0, changes_max: int | None = None) -> None:
         self._sync = origin
         self._low_water = origin
         self._documents: dict[str, dict[str, tuple[int, bytes]]] = {}
         self._tombstones: dict[str, tuple[int, float]] = {}
         self._log: deque[Entry] = deque()
+        self._changes_max = changes_max
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._documents)} workers, {len(self._log)} changes>"
@@ -78,6 +80,8 @@ class MemoryStore:
         self._sync += 1
         if write.role != "resume":
             self._log.append(Entry(self._sync, write.path, write.role, write.at, changes))
+            if self._changes_max is not None and len(self._log) > self._changes_max:
+                self._low_water = self._log.popleft().sync
 
     def load(self, path: str) -> Record | None:
         """See `Store.load`."""

@@ -198,6 +198,19 @@ def test_entries_from_before_a_moment_go_and_tombstones_with_them(store: Store) 
     assert store.compact(keep=100, before=AT + 2) == 0
 
 
+@pytest.mark.parametrize("most", [0, 3])
+def test_a_log_in_memory_never_holds_more_than_it_was_told(most: int) -> None:
+    store = MemoryStore(changes_max=most)
+    add(store, "a")
+    for number in range(10):
+        save(store, "a", "observed", {"state": f"s{number}"})
+
+    counter = store.snapshot().sync
+    assert repr(store) == f"<MemoryStore 1 workers, {most} changes>"
+    assert len(store.changes(counter - most).entries) == most
+    assert store.changes(counter - most - 1).snapshot is not None  # no reader misses one unawares
+
+
 def test_pages_of_changes_lead_to_the_end_without_a_gap(store: Store) -> None:
     add(store, "site/a")
     since = store.changes(0).sync
