@@ -17,6 +17,7 @@ from fsmv2.communicator.states.reading import (
     next_login,
     usable_session,
 )
+from fsmv2.communicator.states.spans import at_least, within
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 
 
@@ -35,8 +36,8 @@ class Authenticating(State):
             why = usable.renewal
         else:
             held = f"renewal {failed}; " if failed else "logged in, "
-            return Go(syncing.Syncing, reason=f"{held}token good for {usable.left_s:.0f} s")
+            return Go(syncing.Syncing, reason=f"{held}token good for {at_least(usable.left_s)}")
         due_in_s = login_due_in_s(snap)
         if due_in_s > 0:
-            return Stay(reason=f"{why}; next login in {due_in_s:.1f} s")
+            return Stay(reason=why + within("next login", due_in_s))
         return Act(next_login(snap), reason=f"logging in: {why}")

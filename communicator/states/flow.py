@@ -40,6 +40,7 @@ from fsmv2.communicator.states.reading import (
     unfinished,
     value_of,
 )
+from fsmv2.communicator.states.spans import at_least, within
 from fsmv2.communicator.transport.errors import FACTS, Kind
 from fsmv2.supervisor import Act, Go, Snapshot, Stay
 
@@ -155,9 +156,9 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         return Stay(reason="logged in; neither outbox nor inbox is set, so nothing is synced")
     push_in_s = NEVER if config.outbox is None else _due_in_s(snap, usable, both.push, "push")
     pull_in_s = NEVER if config.inbox is None else _due_in_s(snap, usable, both.pull, "pull")
-    story = f"{both}; token good for {usable.left_s:.0f} s{_renewal_story(snap, usable)}"
+    story = f"{both}; token good for {at_least(usable.left_s)}{_renewal_story(snap, usable)}"
     if min(push_in_s, pull_in_s) > 0:
-        return Stay(reason=f"{story}; next sync in {min(push_in_s, pull_in_s):.1f} s")
+        return Stay(reason=story + within("next sync", min(push_in_s, pull_in_s)))
     action = SyncAction(
         access=access(snap, usable),
         outbox=config.outbox,
@@ -193,7 +194,7 @@ def _renewal_story(snap: Snapshot, usable: Usable) -> str:
     failed = failed_login(snap)
     if not failed:
         return ""
-    next_one = f"; next login in {login_due_in_s(snap):.0f} s" if usable.renewal else ""
+    next_one = within("next login", login_due_in_s(snap)) if usable.renewal else ""
     return f"; renewal {failed}{next_one}"
 
 

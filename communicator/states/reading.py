@@ -28,6 +28,7 @@ from fsmv2.communicator.outcomes import (
     Session,
     SyncOutcome,
 )
+from fsmv2.communicator.states.spans import at_least
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Action, ActionResult, Snapshot
 
@@ -87,7 +88,7 @@ def usable_session(snap: Snapshot) -> Usable | str:
         return "token has expired"
     renewal = refused
     if now >= held.session.refresh_at:
-        renewal = f"token expires in {left_s:.0f} s, renewed ahead of that"
+        renewal = f"token expires in {at_least(left_s)}, renewed ahead of that"
     elif _is_renewed_at_night(held.session, now, snap.identity.path):
         renewal = "token would expire during the next working day, renewed at night"
     return Usable(held.session, held.login_id, left_s, renewal)

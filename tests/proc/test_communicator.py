@@ -68,7 +68,10 @@ def test_a_stop_sends_what_was_posted_since_the_last_sync(tmp_path: Path) -> Non
         path = config(tmp_path, poll_interval_s=3600)
         with Running(path, env={"API_URL": relay.url}) as root:
             until(lambda: len(relay.requests("pull")) == 1, "it has synced")
-            until(lambda: "next sync in" in str(root.get("/api/v1/workers/site/uplink")), "at rest")
+            until(
+                lambda: "next sync within" in str(root.get("/api/v1/workers/site/uplink")),
+                "at rest",
+            )
             for number in range(50):
                 post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
             assert root.end() == 0
