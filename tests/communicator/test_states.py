@@ -30,7 +30,7 @@ from fsmv2.communicator.states.stopped import Stopped
 from fsmv2.communicator.states.syncing import Syncing
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Act, Action, ActionResult, Go, Secret, Snapshot, State, Stay
-from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.core.action import ActionError, DeathCertificate
 from fsmv2.supervisor.core.fsm import Decision, Desired, Identity, decide
 
 NOW = 1_800_000_000.0
@@ -77,6 +77,7 @@ def snapshot(
     config: CommunicatorConfig = CONFIG,
     killed: dict[type[Action], int] | None = None,
     how: Any = "timed_out",
+    error: ActionError | None = None,
     reset: ResetOutcome | None = None,
     reset_s: float | None = None,
     login_id: int = LOGIN_ID,
@@ -111,7 +112,8 @@ def snapshot(
             status=how,
             action_type=kind.__name__,
             attempt_id=300,
-            certificate=DeathCertificate(verdict=how),
+            error=error,
+            certificate=None if error else DeathCertificate(verdict=how),
         )
     if reset_s is not None:
         results[ResetAction] = ActionResult(
@@ -241,6 +243,7 @@ def test_login_leads_to_syncing() -> None:
     [
         (Kind.SERVER_ERROR, 1, 2),
         (Kind.SERVER_ERROR, 2, 4),
+        (Kind.UNKNOWN, 3, 8),
         (Kind.NETWORK, 5, 32),
         (Kind.NETWORK, 60, 60),
         (Kind.PROXY_BLOCK, 1000, 60),
@@ -304,6 +307,22 @@ def test_killed_login_is_waited_out() -> None:
     reason = waits(snapshot(Authenticating, killed=killed, login_s=7.9))
     assert "timed_out" in reason
     assert logs_in(snapshot(Authenticating, killed=killed, login_s=9.7)).errors_in_row == 3
+
+
+def test_login_that_failed_by_a_bug_of_our_own_is_waited_out_without_its_text() -> None:
+    """Scenario 14: the exception's type is told; its text may be about anything."""
+    raised: dict[str, Any] = {
+        "killed": {AuthenticateAction: 1},
+        "how": "failed",
+        "error": ActionError("RuntimeError", "s3cret"),
+    }
+    reason = waits(snapshot(Authenticating, login_s=1.99, **raised))
+    assert "failed 1 in a row" in reason
+    assert "RuntimeError" in reason
+    assert "s3cret" not in reason
+    due = snapshot(Authenticating, login_s=2.41, **raised)
+    assert logs_in(due).errors_in_row == 1
+    assert "s3cret" not in repr(decided(due))
 
 
 def test_a_first_attempt_that_was_cancelled_is_no_error() -> None:
