@@ -68,14 +68,23 @@ class Reply(NamedTuple):
 
     @property
     def is_html(self) -> bool:
-        return pages.is_html(self.body, self.headers.get("content-type", ""))
+        return pages.is_html(self.body, self._telling_type)
 
     @property
     def shape(self) -> str:
         """What came, in our words."""
-        return pages.shape(
-            self.body, self.headers.get("content-type", ""), self.headers.get("server", "")
-        )
+        return pages.shape(self.body, self._telling_type, self.headers.get("server", ""))
+
+    @property
+    def _telling_type(self) -> str:
+        """Its type, where that makes it a page. A success is one by its body alone: what a relay
+        has taken or given is gone there, whatever it calls its word for it. Only where that came
+        packed in a way we cannot undo there is nothing but the type."""
+        packed = self.headers.get("content-encoding", "identity").strip().lower()
+        is_read = packed in ("", "identity", *urllib3.HTTPResponse.CONTENT_DECODERS)
+        if 200 <= self.status < 300 and is_read:
+            return ""
+        return self.headers.get("content-type", "")
 
 
 # One entry per worker and relay, alive as long as this proc.
@@ -180,7 +189,9 @@ class HttpTransport:
             return b""
         if reply.status != 200:
             raise TransportError(_problem(reply))
-        _refuse_html(reply)
+        # By its bytes and nothing else: what is thrown away here exists nowhere any more.
+        if pages.is_html(reply.body):
+            _refuse_html(reply)
         return reply.body
 
     def close(self) -> None:
