@@ -33,8 +33,6 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 # Pooled connections are dropped at this age, so that a relay that moved in DNS is found.
 POOL_AGE_S_MAX = 300.0
-# And when they have been idle for this long: firewalls forget them without a word after 30 s.
-IDLE_S_MAX = 25.0
 # Communicators whose connections this proc keeps.
 RELAYS_MAX = 32
 NAME_BYTES_MAX = 128
@@ -143,7 +141,7 @@ class HttpTransport:
         self._base = relay.url.rstrip("/")
         self._guard = threading.Lock()
         self._manager: urllib3.PoolManager | None = None
-        self._made_at = self._used_at = 0.0
+        self._made_at = 0.0
 
     def __repr__(self) -> str:
         return f"<HttpTransport {self._base}>"
@@ -242,10 +240,9 @@ class HttpTransport:
 
     def _pool(self) -> urllib3.PoolManager:
         now = time.monotonic()
-        if now - self._made_at > POOL_AGE_S_MAX or now - self._used_at > IDLE_S_MAX:
+        if now - self._made_at > POOL_AGE_S_MAX:
             self.close()
         with self._guard:
-            self._used_at = now
             if self._manager is None:
                 self._manager = self._connect()
                 self._made_at = now
