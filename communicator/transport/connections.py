@@ -2,7 +2,7 @@
 
 Knows: TLS options, keep-alive, where a socket's timeout is set, how long a connection may be idle.
 Does not know: paths, headers, what a reply means; how a host with several addresses is reached
-(`dialing`). Like `http`, for procs only.
+(`dialing`), and through which proxy (`proxies`). Like `http`, for procs only.
 Invariants: inside `held_to` no connecting, no send, no header and no body takes longer than what is
 left of the time, however slowly the other end drips, and the client writes no log; nothing is sent
 on a connection that was idle for longer than `IDLE_S_MAX`.
@@ -22,7 +22,6 @@ import ssl
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +30,7 @@ import urllib3.connection
 import urllib3.exceptions
 
 from fsmv2.communicator.transport import dialing
+from fsmv2.communicator.transport.proxies import proxy_for
 
 # One for a push, one for a pull.
 CONNECTIONS_MAX = 2
@@ -204,19 +204,6 @@ def new_manager(url: str, allow_insecure_tls: bool) -> urllib3.PoolManager:
         manager = urllib3.ProxyManager(bare, proxy_headers=headers, **options)
     manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return manager
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for ``url``; loopback is always direct."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.hostname or ""
-    if host == "localhost" or host == "::1" or host.startswith("127."):
-        return None
-    proxies = urllib.request.getproxies_environment()
-    if urllib.request.proxy_bypass(parts.netloc):
-        return None
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    return found if found is None or "://" in found else f"http://{found}"
 
 
 def certificate_fault(error: BaseException) -> str:
