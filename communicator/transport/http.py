@@ -33,8 +33,6 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 # Pooled connections are dropped at this age, so that a relay that moved in DNS is found.
 POOL_AGE_S_MAX = 300.0
-# And when they have been idle for this long: firewalls forget them without a word after 30 s.
-IDLE_S_MAX = 25.0
 # Communicators whose connections this proc keeps.
 RELAYS_MAX = 32
 NAME_BYTES_MAX = 128
@@ -68,14 +66,23 @@ class Reply(NamedTuple):
 
     @property
     def is_html(self) -> bool:
-        return pages.is_html(self.body, self.headers.get("content-type", ""))
+        return pages.is_html(self.body, self._telling_type)
 
     @property
     def shape(self) -> str:
         """What came, in our words."""
-        return pages.shape(
-            self.body, self.headers.get("content-type", ""), self.headers.get("server", "")
-        )
+        return pages.shape(self.body, self._telling_type, self.headers.get("server", ""))
+
+    @property
+    def _telling_type(self) -> str:
+        """Its type, where that makes it a page. A success is one by its body alone: what a relay
+        has taken or given is gone there, whatever it calls its word for it. Only where that came
+        packed in a way we cannot undo there is nothing but the type."""
+        packed = self.headers.get("content-encoding", "identity").strip().lower()
+        is_read = packed in ("", "identity", *urllib3.HTTPResponse.CONTENT_DECODERS)
+        if 200 <= self.status < 300 and is_read:
+            return ""
+        return self.headers.get("content-type", "")
 
 
 # One entry per worker and relay, alive as long as this proc.
@@ -134,7 +141,7 @@ class HttpTransport:
         self._base = relay.url.rstrip("/")
         self._guard = threading.Lock()
         self._manager: urllib3.PoolManager | None = None
-        self._made_at = self._used_at = 0.0
+        self._made_at = 0.0
 
     def __repr__(self) -> str:
         return f"<HttpTransport {self._base}>"
@@ -180,7 +187,9 @@ class HttpTransport:
             return b""
         if reply.status != 200:
             raise TransportError(_problem(reply))
-        _refuse_html(reply)
+        # By its bytes and nothing else: what is thrown away here exists nowhere any more.
+        if pages.is_html(reply.body):
+            _refuse_html(reply)
         return reply.body
 
     def close(self) -> None:
@@ -231,10 +240,9 @@ class HttpTransport:
 
     def _pool(self) -> urllib3.PoolManager:
         now = time.monotonic()
-        if now - self._made_at > POOL_AGE_S_MAX or now - self._used_at > IDLE_S_MAX:
+        if now - self._made_at > POOL_AGE_S_MAX:
             self.close()
         with self._guard:
-            self._used_at = now
             if self._manager is None:
                 self._manager = self._connect()
                 self._made_at = now

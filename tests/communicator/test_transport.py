@@ -27,7 +27,7 @@ from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
-from fsmv2.communicator.transport import http
+from fsmv2.communicator.transport import connections, http
 from fsmv2.communicator.transport.codec import Message, decode_batch, encode_content
 from fsmv2.communicator.transport.connections import held_to
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -191,7 +191,7 @@ def test_connections_have_an_age_and_are_not_left_idle(
     client, jwt = logged_in(relay)
     client.pull(jwt)
     assert relay.observed.connections() == {1}
-    monkeypatch.setattr(http, "IDLE_S_MAX", 0.0)
+    monkeypatch.setattr(connections, "IDLE_S_MAX", 0.0)
     client.pull(jwt)
     assert relay.observed.connections() == {1, 2}
     monkeypatch.undo()
