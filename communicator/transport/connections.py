@@ -42,6 +42,7 @@ _held = threading.local()
 def held_to(ends_at: float) -> Iterator[None]:
     """What this thread sends and receives inside the block ends at ``ends_at`` (monotonic)."""
     _held.ends_at = ends_at
+    _held.was_cut = False
     try:
         yield
     finally:
@@ -64,6 +65,12 @@ def left_s() -> float:
     if left <= 0:
         raise TimeoutError("the time for the whole request is over")
     return left
+
+
+def was_cut() -> bool:
+    """Whether the other end has gone before it had the whole of this thread's request. An answer
+    may have come all the same: urllib3 reads it, as a refusal often does not wait for the end."""
+    return bool(_held.was_cut)
 
 
 class _HeldReader(io.RawIOBase):
@@ -112,7 +119,11 @@ class _Held:
         if self.sock is not None:
             # It stands at the time for connecting, which a large body may well exceed.
             self.sock.settimeout(left_s())
-        super().send(data)  # type: ignore[misc]
+        try:
+            super().send(data)  # type: ignore[misc]
+        except OSError:
+            _held.was_cut = True
+            raise
 
 
 class _HeldHttp(_Held, urllib3.connection.HTTPConnection):

@@ -3,7 +3,8 @@
 Knows: paths, headers, cookies, timeouts, which replies are a success.
 Does not know: states, files, when it is called. Import it inside an action, never at the top
 of a module: the root must not load an HTTP client.
-Invariants: no redirect is followed and nothing is retried; a request is bounded in bytes and, as
+Invariants: no redirect is followed and nothing is retried; only what was sent whole can be a
+success; a request is bounded in bytes and, as
 a whole, in time; after a network error the relay's connections are dropped, so the next call
 resolves and connects anew, while a call under way in another thread ends on its own connection;
 only this file reveals a secret. No word of the other end's leaves it but in a session, an identity
@@ -24,7 +25,12 @@ import urllib3.exceptions
 
 from fsmv2.communicator.transport import codec, errors, pages, token
 from fsmv2.communicator.transport.codec import CodecError, Message
-from fsmv2.communicator.transport.connections import certificate_fault, held_to, new_manager
+from fsmv2.communicator.transport.connections import (
+    certificate_fault,
+    held_to,
+    new_manager,
+    was_cut,
+)
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.protocol import CONNECT_S, Login
 from fsmv2.supervisor import Secret
@@ -214,6 +220,10 @@ class HttpTransport:
                 if response.status < 200:  # what follows is not this protocol's
                     text = f"cannot use the reply: got HTTP {response.status}, want a final status"
                     raise TransportError(Problem(Kind.UNKNOWN, text, response.status))
+                if response.status < 300 and was_cut():  # what it has not read it has not taken
+                    text = f"got HTTP {response.status} before it had the whole of the request"
+                    text = f"cannot reach the relay: {text}"
+                    raise TransportError(Problem(Kind.NETWORK, text))
                 response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._drop(response)

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import trustme
+from handmade import WAIT_S, read_head, serving
 
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
@@ -34,7 +35,6 @@ from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.http import HttpTransport
 from fsmv2.supervisor import Secret
 
-WAIT_S = 20.0
 JSON = (("Content-Type", "application/json"),)
 TOKEN = Secret(DEMO_TOKEN)
 
@@ -90,33 +90,6 @@ def test_slow_answer_is_a_network_error_at_the_time_for_the_whole(
     assert client.pull(jwt) is not None
 
 
-@contextmanager
-def serving(answer: Any) -> Iterator[str]:
-    """A server that calls ``answer(connection)`` for its one connection; yields its base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(WAIT_S)
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(WAIT_S)
-                answer(connection)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            thread.join()
-
-
-def read_head(connection: socket.socket) -> bytes:
-    head = b""
-    while b"\r\n\r\n" not in head and (more := connection.recv(65536)):
-        head += more
-    return head
-
-
 def test_large_push_may_take_longer_than_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scenario 58: what a slow line takes its time for is not cut at the time for connecting."""
     monkeypatch.setattr(http, "CONNECT_S", 0.2)
@@ -148,24 +121,26 @@ def test_push_that_nobody_reads_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "told"),
     [
-        faults.dropped(),
-        Fault(cut_bytes=1),
-        Fault(drop=True, cut_bytes=1),
+        (faults.dropped(), "ProtocolError, Connection reset by peer"),
+        (Fault(cut_bytes=1), "ProtocolError"),
+        (Fault(drop=True, cut_bytes=1), "ProtocolError, Connection reset by peer"),
     ],
     ids=["reset", "cut body", "reset in the body"],
 )
 def test_broken_connection_is_a_network_error_and_the_next_call_works(
-    relay: Relay, fault: Fault
+    relay: Relay, fault: Fault, told: str
 ) -> None:
-    """Scenario 67, on a push and on a pull."""
+    """Scenario 67, on a push and on a pull; a reset is told from an end that comes too early."""
     client, jwt = logged_in(relay)
     relay.send("ada@example.com", "action", 1)
     for call in (lambda: client.push(jwt, [message()], DEMO_UUID), lambda: client.pull(jwt)):
         relay.fault("push", fault)
         relay.fault("pull", fault)
-        assert problem_of(call).kind is Kind.NETWORK
+        problem = problem_of(call)
+        assert problem.kind is Kind.NETWORK
+        assert problem.text == f"cannot reach the relay: {told}"
         relay.heal()
         call()
 
