@@ -33,6 +33,7 @@ from fsmv2.communicator.transport.codec import Message, decode_batch, encode_con
 from fsmv2.communicator.transport.connections import Hold, held_to
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.http import HttpTransport
+from fsmv2.communicator.transport.token import double_hash
 from fsmv2.supervisor import Secret
 
 JSON = (("Content-Type", "application/json"),)
@@ -429,10 +430,38 @@ def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch, exempt: str) -> N
     assert "NameResolution" in problem.text
 
 
-def test_loopback_is_direct(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exempt", ["other.example.com", "example.co", "y.example.com"])
+def test_a_login_goes_through_the_proxy_where_no_proxy_names_others(
+    monkeypatch: pytest.MonkeyPatch, exempt: str
+) -> None:
+    """Scenario 71: with the bearer of a login, and the cookie of the answer is the session's."""
+    heads: list[bytes] = []
+
+    def proxy(connection: socket.socket) -> None:
+        heads.append(read_head(connection))
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\nSet-Cookie: token=a.b.c; Path=/; HttpOnly\r\n"
+            b'Content-Length: 23\r\n\r\n{"uuid":"u","name":"n"}'
+        )
+
+    no_dns(monkeypatch)
+    monkeypatch.setenv("NO_PROXY", exempt)
+    with serving(proxy) as url:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        login = transport("http://relay.example.com/api").authenticate(TOKEN)
+    lines = heads[0].decode().split("\r\n")
+    assert lines[0] == "POST http://relay.example.com/api/v2/instance/login HTTP/1.1"
+    assert f"Authorization: Bearer {double_hash(DEMO_TOKEN)}" in lines
+    assert (login.token.reveal(), login.instance_uuid, login.instance_name) == ("a.b.c", "u", "n")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
+def test_loopback_is_direct(relay: Relay, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Scenario 71: whatever the environment says."""
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    assert transport(relay.url).authenticate(TOKEN).instance_uuid == DEMO_UUID
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    login = transport(relay.url.replace("127.0.0.1", host)).authenticate(TOKEN)
+    assert login.instance_uuid == DEMO_UUID
 
 
 def test_5000_messages_come_in_one_reply(relay: Relay) -> None:
