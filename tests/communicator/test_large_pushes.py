@@ -145,3 +145,19 @@ def test_a_success_for_a_part_of_a_push_is_none(pusher: Pusher) -> None:
     assert problem.kind is Kind.NETWORK
     assert "HTTP 200 before it had the whole of the request" in problem.text
     waits_and_arrives_once(pusher)
+
+
+def test_sixty_megabytes_arrive_in_their_turn(relay: Relay, context: Any, tmp_path: Path) -> None:
+    """Scenario 58: just below what a relay takes; those before and behind are there once and in
+    order, and nothing is kept."""
+    pusher = Pusher(relay, context, tmp_path)
+    pusher.post(1)
+    sixty = "eHh4" * 15_000_000
+    spool.append(pusher.outbox, [spool.encode(Message(email="a@x", content=sixty))])
+    pusher.post(2)
+    stands = pusher.push()
+    assert (stands.problem, stands.moved, stands.waiting, stands.refused) == (None, 3, 0, 0)
+    first, second, third = relay.pushed()
+    assert (first.payload, third.payload) == (1, 2)
+    assert second.content == sixty
+    assert pusher.left() == []
