@@ -223,8 +223,8 @@ def test_a_hostile_reply_takes_no_more_memory_than_a_few_of_its_size(
 def test_an_hour_starts_one_thread_for_each_sync_and_leaves_none(
     relay: Relay, tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scenario 76: also while a thousand messages move and the relay is out for a time: none for a
-    message, none that watches, and none that is left."""
+    """Scenario 76: also while a thousand messages move each way and the relay is out for a time:
+    none for a message, none that watches, and none that is left."""
     started: list[str] = []
     start = threading.Thread.start
 
@@ -241,14 +241,21 @@ def test_an_hour_starts_one_thread_for_each_sync_and_leaves_none(
     before = {thread.name for thread in threading.enumerate() if "request" not in thread.name}
     monkeypatch.setattr(threading.Thread, "start", counting)
     syncs = len(line.tries)
+    received: list[Any] = []
     for minute in range(60):
         lines = [spool.encode(Message(content=encode_content("status", n))) for n in range(15)]
         spool.append(tmp_path / "out", lines)
+        for number in range(15):
+            relay.send("ada@example.com", "action", 15 * minute + number)
         if minute in (20, 25):
             relay.fault("pull", faults.dropped(), times=4)
             relay.fault("push", faults.nginx_502(), times=4)
         line.run(60)
+        received += line.received()
+        for path in spool.inbox_files(tmp_path / "in"):
+            path.unlink()
     assert len(relay.pushed()) == 900
+    assert received == list(range(900))
     assert set(started) == {"pull"}
     assert len(started) <= len(line.tries) - syncs
     after = {thread.name for thread in threading.enumerate() if "request" not in thread.name}
