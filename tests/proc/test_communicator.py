@@ -94,7 +94,8 @@ def test_no_message_costs_a_thread(tmp_path: Path) -> None:
         path = config(tmp_path)
         with Running(path, env={"API_URL": relay.url}) as root:
             until(lambda: len(relay.requests("pull")) >= 2, "it syncs")
-            until(lambda: len(root.procs()) == 4, "there are all procs")
+            root.wait_ready()
+            until(lambda: {each["state"] for each in root.procs()} == {"idle"}, "all procs rest")
             procs = descendants_of(root.pid)
             seen: list[dict[int, int]] = []
 
