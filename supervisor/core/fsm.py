@@ -152,6 +152,7 @@ class _SnapshotFields:
         "_monotonic",
         "_result_ends",
         "_results",
+        "_successes",
         "_time_read",
         "_wall",
         "children",
@@ -173,6 +174,7 @@ class _SnapshotFields:
     _monotonic: float
     _result_ends: Mapping[type[Action], float]
     _results: Mapping[type[Action], ActionResult]
+    _successes: Mapping[type[Action], tuple[ActionResult, float]]
     _time_read: list[bool]
     _wall: float
 
@@ -199,6 +201,7 @@ class Snapshot(_SnapshotFields):
         result_ends: Mapping[type[Action], float] | None = None,
         failures: Mapping[type[Action], int] | None = None,
         history: Mapping[type[Action], tuple[Outcome, ...]] | None = None,
+        successes: Mapping[type[Action], tuple[ActionResult, float]] | None = None,
         entered_at: float = 0.0,
         monotonic: float = 0.0,
         wall: float = 0.0,
@@ -215,6 +218,7 @@ class Snapshot(_SnapshotFields):
         self._result_ends = dict(result_ends) if result_ends else {}
         self._failures = dict(failures) if failures else {}
         self._history = dict(history) if history else {}
+        self._successes = dict(successes) if successes else {}
         self._entered_at = entered_at
         self._monotonic = monotonic
         self._wall = wall
@@ -257,6 +261,15 @@ class Snapshot(_SnapshotFields):
         """The last result of that action type in this incarnation, whatever its status."""
         return self._results.get(kind)
 
+    def last_success(self, kind: type[Action]) -> ActionResult | None:
+        """The last result of that action type in this incarnation that succeeded: `result` itself,
+        or what was there before attempts that failed, were killed or cancelled."""
+        result = self._results.get(kind)
+        if result is not None and result.succeeded:
+            return result
+        before = self._successes.get(kind)
+        return None if before is None else before[0]
+
     def failures(self, kind: type[Action]) -> int:
         """How many attempts of that action type have failed in a row, up to now."""
         return self._failures.get(kind, 0)
@@ -271,6 +284,15 @@ class Snapshot(_SnapshotFields):
         self._time_read.append(True)
         ended = self._result_ends.get(kind)
         return float("inf") if ended is None else self._monotonic - ended
+
+    def since_success_s(self, kind: type[Action]) -> float:
+        """Seconds since the attempt of `last_success` ended; infinite if there is none."""
+        result = self._results.get(kind)
+        if result is not None and result.succeeded:
+            return self.since_result_s(kind)
+        self._time_read.append(True)
+        before = self._successes.get(kind)
+        return float("inf") if before is None else self._monotonic - before[1]
 
     @property
     def depends_on_time(self) -> bool:

@@ -135,6 +135,7 @@ def snapshot_of(node: Node, ctx: Context) -> fsm.Snapshot:
         result_ends=node.result_ends,
         failures=node.failures,
         history=node.history,
+        successes=node.successes,
         entered_at=node.entered_at,
         monotonic=ctx.now,
         wall=ctx.wall,
@@ -280,8 +281,7 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
     )
     if in_flight.never_began(result):
         return
-    node.results[kind] = result
-    node.result_ends[kind] = now
+    _remember(node, result, kind, now)
     node.history[kind] = (*node.history.get(kind, ()), result.outcome)[-HISTORY_MAX:]
     node.acted_at = now
     if node.observe_at != NEVER:
@@ -291,3 +291,14 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
         node.retry_at.pop(kind, None)
     elif result.status != "cancelled":
         back_off(node, ctx, in_flight)
+
+
+def _remember(node: Node, result: ActionResult, kind: type[Action], now: float) -> None:
+    """Keep ``result`` as the last one, and beside one that is no success the last that was."""
+    if result.succeeded:
+        if node.successes:
+            node.successes.pop(kind, None)
+    elif (last := node.results.get(kind)) is not None and last.succeeded:
+        node.successes[kind] = (last, node.result_ends[kind])
+    node.results[kind] = result
+    node.result_ends[kind] = now

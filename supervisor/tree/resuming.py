@@ -106,7 +106,13 @@ def resume_of(node: Node, now: float, wall: float) -> Resume:
         return round(wall - (now - monotonic), 3)
 
     tracks = node.care.tracks if node.care is not None else {}
-    results = {_reference(kind): _keep(result, kind) for kind, result in node.results.items()}
+    # An attempt that was cancelled, as by the end of this root, says nothing to the next one.
+    told = node.results | {
+        kind: success
+        for kind, (success, _) in node.successes.items()
+        if node.results[kind].status == "cancelled" and not node.failures.get(kind)
+    }
+    results = {_reference(kind): _keep(result, kind) for kind, result in told.items()}
     return Resume(
         restarts=tuple(
             KeptRestart(one.name, moment(one.at), one.started) for one in node.restarted
