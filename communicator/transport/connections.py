@@ -17,6 +17,7 @@ import contextlib
 import http.client
 import io
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -52,32 +53,46 @@ _OPTIONS = [
 _held = threading.local()
 
 
+class Hold:
+    """One request's time, up to ``ends_at`` (monotonic), and what became of it.
+
+    ``was_cut``: the other end has gone before it had the whole of the request; an answer may have
+    come all the same, and urllib3 reads it, as a refusal often does not wait for the end.
+    ``is_over``: this time is what ended it, and not a silence within.
+    """
+
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
+        self.was_cut = False
+        self.is_over = False
+
+    def left_s(self) -> float:
+        """Seconds left; raises `TimeoutError` when there are none."""
+        left = self.ends_at - time.monotonic()
+        if left <= 0:
+            self.is_over = True
+            raise TimeoutError("the time for the whole request is over")
+        return left
+
+
 @contextlib.contextmanager
-def held_to(ends_at: float) -> Iterator[None]:
-    """What this thread sends and receives inside the block ends at ``ends_at`` (monotonic)."""
-    _held.ends_at = ends_at
+def held_to(hold: Hold) -> Iterator[None]:
+    """What this thread sends and receives inside the block is held to ``hold``."""
+    _held.by = hold
     try:
         yield
     finally:
-        del _held.ends_at
+        del _held.by
 
 
 def _is_not_ours(_record: logging.LogRecord) -> bool:
-    return not hasattr(_held, "ends_at")
+    return not hasattr(_held, "by")
 
 
 # It would quote headers that it cannot read, and say nothing that no `Problem` says. A logger's
 # filter is not asked for those below it; and what others do with urllib3 in this process is theirs.
 for _name in [name for name in logging.root.manager.loggerDict if name.startswith("urllib3.")]:
     logging.getLogger(_name).addFilter(_is_not_ours)
-
-
-def left_s() -> float:
-    """Seconds left of this thread's deadline; raises `TimeoutError` when there are none."""
-    left = float(_held.ends_at) - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the time for the whole request is over")
-    return left
 
 
 class _HeldReader(io.RawIOBase):
@@ -92,9 +107,15 @@ class _HeldReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = left_s()
-        self._sock.settimeout(left if self._silence_s is None else min(left, self._silence_s))
-        count: int | None = self._inner.readinto(buffer)
+        hold: Hold = _held.by
+        left = hold.left_s()
+        silence = math.inf if self._silence_s is None else self._silence_s
+        self._sock.settimeout(min(left, silence))
+        try:
+            count: int | None = self._inner.readinto(buffer)
+        except TimeoutError:
+            hold.is_over = left <= silence
+            raise
         return count
 
     def close(self) -> None:
@@ -156,10 +177,16 @@ class _Held:
     def send(self: Any, data: Any) -> None:
         if self.sock is None and self.auto_open:
             self.connect()
+        hold: Hold = _held.by
         if self.sock is not None:
             # It stands at the time for connecting, which a large body may well exceed.
-            self.sock.settimeout(left_s())
-        super().send(data)  # type: ignore[misc]
+            self.sock.settimeout(hold.left_s())
+        try:
+            super().send(data)  # type: ignore[misc]
+        except OSError as error:
+            hold.was_cut = True
+            hold.is_over = isinstance(error, TimeoutError)
+            raise
 
 
 class _HeldHttp(_Held, urllib3.connection.HTTPConnection):

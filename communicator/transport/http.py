@@ -3,11 +3,12 @@
 Knows: paths, headers, cookies, timeouts, which replies are a success.
 Does not know: states, files, when it is called. Import it inside an action, never at the top
 of a module: the root must not load an HTTP client.
-Invariants: no redirect is followed and nothing is retried; a request is bounded in bytes and, as
-a whole, in time; after a network error the relay's connections are dropped, so the next call
-resolves and connects anew, while a call under way in another thread ends on its own connection;
-only this file reveals a secret. No word of the other end's leaves it but in a session, an identity
-or a pulled reply: not in an error, a log record or a `repr`.
+Invariants: no redirect is followed and nothing is retried; only what was sent whole can be a
+success; a request is bounded in bytes and, as a whole, in time; after a network error the relay's
+connections are dropped, so the next call resolves and connects anew, while a call under way in
+another thread ends on its own connection; only this file reveals a secret. No word of the other
+end's leaves it but in a session, an identity or a pulled reply: not in an error, a log record or a
+`repr`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ import urllib3.exceptions
 
 from fsmv2.communicator.transport import codec, errors, pages, token
 from fsmv2.communicator.transport.codec import CodecError, Message
-from fsmv2.communicator.transport.connections import certificate_fault, held_to, new_manager
+from fsmv2.communicator.transport.connections import (
+    Hold,
+    certificate_fault,
+    held_to,
+    new_manager,
+)
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.protocol import CONNECT_S, Login
 from fsmv2.supervisor import Secret
@@ -207,8 +213,9 @@ class HttpTransport:
     ) -> Reply:
         timeout_s = self.relay.timeout_s
         response: urllib3.BaseHTTPResponse | None = None
+        hold = Hold(time.monotonic() + CONNECT_S + timeout_s)
         try:
-            with held_to(time.monotonic() + CONNECT_S + timeout_s):
+            with held_to(hold):
                 response = self._pool().request(
                     method,
                     self._base + path,
@@ -223,10 +230,14 @@ class HttpTransport:
                 if response.status < 200:  # what follows is not this protocol's
                     text = f"cannot use the reply: got HTTP {response.status}, want a final status"
                     raise TransportError(Problem(Kind.UNKNOWN, text, response.status))
+                if response.status < 300 and hold.was_cut:  # what it has not read it has not taken
+                    text = f"got HTTP {response.status} before it had the whole of the request"
+                    text = f"cannot reach the relay: {text}"
+                    raise TransportError(Problem(Kind.NETWORK, text))
                 response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._drop(response)
-            text = f"cannot reach the relay: {_network_text(error, timeout_s)}"
+            text = f"cannot reach the relay: {_network_text(error, timeout_s, hold)}"
             raise TransportError(Problem(Kind.NETWORK, text)) from None
         except BaseException:
             self._drop(response)
@@ -299,15 +310,17 @@ def _cookie(headers: urllib3.HTTPHeaderDict, name: str) -> str:
     return ""
 
 
-def _network_text(error: Exception, timeout_s: float) -> str:
+def _network_text(error: Exception, timeout_s: float, hold: Hold) -> str:
     """What went wrong, from types and errno only: a client's own text may hold a proxy's
     password."""
+    if hold.is_over:
+        return f"the whole of it took longer than {CONNECT_S + timeout_s:g} s"
     # A refused connection is a NewConnectionError, which urllib3 derives from the timeout's.
     refused = isinstance(error, urllib3.exceptions.NewConnectionError)
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:
         return f"no connection within {CONNECT_S:.0f} s"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return f"no answer, or not the whole of it, within {timeout_s:g} s"
+        return f"no answer, or none that went on, within {timeout_s:g} s"
     seen: BaseException | None = error
     while seen is not None:
         fault = certificate_fault(seen)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import prometheus_client
 import pytest
+from decoding import before_decoding
 from pushing import Pusher
 
 from fsmv2.communicator import spool
@@ -185,7 +185,7 @@ def test_a_shortage_of_memory_sets_no_message_aside(
 ) -> None:
     """It may be over the next moment, and then the message is as good as any."""
 
-    def short(*_: object, **__: object) -> object:
+    def short(*_: object) -> None:
         raise MemoryError
 
     pusher.post(1, 2, 3)
@@ -193,7 +193,7 @@ def test_a_shortage_of_memory_sets_no_message_aside(
         if where == "reading":
             patch.setattr(Disk, "read", short)
         else:
-            patch.setattr(msgspec.json, "decode", short)
+            before_decoding(patch, short)
         stands = pusher.push()
     assert stands.problem is not None
     assert "memory" in stands.problem.text
