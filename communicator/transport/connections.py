@@ -164,10 +164,13 @@ class _Held:
         except UnicodeError:
             raise urllib3.exceptions.LocationParseError("a host that is no name") from None
         # Counted from here: a resolver may need longer, and can still be right.
-        within_s = min(self.timeout, left_s())
+        hold: Hold = _held.by
+        left_s = hold.left_s()
+        within_s = min(self.timeout, left_s)
         try:
             sock = dialing.connect(addresses, within_s, self.socket_options)
         except TimeoutError as error:
+            hold.is_over = left_s < self.timeout
             raise urllib3.exceptions.ConnectTimeoutError(self, "no answer") from error
         except OSError as error:
             raise urllib3.exceptions.NewConnectionError(self, "no connection") from error
