@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fsmv2.communicator.testing.relay import Relay
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
+LENGTH_DIGITS_MAX = 20  # of more, int() may refuse to make a number
 STATS_PATH = "/_relay/stats"
 
 
@@ -109,23 +111,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         """Nothing: requests are recorded, not printed."""
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server refuses by itself: any method has an answer here, and what cannot be
+        read is recorded like every request."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            self._serve()
+        else:  # the headers are still those of the request before
+            self._refuse_unread(code, self.path if self.command else "", {})
+
     def _serve(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal():
-            self._reply(Answer(411, b""), None, close=True)
+        path = self.path.partition("?")[0]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers or not (length.isascii() and length.isdecimal()):
+            self._refuse_unread(HTTPStatus.LENGTH_REQUIRED, path, headers)
             return
-        if int(length) > BODY_BYTES_MAX:
-            self._reply(Answer(413, b""), None, close=True)
+        if len(length) > LENGTH_DIGITS_MAX or int(length) > BODY_BYTES_MAX:
+            self._refuse_unread(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, path, headers)
             return
         body = self.rfile.read(int(length))
-        path = self.path.partition("?")[0]
         if path == STATS_PATH:
             self._reply(Answer(200, msgspec.json.encode(self.server.relay.stats())), None)
             return
-        headers = {name.lower(): value for name, value in self.headers.items()}
         with self.server.relay.under_way(path) as ended:
             answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
             self._reply(answer, fault, ended=ended)
+
+    def _refuse_unread(self, status: int, path: str, headers: dict[str, str]) -> None:
+        """Answer a request whose body, at least, was not read: nothing can follow it."""
+        with self.server.relay.under_way(path) as ended:
+            method = self.command or ""
+            answer = self.server.relay.refuse_unread(method, path, headers, status, self.number)
+            self._reply(answer, None, close=True, ended=ended)
 
     do_GET = _serve  # noqa: N815 - http.server's naming
     do_POST = _serve  # noqa: N815 - http.server's naming

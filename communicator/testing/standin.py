@@ -225,7 +225,7 @@ class Relay:
             self._chatter()
             endpoint, allowed = self._route(path)
             fault: Fault | None = None
-            if not path.startswith(self.prefix) or (not endpoint and path != self.prefix):
+            if not endpoint and path != (self.prefix or "/"):
                 answer = Answer(404, b'{"error":"no such path"}')
             elif not endpoint:
                 answer = Answer(200, b"{}")
@@ -235,20 +235,41 @@ class Relay:
                 fault = nginx_502() if self._is_out() else self._faults.take(endpoint)
                 self._hold(endpoint, headers, fault)
                 answer = self._effect(endpoint, headers, body, fault)
-            self.observed.add(
-                Request(
-                    method=method,
-                    path=path,
-                    endpoint=endpoint,
-                    headers=headers,
-                    body=body,
-                    connection=connection,
-                    at=self._clock(),
-                    status=0 if fault is not None and fault.drop else answer.status,
-                )
-            )
-            self.changed.notify_all()
+            status = 0 if fault is not None and fault.drop else answer.status
+            self._record(method, path, headers, body, connection, status)
             return answer, fault
+
+    def refuse_unread(
+        self, method: str, path: str, headers: dict[str, str], status: int, connection: int
+    ) -> Answer:
+        """Record a request that is refused before its body is read. For the server."""
+        with self.changed:
+            self.backend.counts["refused"] += 1
+            self._record(method, path, headers, b"", connection, status)
+            return Answer(status)
+
+    def _record(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        connection: int,
+        status: int,
+    ) -> None:
+        self.observed.add(
+            Request(
+                method=method,
+                path=path,
+                endpoint=self._route(path)[0],
+                headers=headers,
+                body=body,
+                connection=connection,
+                at=self._clock(),
+                status=status,
+            )
+        )
+        self.changed.notify_all()
 
     @contextlib.contextmanager
     def under_way(self, path: str) -> Iterator[Callable[[], None]]:
@@ -272,7 +293,8 @@ class Relay:
             ended()
 
     def _route(self, path: str) -> tuple[str, str]:
-        return _ROUTES.get(path.removeprefix(self.prefix), ("", ""))
+        known = path.startswith(self.prefix)
+        return _ROUTES.get(path[len(self.prefix) :], ("", "")) if known else ("", "")
 
     def _hold(self, endpoint: str, headers: dict[str, str], fault: Fault | None) -> None:
         """Wait with a pull that asks for it until there is a message."""
