@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fsmv2.communicator.testing.relay import Relay
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
+TCP_ESTABLISHED = 1  # as in netinet/tcp.h
 LENGTH_DIGITS_MAX = 20  # of more, int() may refuse to make a number
 STATS_PATH = "/_relay/stats"
 
@@ -72,6 +73,7 @@ class Server(http.server.ThreadingHTTPServer):
         with self._guard:
             if is_open:
                 self._open.add(connection)
+                self.relay.connected(sum(map(_is_established, self._open)))
             else:
                 self._open.discard(connection)
         if is_open and self.relay.closing.is_set():
@@ -90,6 +92,15 @@ class Server(http.server.ThreadingHTTPServer):
         # Who does not like our certificate ends the handshake: that is what it is for.
         if not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
+
+
+def _is_established(connection: socket.socket) -> bool:
+    """Whether neither end has closed it: the kernel knows it before the thread that reads does."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:
+        return False
+    return info[0] == TCP_ESTABLISHED
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -271,6 +271,12 @@ class Relay:
         )
         self.changed.notify_all()
 
+    def connected(self, open_now: int) -> None:
+        """Note how many connections are open. For the server."""
+        with self.changed:
+            self.observed.connected(open_now)
+            self.changed.notify_all()
+
     @contextlib.contextmanager
     def under_way(self, path: str) -> Iterator[Callable[[], None]]:
         """Count a request until what this yields is called, at the latest until the block ends.
