@@ -21,6 +21,7 @@ from fsmv2.communicator.transport.protocol import TIMEOUT_S_MAX
 from fsmv2.supervisor import Action, DesiredState, Secret, State, UserSpec, Worker
 
 PATH_CHARS_MAX = 4096
+_PATH_BEGINS = ("/", "./", "../")
 
 
 class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,8 +29,9 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     ``relay_url``: the base of the relay's API, ``https://host/api``; without it the variable
     API_URL. ``auth_token``: the instance's token; without it ``auth_token_file`` is read, without
-    that the variable AUTH_TOKEN. The file's name is kept secret too: it may be the token, put into
-    the wrong place. ``timeout_s``: seconds a request may wait for an answer.
+    that the variable AUTH_TOKEN. The file's path begins with ``/``, ``./`` or ``../``: paths are
+    shown, and a token that was put there is not to be. ``timeout_s``: seconds a request may wait
+    for an answer.
     ``allow_insecure_tls``: accept any certificate; without it the variable ALLOW_INSECURE_TLS.
     Files and variables are read in the proc, which has inherited the root's variables: these
     change with a restart of the root only. ``poll_interval_s``: seconds between two syncs while
@@ -42,7 +44,7 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     relay_url: str | None = None
     auth_token: Secret | None = None
-    auth_token_file: Secret | None = None
+    auth_token_file: str | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_S_MAX)] = 10.0
     allow_insecure_tls: bool | None = None
     poll_interval_s: Annotated[float, msgspec.Meta(ge=0.05, le=3600)] = 1.0
@@ -55,6 +57,12 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         if self.relay_url is not None:
             check_relay_url(self.relay_url)
+        if self.auth_token_file is not None and not self.auth_token_file.startswith(_PATH_BEGINS):
+            begins = ", ".join(_PATH_BEGINS)
+            raise ValueError(
+                f"auth_token_file begins with none of {begins}, want a path (a token belongs in "
+                "auth_token)"
+            )
         if self.outbox is None or self.inbox is None:
             return
         if _written_out(self.outbox) == _written_out(self.inbox):

@@ -127,6 +127,7 @@ def test_config_decodes_with_defaults_and_a_hidden_token() -> None:
         ({"relay_url": URL, "outbox": "x", "inbox": "x"}, "two folders"),
         ({"relay_url": URL, "relayURL": "x"}, "relayURL"),
         ({"instanceUUID": "x"}, "instanceUUID"),
+        ({"auth_token_file": "token"}, "want a path"),
     ],
 )
 def test_unusable_config_is_refused_with_its_field(config: dict[str, object], told: str) -> None:
@@ -135,11 +136,12 @@ def test_unusable_config_is_refused_with_its_field(config: dict[str, object], to
         Communicator().derive_desired_state(UserSpec(config=dict(config)))
 
 
-@pytest.mark.parametrize("url", ["t0ken-in-the-wrong-place", "t0ken://place", "t0ken/a=="])
-def test_what_is_no_url_is_not_shown(url: str) -> None:
+@pytest.mark.parametrize("name", ["relay_url", "auth_token_file"])
+@pytest.mark.parametrize("text", ["t0ken-in-the-wrong-place", "t0ken://place", "t0ken/a=="])
+def test_what_is_no_url_and_no_path_is_not_shown(name: str, text: str) -> None:
     """It may be the token."""
-    with pytest.raises(SpecError, match="relay_url begins with no http") as caught:
-        Communicator().derive_desired_state(UserSpec(config={"relay_url": url}))
+    with pytest.raises(SpecError, match=f"{name} begins with") as caught:
+        Communicator().derive_desired_state(UserSpec(config={name: text}))
     assert "t0ken" not in repr(caught.value)
 
 
