@@ -23,6 +23,7 @@ class FakeContext:
         self.attempt_id = 1
         self.scratch = scratch
         self.cancelled = False
+        self.stopping = False
         self.logged: list[tuple[str, str, dict[str, Any]]] = []
         self._ends_at = time.monotonic() + timeout_s
 

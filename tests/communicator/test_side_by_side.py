@@ -205,6 +205,43 @@ def test_slow_push_holds_up_no_pull(relay: Relay, attempts: Attempts) -> None:
     relay.observed.assert_at_most()
 
 
+def test_once_the_worker_is_to_stop_no_pull_begins_beside_a_push(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 40: the push is waited for; meanwhile the relay deletes nothing."""
+    monkeypatch.setattr(sync_module, "TRIES_S", 3600.0)
+    relay.fault("push", SLOW)
+    attempts.post("slow")
+    with attempts.under_way(lively_s=60.0) as found:
+        assert relay.wait_for(lambda r: is_open(r, "push"))
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 3)
+        [pulling] = [thread for thread in threading.enumerate() if thread.name == "pull"]
+        attempts.context.stopping = True
+        pulling.join(10.0)
+        assert not pulling.is_alive()
+        assert is_open(relay, "push")
+        relay.send("ada@example.com", "action", "late")
+    assert relay.instance.queue
+    assert attempts.pushed() == ["slow"]
+    assert found[0].pull.problem is found[0].push.problem is None
+
+
+def test_once_the_worker_is_to_stop_pushes_begin_beside_a_pull_only(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for anyway. Afterwards the attempt makes room for the stop's own push, though
+    messages move and the next poll would be in an hour."""
+    monkeypatch.setattr(sync_module, "STAYS_S", 3600.0)
+    relay.fault("pull", SLOW)
+    with attempts.under_way(lively_s=3600.0, poll_interval_s=0.02) as found:
+        assert relay.wait_for(lambda r: is_open(r, "pull"))
+        attempts.context.stopping = True
+        attempts.post("beside it")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+    assert found[0].push.moved == 1
+    assert len(relay.requests("pull")) == 1
+
+
 def test_direction_that_has_failed_is_not_tried_again_beside_the_other(
     relay: Relay, attempts: Attempts
 ) -> None:

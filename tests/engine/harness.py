@@ -60,6 +60,7 @@ class Attempt:
         self.timeout_s = timeout_s
         self.proc = self.progress = None  # no proc is ever seen to run it
         self.cancelled: str | None = None
+        self.told_of_stop = 0
         self.result: ActionResult | None = None
 
     def __repr__(self) -> str:
@@ -108,6 +109,9 @@ class FakePool:
         if not self.deaf:
             self.complete(attempt, status="cancelled")
         return True
+
+    def tell_of_stop(self, attempt_id: int) -> None:
+        self.open[attempt_id].told_of_stop += 1
 
     def in_flight(self, attempt_id: int) -> Attempt | None:
         return self.open.get(attempt_id)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from running import Running, until
+from running import PATIENCE_S, Running, until
 
 from fsmv2.communicator.spool import inbox_files, post
-from fsmv2.communicator.testing.faults import nginx_502
+from fsmv2.communicator.testing.faults import Fault, nginx_502
 from fsmv2.communicator.testing.relay import Relay
 
 TOKEN = "a-t0ken-that-must-not-show"
@@ -78,3 +78,25 @@ def test_a_stop_sends_what_was_posted_since_the_last_sync(tmp_path: Path) -> Non
             assert [message.payload for message in relay.pushed()] == list(range(50))
             assert len(relay.requests("pull")) == 1
             assert "flushed: 50 messages sent, 0 left in the outbox" in root.log_text()
+
+
+def test_no_pull_begins_once_a_stop_is_asked_for(tmp_path: Path) -> None:
+    """Scenario 40: a push that is under way is waited for; meanwhile the relay deletes nothing."""
+    with Relay(token=TOKEN) as relay:
+        path = config(tmp_path, poll_interval_s=0.3)
+        relay.fault("push", Fault(delay_s=4.0))
+        with Running(path, env={"API_URL": relay.url}) as root:
+            until(lambda: state(root) == "syncing", "it syncs")
+            post(tmp_path / "outbox", email="a@b.c", message_type="status", payload="slow")
+            assert relay.wait_for(lambda r: r.observed.at_a_time("push") == 1, 40.0)
+            pulls = len(relay.requests("pull"))
+            assert relay.wait_for(lambda r: len(r.requests("pull")) >= pulls + 2)
+            root.process.terminate()
+            until(lambda: root.records("supervisor_stopping"), "it is asked to stop")
+            pulls = len(relay.requests("pull"))
+            assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+            relay.send("a@b.c", "action", "late")
+            assert root.process.wait(PATIENCE_S) == 0
+        assert len(relay.requests("pull")) <= pulls + 1
+        assert relay.instance.queue
+        assert [message.payload for message in relay.pushed()] == ["slow"]
