@@ -40,12 +40,17 @@ _held = threading.local()
 
 @contextlib.contextmanager
 def held_to(ends_at: float) -> Iterator[None]:
-    """What this thread sends and receives inside the block ends at ``ends_at`` (monotonic)."""
-    _held.ends_at = ends_at
+    """What this thread sends and receives inside the block ends at ``ends_at`` (monotonic), or when
+    a block around it does, if that is earlier."""
+    before = getattr(_held, "ends_at", None)
+    _held.ends_at = ends_at if before is None else min(before, ends_at)
     try:
         yield
     finally:
-        del _held.ends_at
+        if before is None:
+            del _held.ends_at
+        else:
+            _held.ends_at = before
 
 
 def _is_not_ours(_record: logging.LogRecord) -> bool:

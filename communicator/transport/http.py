@@ -3,15 +3,16 @@
 Knows: paths, headers, cookies, timeouts, which replies are a success.
 Does not know: states, files, when it is called. Import it inside an action, never at the top
 of a module: the root must not load an HTTP client.
-Invariants: no redirect is followed and nothing is retried; a request is bounded in bytes and, as
-a whole, in time; after a network error the relay's connections are dropped, so the next call
-resolves and connects anew, while a call under way in another thread ends on its own connection;
-only this file reveals a secret. No word of the other end's leaves it but in a session, an identity
-or a pulled reply: not in an error, a log record or a `repr`.
+Invariants: no redirect is followed and nothing that was sent is retried; a request is bounded in
+bytes and, as a whole, in time; after a network error the relay's connections are dropped, so the
+next call resolves and connects anew, while a call under way in another thread ends on its own
+connection; only this file reveals a secret. No word of the other end's leaves it but in a session,
+an identity or a pulled reply: not in an error, a log record or a `repr`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -24,7 +25,12 @@ import urllib3.exceptions
 
 from fsmv2.communicator.transport import codec, errors, pages, token
 from fsmv2.communicator.transport.codec import CodecError, Message
-from fsmv2.communicator.transport.connections import certificate_fault, held_to, new_manager
+from fsmv2.communicator.transport.connections import (
+    certificate_fault,
+    held_to,
+    left_s,
+    new_manager,
+)
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.protocol import CONNECT_S, Login
 from fsmv2.supervisor import Secret
@@ -38,6 +44,8 @@ IDLE_S_MAX = 25.0
 # Communicators whose connections this proc keeps.
 RELAYS_MAX = 32
 NAME_BYTES_MAX = 128
+# How often a request chooses its connections anew where others close them meanwhile.
+BEGINS_MAX = 10
 
 
 class Relay(msgspec.Struct, frozen=True):
@@ -200,16 +208,7 @@ class HttpTransport:
         response: urllib3.BaseHTTPResponse | None = None
         try:
             with held_to(time.monotonic() + CONNECT_S + timeout_s):
-                response = self._pool().request(
-                    method,
-                    self._base + path,
-                    body=body,
-                    headers={**headers, "User-Agent": "fsmv2-communicator"},
-                    retries=False,
-                    redirect=False,
-                    preload_content=False,
-                    timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
-                )
+                response = self._begin(method, path, headers, body)
                 reply = Reply(response.status, response.headers, _read(response))
                 if response.status < 200:  # what follows is not this protocol's
                     text = f"cannot use the reply: got HTTP {response.status}, want a final status"
@@ -223,6 +222,30 @@ class HttpTransport:
             self._drop(response)
             raise
         return reply
+
+    def _begin(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None
+    ) -> urllib3.BaseHTTPResponse:
+        """The response, unread. Where another thread has closed the connections between their
+        choice and their use nothing has been sent, and it begins again on new ones."""
+        for _ in range(BEGINS_MAX - 1):
+            with contextlib.suppress(urllib3.exceptions.ClosedPoolError):
+                return self._begin_once(method, path, headers, body)
+        return self._begin_once(method, path, headers, body)
+
+    def _begin_once(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None
+    ) -> urllib3.BaseHTTPResponse:
+        return self._pool().request(
+            method,
+            self._base + path,
+            body=body,
+            headers={**headers, "User-Agent": "fsmv2-communicator"},
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=min(CONNECT_S, left_s()), read=self.relay.timeout_s),
+        )
 
     def _drop(self, response: urllib3.BaseHTTPResponse | None) -> None:
         if response is not None:

@@ -126,9 +126,8 @@ class ActionContext(Protocol):
 
     @property
     def stopping(self) -> bool:
-        """True once the worker that decided this attempt is asked to stop: end what has begun,
-        begin nothing more. It is left alone for a few seconds yet, and what the stop itself runs
-        is not told."""
+        """True once the attempt's worker is asked to stop: end what has begun, begin nothing
+        more. It is left alone for a few seconds yet; what the stop itself runs is not told."""
 
     @property
     def scratch(self) -> Path:
