@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import prometheus_client
 import pytest
 
 from fsmv2.communicator import spool
@@ -321,6 +322,30 @@ def test_a_reset_leaves_a_request_under_way_alone(relay: Relay, attempts: Attemp
     assert relay.observed.connections() > before
 
 
+def test_a_generation_has_connections_of_its_own_and_keeps_them(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """Scenario 48: without a `ResetAction` in this proc, for an attempt may come to another one
+    than the reset did. Both directions are under way at a time, so each has a connection."""
+
+    def used_by(generation: int) -> set[int]:
+        before = len(relay.requests())
+        relay.fault("push", SLOW)
+        relay.fault("pull", SLOW)
+        attempts.post(generation)
+        access = msgspec.structs.replace(attempts.access, generation=generation)
+        with attempts.under_way(access=access) as found:
+            assert relay.wait_for(lambda r: is_open(r, "push") and is_open(r, "pull"))
+        assert found[0].push.problem is found[0].pull.problem is None
+        return {one.connection for one in relay.requests()[before:]}
+
+    first, second, third = used_by(0), used_by(1), used_by(1)
+    assert len(first) == len(second) == 2
+    assert not first & second
+    assert second == third
+    assert attempts.pushed() == [0, 1, 1]
+
+
 def test_each_direction_is_an_action_of_its_own(relay: Relay, attempts: Attempts) -> None:
     """A pool can run either alone."""
     attempts.post(1)
@@ -425,6 +450,15 @@ def test_pulling_needs_room_and_more_of_it_to_begin_again(
     assert (outcome.pull.moved, outcome.pull.rate.count) == ((1, 1) if pulls else (0, 0))
     assert outcome.pull.problem is None
     assert attempts.pushed() == ["out"]
+    backpressure, entries = (
+        prometheus_client.REGISTRY.get_sample_value(name, {"path": ""})
+        for name in (
+            "fsmv2_communicator_backpressure",
+            "fsmv2_communicator_backpressure_entries_total",
+        )
+    )
+    assert backpressure == (0 if pulls else 1)
+    assert (entries or 0) == (1 if not pulls and not held else 0)
 
 
 @pytest.mark.parametrize(
