@@ -271,7 +271,7 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
     quiet, moved, disk = found["idle"], found["flow"], found["disk"]
 
     def ms(value: float) -> str:
-        return f"{value * 1000:.0f} ms"
+        return f"{value * 1000:.{0 if value >= 0.01 else 1}f} ms"
 
     def three(way: str, where: dict[str, float] = moved) -> str:
         return " / ".join(ms(where[f"{way}_{name}_s"]) for name in ("p50", "p99", "max"))

@@ -30,6 +30,7 @@ from fsmv2.communicator.states import authenticating
 from fsmv2.communicator.states.reading import (
     Usable,
     credentials,
+    ended_s_ago,
     failed_login,
     instance_uuid,
     is_renewal_due,
@@ -90,7 +91,7 @@ def directions(snap: Snapshot) -> Directions:
 
 
 def _directions(snap: Snapshot) -> Directions:
-    since_s = snap.since_result_s(SyncAction)
+    since_s = ended_s_ago(snap, SyncAction)
     outcome = sync_outcome(snap)
     if outcome is None:
         # Killed or crashed: what it would have said of each direction is lost with it.
@@ -109,7 +110,7 @@ def _directions(snap: Snapshot) -> Directions:
 
 def generation(snap: Snapshot) -> int:
     """How many resets there have been, as far as any outcome still tells."""
-    synced, reset = sync_outcome(snap), value_of(snap.result(ResetAction))
+    synced, reset = sync_outcome(snap), value_of(snap, ResetAction)
     return max(
         synced.generation if synced is not None else 0,
         reset.generation if isinstance(reset, ResetOutcome) else 0,
@@ -132,7 +133,7 @@ def reset_due(snap: Snapshot) -> ResetAction | None:
         and (every := FACTS[each.problem.kind].reset_every)
         and each.errors_in_row % every == 0
     ]
-    if not errors or snap.since_result_s(ResetAction) <= snap.since_result_s(SyncAction):
+    if not errors or ended_s_ago(snap, ResetAction) <= ended_s_ago(snap, SyncAction):
         return None
     path = snap.identity.path
     return ResetAction(generation=generation(snap) + 1, errors_in_row=max(errors), path=path)
@@ -207,7 +208,7 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
             return 0.0
         interval_s = config.poll_interval_s
         if _lively_left_s(snap) > 0:
-            last = snap.result(SyncAction)
+            last = snap.result(SyncAction, include_cancelled=False)
             is_crowded = last is not None and last.queued_s > CROWDED_AFTER_S
             interval_s = min(interval_s, LIVELY_PULL_S if is_crowded else LIVELY_PUSH_S)
         return interval_s - direction.idle_s
@@ -224,7 +225,7 @@ def _lively_left_s(snap: Snapshot) -> float:
     outcome = sync_outcome(snap)
     if outcome is None:
         return 0.0
-    left_s = outcome.lively_left_s - snap.since_result_s(SyncAction)
+    left_s = outcome.lively_left_s - ended_s_ago(snap, SyncAction)
     return min(config.lively_s, max(0.0, left_s))
 
 

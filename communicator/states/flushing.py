@@ -14,7 +14,7 @@ from fsmv2.communicator.actions.flush import FlushAction
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.communicator.states import stopped
 from fsmv2.communicator.states.flow import access, directions
-from fsmv2.communicator.states.reading import usable_session, value_of
+from fsmv2.communicator.states.reading import usable_session
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class Flushing(State):
 
 
 def _told(snap: Snapshot) -> str:
-    found = value_of(snap.result(FlushAction))
+    result = snap.result(FlushAction)
+    found = result.value if result is not None and result.succeeded else None
     if not isinstance(found, Direction):
         return "the flush of the outbox has not ended by itself; what it left is there"
     why = f" ({found.problem})" if found.waiting and found.problem is not None else ""

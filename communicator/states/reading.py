@@ -30,7 +30,7 @@ from fsmv2.communicator.outcomes import (
 )
 from fsmv2.communicator.states.spans import at_least
 from fsmv2.communicator.transport.errors import Kind, Problem
-from fsmv2.supervisor import Action, ActionResult, Snapshot
+from fsmv2.supervisor import Action, Snapshot
 
 if TYPE_CHECKING:
     from fsmv2.communicator.worker import CommunicatorConfig
@@ -101,7 +101,8 @@ def is_renewal_due(snap: Snapshot, usable: Usable) -> bool:
 
 def _held(snap: Snapshot) -> Held | None:
     """The session of the last login that succeeded, by what the attempts since then tell of it."""
-    result, login = snap.result(AuthenticateAction), login_outcome(snap)
+    result = snap.result(AuthenticateAction, include_cancelled=False)
+    login = login_outcome(snap)
     if result is not None and login is not None:
         if login.session is None:
             return login.held
@@ -148,13 +149,13 @@ def _is_renewed_at_night(session: Session, now: float, path: str) -> bool:
 
 def login_outcome(snap: Snapshot) -> LoginOutcome | None:
     """What the last login brought, None before the first and after one that was killed."""
-    value = value_of(snap.result(AuthenticateAction))
+    value = value_of(snap, AuthenticateAction)
     return value if isinstance(value, LoginOutcome) else None
 
 
 def sync_outcome(snap: Snapshot) -> SyncOutcome | None:
     """What the last sync brought, None before the first and after one that was killed."""
-    value = value_of(snap.result(SyncAction))
+    value = value_of(snap, SyncAction)
     return value if isinstance(value, SyncOutcome) else None
 
 
@@ -169,7 +170,7 @@ def login_failures(snap: Snapshot) -> tuple[int, Problem | None]:
 
 def login_due_in_s(snap: Snapshot) -> float:
     """Seconds until the next login may be tried; 0 or less is now."""
-    since_s = snap.since_result_s(AuthenticateAction)
+    since_s = ended_s_ago(snap, AuthenticateAction)
     login = login_outcome(snap)
     if login is not None and login.made_for != credentials(snap):
         return 0.0  # a changed relay or token takes effect at once
@@ -197,7 +198,7 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
     )
     if before is None or before.made_for != action.credentials:
         return action
-    asked_s_ago = before.asked_s_ago + snap.since_result_s(AuthenticateAction)
+    asked_s_ago = before.asked_s_ago + ended_s_ago(snap, AuthenticateAction)
     if problem is None or problem.kind not in LASTING or asked_s_ago >= WAIT_S_MAX:
         return action
     known = msgspec.structs.replace(before, asked_s_ago=asked_s_ago, held=action.held)
@@ -260,7 +261,7 @@ def _doubt(snap: Snapshot, synced: SyncOutcome) -> str:
     pull_served = synced.pull_tried and synced.pull.problem is None and not synced.pull.held
     if push_served or pull_served:
         return ""
-    waited = snap.since_result_s(AuthenticateAction) >= _rejection_wait_s(snap)
+    waited = ended_s_ago(snap, AuthenticateAction) >= _rejection_wait_s(snap)
     return "token refused by the relay in one direction" if waited else ""
 
 
@@ -283,18 +284,22 @@ def _rejection_wait_s(snap: Snapshot) -> float:
 
 
 def unfinished(snap: Snapshot, kind: type[Action]) -> tuple[int, Problem | None]:
-    """How many attempts of ``kind`` have ended without an outcome of their own, and how. One that
-    was cancelled says nothing of the relay, and is not counted."""
-    result = snap.result(kind)
+    """How many attempts of ``kind`` have ended without an outcome of their own, and how."""
+    result = snap.result(kind, include_cancelled=False)
     if result is None or result.succeeded:
-        return 0, None
-    if result.status == "cancelled" and not snap.failures(kind):
         return 0, None
     # The verdict only: an exception's own text may be about anything.
     how = f"{result.verdict}: {result.error.type}" if result.error else result.verdict
     return max(1, snap.failures(kind)), Problem(Kind.NETWORK, f"attempt {how}")
 
 
-def value_of(result: ActionResult | None) -> object:
-    """What an attempt brought, None where it did not succeed."""
+def value_of(snap: Snapshot, kind: type[Action]) -> object:
+    """What the last attempt of ``kind`` brought, None where it did not succeed. One that was
+    cancelled says nothing of the relay: it is as if it had not been made."""
+    result = snap.result(kind, include_cancelled=False)
     return result.value if result is not None and result.succeeded else None
+
+
+def ended_s_ago(snap: Snapshot, kind: type[Action]) -> float:
+    """Seconds since that attempt ended; infinite if there is none."""
+    return snap.since_result_s(kind, include_cancelled=False)

@@ -146,6 +146,7 @@ class _SnapshotFields:
 
     __slots__ = (
         "_age_s",
+        "_before_cancelled",
         "_entered_at",
         "_failures",
         "_history",
@@ -167,6 +168,7 @@ class _SnapshotFields:
     status: Any
     children: ChildrenView
     _age_s: float | None
+    _before_cancelled: Mapping[type[Action], tuple[ActionResult, float]]
     _entered_at: float
     _failures: Mapping[type[Action], int]
     _history: Mapping[type[Action], tuple[Outcome, ...]]
@@ -199,6 +201,7 @@ class Snapshot(_SnapshotFields):
         result_ends: Mapping[type[Action], float] | None = None,
         failures: Mapping[type[Action], int] | None = None,
         history: Mapping[type[Action], tuple[Outcome, ...]] | None = None,
+        before_cancelled: Mapping[type[Action], tuple[ActionResult, float]] | None = None,
         entered_at: float = 0.0,
         monotonic: float = 0.0,
         wall: float = 0.0,
@@ -215,6 +218,7 @@ class Snapshot(_SnapshotFields):
         self._result_ends = dict(result_ends) if result_ends else {}
         self._failures = dict(failures) if failures else {}
         self._history = dict(history) if history else {}
+        self._before_cancelled = dict(before_cancelled) if before_cancelled else {}
         self._entered_at = entered_at
         self._monotonic = monotonic
         self._wall = wall
@@ -253,9 +257,17 @@ class Snapshot(_SnapshotFields):
         self._time_read.append(True)
         return self._monotonic - self._entered_at
 
-    def result(self, kind: type[Action]) -> ActionResult | None:
-        """The last result of that action type in this incarnation, whatever its status."""
-        return self._results.get(kind)
+    def result(self, kind: type[Action], *, include_cancelled: bool = True) -> ActionResult | None:
+        """The last result of that action type in this incarnation, whatever its status.
+
+        An attempt that was cancelled says nothing of the world; without ``include_cancelled`` the
+        last one that was not is given, as if those behind it had not been made.
+        """
+        result = self._results.get(kind)
+        if include_cancelled or result is None or result.status != "cancelled":
+            return result
+        before = self._before_cancelled.get(kind)
+        return None if before is None else before[0]
 
     def failures(self, kind: type[Action]) -> int:
         """How many attempts of that action type have failed in a row, up to now."""
@@ -266,10 +278,15 @@ class Snapshot(_SnapshotFields):
         oldest first. One that was refused was no attempt."""
         return self._history.get(kind, ())
 
-    def since_result_s(self, kind: type[Action]) -> float:
-        """Seconds since the last attempt of that action type ended; infinite if none has."""
+    def since_result_s(self, kind: type[Action], *, include_cancelled: bool = True) -> float:
+        """Seconds since the attempt that `result` tells of ended; infinite if there is none."""
         self._time_read.append(True)
         ended = self._result_ends.get(kind)
+        if not include_cancelled and ended is not None:
+            result = self._results.get(kind)
+            if result is not None and result.status == "cancelled":
+                before = self._before_cancelled.get(kind)
+                ended = None if before is None else before[1]
         return float("inf") if ended is None else self._monotonic - ended
 
     @property

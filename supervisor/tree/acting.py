@@ -135,6 +135,7 @@ def snapshot_of(node: Node, ctx: Context) -> fsm.Snapshot:
         result_ends=node.result_ends,
         failures=node.failures,
         history=node.history,
+        before_cancelled=node.before_cancelled,
         entered_at=node.entered_at,
         monotonic=ctx.now,
         wall=ctx.wall,
@@ -280,8 +281,7 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
     )
     if in_flight.never_began(result):
         return
-    node.results[kind] = result
-    node.result_ends[kind] = now
+    _remember(node, result, kind, now)
     node.history[kind] = (*node.history.get(kind, ()), result.outcome)[-HISTORY_MAX:]
     node.acted_at = now
     if node.observe_at != NEVER:
@@ -291,3 +291,14 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
         node.retry_at.pop(kind, None)
     elif result.status != "cancelled":
         back_off(node, ctx, in_flight)
+
+
+def _remember(node: Node, result: ActionResult, kind: type[Action], now: float) -> None:
+    """Keep ``result`` as the last one, and beside one that was cancelled what stood there."""
+    if result.status != "cancelled":
+        if node.before_cancelled:
+            node.before_cancelled.pop(kind, None)
+    elif kind in node.results and node.results[kind].status != "cancelled":
+        node.before_cancelled[kind] = (node.results[kind], node.result_ends[kind])
+    node.results[kind] = result
+    node.result_ends[kind] = now

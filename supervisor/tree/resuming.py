@@ -106,7 +106,9 @@ def resume_of(node: Node, now: float, wall: float) -> Resume:
         return round(wall - (now - monotonic), 3)
 
     tracks = node.care.tracks if node.care is not None else {}
-    results = {_reference(kind): _keep(result, kind) for kind, result in node.results.items()}
+    # An attempt that the end of this root has cancelled says nothing to the next one.
+    told = node.results | {kind: before for kind, (before, _) in node.before_cancelled.items()}
+    results = {_reference(kind): _keep(result, kind) for kind, result in told.items()}
     return Resume(
         restarts=tuple(
             KeptRestart(one.name, moment(one.at), one.started) for one in node.restarted

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from fsmv2.communicator.testing.backend import DEMO_NAME, DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport.errors import Kind
+from fsmv2.communicator.transport.http import HttpTransport
 from fsmv2.communicator.transport.token import double_hash
 from fsmv2.ipc.codec import decode, encode
 from fsmv2.supervisor import ActionContext, Secret
@@ -88,12 +91,23 @@ def test_failed_login_is_an_outcome_with_its_kind(
     assert login(context, relay).session is not None, "the next login works"
 
 
-def test_retry_after_reaches_the_outcome(context: ActionContext, relay: Relay) -> None:
-    """Seconds, as the relay asked for them."""
-    relay.fault("login", faults.rate_limit(retry_after="77"))
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_reaches_the_outcome(
+    context: ActionContext, relay: Relay, as_date: bool
+) -> None:
+    """Scenario 8: in seconds, whether the relay asked for seconds or named a moment."""
+    began = time.time()
+    asked = formatdate(began + 77, usegmt=True) if as_date else "77"
+    relay.fault("login", faults.rate_limit(retry_after=asked))
     outcome = login(context, relay)
+    took_s = time.time() - began
     assert outcome.problem is not None
-    assert outcome.problem.retry_after_s == 77
+    waits_s = outcome.problem.retry_after_s
+    if as_date:
+        assert waits_s is not None
+        assert 76 - took_s <= waits_s <= 77, "a date has whole seconds"
+    else:
+        assert waits_s == 77
 
 
 def test_unknown_token_is_refused(context: ActionContext, relay: Relay) -> None:
@@ -142,7 +156,23 @@ def test_reply_without_uuid_keeps_the_last_one(context: Any, relay: Relay) -> No
     outcome = login(context, relay, instance_uuid="3f0c")
     assert outcome.session is not None
     assert outcome.instance_uuid == "3f0c"
-    assert "no uuid" in str(context.logged)
+    assert context.logged == [("the login reply has no uuid, keeping the last one", "warning", {})]
+
+
+def test_failure_of_our_own_in_a_login_propagates(
+    context: Any, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 14: what is no transport error is no outcome, and nothing is told of a relay that
+    was not asked."""
+
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("s3cret")
+
+    monkeypatch.setattr(HttpTransport, "authenticate", broken)
+    with pytest.raises(RuntimeError, match="s3cret"):
+        login(context, relay)
+    assert context.logged == []
+    assert relay.requests() == []
 
 
 def test_auth_token_comes_from_config_file_or_environment(

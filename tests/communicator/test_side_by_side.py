@@ -26,6 +26,7 @@ from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.codec import decode_content
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Secret
 
@@ -51,9 +52,9 @@ class Attempts:
         assert login.session is not None
         self.access = Access(made_for, login.session, 7, login.instance_uuid)
 
-    def post(self, *payloads: Any) -> None:
+    def post(self, *payloads: Any, message_type: str = "status") -> None:
         for payload in payloads:
-            spool.post(self.outbox, email="a@x", message_type="status", payload=payload)
+            spool.post(self.outbox, email="a@x", message_type=message_type, payload=payload)
 
     def action(self, **fields: Any) -> SyncAction:
         defaults = {"outbox": str(self.outbox), "inbox": str(self.inbox), "poll_interval_s": 0.02}
@@ -83,6 +84,13 @@ class Attempts:
     def files(self) -> list[str]:
         return names(self.outbox)
 
+    def received(self) -> list[Any]:
+        return [
+            decode_content(message.content)[1]
+            for path in spool.inbox_files(self.inbox)
+            for message in spool.read_messages(path)
+        ]
+
 
 @pytest.fixture
 def attempts(relay: Relay, context: Any, tmp_path: Path) -> Attempts:
@@ -94,17 +102,23 @@ def is_open(relay: Relay, endpoint: str) -> bool:
 
 
 def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:
-    """Scenario 25: messages that come while a pull is open are pushed while it is open."""
+    """Scenario 25: replies and statuses that come while a pull is open are pushed while it is open,
+    in order, and what it was about to bring is in the inbox."""
+    relay.send("ada@example.com", "action", "slow")
     relay.fault("pull", SLOW)
     with attempts.under_way() as found:
         assert relay.wait_for(lambda r: is_open(r, "pull"))
         for number in range(3):
+            attempts.post(number, message_type="action-reply")
             attempts.post(number)
-            assert relay.wait_for(lambda r, n=number: len(r.pushed()) == n + 1)
+            assert relay.wait_for(lambda r, n=number: len(r.pushed()) == 2 * (n + 1))
         assert is_open(relay, "pull")
-    assert attempts.pushed() == [0, 1, 2]
-    assert found[0].push.moved == 3
+        assert attempts.received() == []
+    arrived = [(entry.message_type, entry.payload) for entry in relay.pushed()]
+    assert arrived == [(kind, n) for n in range(3) for kind in ("action-reply", "status")]
+    assert (found[0].push.moved, found[0].pull.moved) == (6, 1)
     assert found[0].pull.problem is None
+    assert attempts.received() == ["slow"]
     relay.observed.assert_at_most()
 
 

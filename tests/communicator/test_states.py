@@ -30,7 +30,7 @@ from fsmv2.communicator.states.stopped import Stopped
 from fsmv2.communicator.states.syncing import Syncing
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Act, Action, ActionResult, Go, Secret, Snapshot, State, Stay
-from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.core.action import ActionError, DeathCertificate
 from fsmv2.supervisor.core.fsm import Decision, Desired, Identity, decide
 
 NOW = 1_800_000_000.0
@@ -77,6 +77,7 @@ def snapshot(
     config: CommunicatorConfig = CONFIG,
     killed: dict[type[Action], int] | None = None,
     how: Any = "timed_out",
+    error: ActionError | None = None,
     reset: ResetOutcome | None = None,
     reset_s: float | None = None,
     login_id: int = LOGIN_ID,
@@ -85,10 +86,11 @@ def snapshot(
     flushed: ActionResult | None = None,
     entered_s: float = 0.0,
     queued_s: float = 0.0,
+    cancelled: type[Action] | None = None,
 ) -> Snapshot:
     """What the engine would build: ``login_s`` and ``sync_s`` seconds after the last results,
     ``entered_s`` after the state was entered; a flush has just ended; the sync had waited for
-    ``queued_s``."""
+    ``queued_s``; and one more attempt of type ``cancelled`` was cancelled just now."""
     results: dict[type[Action], ActionResult] = {}
     if logged_in is not None:
         results[AuthenticateAction] = ActionResult(
@@ -110,7 +112,8 @@ def snapshot(
             status=how,
             action_type=kind.__name__,
             attempt_id=300,
-            certificate=DeathCertificate(verdict=how),
+            error=error,
+            certificate=None if error else DeathCertificate(verdict=how),
         )
     if reset_s is not None:
         results[ResetAction] = ActionResult(
@@ -124,6 +127,14 @@ def snapshot(
     ends[FlushAction] = 1000.0
     if flushed is not None:
         results[FlushAction] = flushed
+    before: dict[type[Action], tuple[ActionResult, float]] = {}
+    if cancelled is not None:
+        if cancelled in results:
+            before[cancelled] = (results[cancelled], ends[cancelled])
+        results[cancelled] = ActionResult(
+            status="cancelled", action_type=cancelled.__name__, attempt_id=400
+        )
+        ends[cancelled] = 1000.0
     return Snapshot(
         identity=Identity("line-1", "root/line-1", "communicator", 1),
         state=state(),
@@ -131,6 +142,7 @@ def snapshot(
         results=results,
         result_ends={kind: ends[kind] for kind in results},
         failures=killed or {},
+        before_cancelled=before,
         entered_at=1000.0 - entered_s,
         monotonic=1000.0,
         wall=now,
@@ -244,6 +256,7 @@ def test_login_leads_to_syncing() -> None:
     [
         (Kind.SERVER_ERROR, 1, 2),
         (Kind.SERVER_ERROR, 2, 4),
+        (Kind.UNKNOWN, 3, 8),
         (Kind.NETWORK, 5, 32),
         (Kind.NETWORK, 60, 60),
         (Kind.PROXY_BLOCK, 1000, 60),
@@ -309,21 +322,58 @@ def test_killed_login_is_waited_out() -> None:
     assert logs_in(snapshot(Authenticating, killed=killed, login_s=9.7)).errors_in_row == 3
 
 
-@pytest.mark.parametrize("kind", [AuthenticateAction, SyncAction])
-def test_an_attempt_that_was_cancelled_is_no_error(kind: type[Action]) -> None:
+def test_login_that_failed_by_a_bug_of_our_own_is_waited_out_without_its_text() -> None:
+    """Scenario 14: the exception's type is told; its text may be about anything."""
+    raised: dict[str, Any] = {
+        "killed": {AuthenticateAction: 1},
+        "how": "failed",
+        "error": ActionError("RuntimeError", "s3cret"),
+    }
+    reason = waits(snapshot(Authenticating, login_s=1.99, **raised))
+    assert "failed 1 in a row" in reason
+    assert "RuntimeError" in reason
+    assert "s3cret" not in reason
+    due = snapshot(Authenticating, login_s=2.41, **raised)
+    assert logs_in(due).errors_in_row == 1
+    assert "s3cret" not in repr(decided(due))
+
+
+def test_a_first_attempt_that_was_cancelled_is_no_error() -> None:
     """Scenario 13: an operator or a machine short of memory has ended it; nothing is recorded, and
     the next one waits for no backoff."""
-    state = Authenticating if kind is AuthenticateAction else Syncing
-    logged_in = None if kind is AuthenticateAction else login()
-    snap = snapshot(
-        state, logged_in=logged_in, killed={kind: 0}, how="cancelled", login_s=1.5, sync_s=1.5
-    )
-    decision = decided(snap)
-    assert isinstance(decision, Act), decision
-    if kind is AuthenticateAction:
-        assert logs_in(snap).errors_in_row == 0
-    else:
-        assert syncs(snap).push == Direction(idle_s=1.5)
+    assert logs_in(snapshot(Authenticating, cancelled=AuthenticateAction)).errors_in_row == 0
+    action = syncs(snapshot(Syncing, logged_in=login(), cancelled=SyncAction))
+    assert action.push == action.pull == Direction()
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "fields"),
+    [
+        (AuthenticateAction, Authenticating, {"logged_in": failed_login(Kind.INVALID_TOKEN)}),
+        (AuthenticateAction, Authenticating, {"logged_in": failed_login(Kind.SERVER_ERROR, 5)}),
+        (AuthenticateAction, Authenticating, {"killed": {AuthenticateAction: 3}}),
+        (AuthenticateAction, Syncing, {"logged_in": login(), "sync": "well"}),
+        (SyncAction, Degraded, {"logged_in": login(), "sync": "sick"}),
+        (SyncAction, Degraded, {"logged_in": login(), "sync": "sick", "reset_s": 0.2}),
+        (SyncAction, Degraded, {"logged_in": login(), "killed": {SyncAction: 4}}),
+        (SyncAction, Syncing, {"logged_in": login(), "sync": "well"}),
+        (SyncAction, Syncing, {"logged_in": login(), "sync": "refused"}),
+    ],
+)
+def test_a_cancelled_attempt_changes_nothing(
+    kind: type[Action], state: type[State], fields: dict[str, Any]
+) -> None:
+    """Scenario 13, nothing is recorded: errors, waits, a park, a session, a reset that was made
+    are what they were, at any moment after it."""
+    said = {"well": synced(tried(), tried()), "sick": synced(tried(5), tried(5))}
+    said["refused"] = synced(tried(1, Problem(Kind.INVALID_TOKEN, "HTTP 401")), tried())
+    if "sync" in fields:
+        fields = fields | {"sync": said[fields["sync"]]}
+    for seconds in (0.0, 0.4, 1.1, 3.0, 9.7, 39.0, 3601.0):
+        when = {"login_s": seconds, "sync_s": seconds}
+        assert decided(snapshot(state, **fields, **when, cancelled=kind)) == decided(
+            snapshot(state, **fields, **when)
+        ), seconds
 
 
 @pytest.mark.parametrize("state", [Syncing, Degraded])

@@ -99,6 +99,28 @@ def test_refused_login_parks_until_the_config_changes(
     assert line.trail[-1] == "syncing"
 
 
+def test_login_parked_at_one_relay_is_tried_once_at_another(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenario 5, the relay's URL: exactly one new attempt, and none at the one that was left."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", Fault(status=401), times=None)
+    line.run(60)
+    good = line.config
+    with Relay() as other:
+        other.fault("login", Fault(status=401), times=None)
+        line.config = msgspec.structs.replace(good, relay_url=other.url)
+        line.run(600)
+        assert len(other.requests()) == 1
+        assert len(relay.requests()) == 1
+        assert "parked" in line.reasons[-1]
+        relay.heal()
+        line.config = good
+        line.run(2)
+        assert line.trail == ["stopped", "authenticating", "syncing"]
+        assert len(other.requests()) == 1
+
+
 def test_refused_token_in_a_file_is_not_sent_again_but_its_successor_is(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
@@ -200,14 +222,36 @@ def test_failing_logins_are_tried_ever_more_rarely_and_told_twice(
 def test_login_comes_back_when_the_relay_asked_it_to(
     relay: Relay, tmp_path: Path, context: Any
 ) -> None:
-    """Scenario 7: Retry-After of 30 s from the first error on; nothing before, one after."""
+    """Scenario 7: from the first error on, and longer than a 429 waits by itself: nothing before
+    the 90 s are over, one after."""
     line = Line(relay, tmp_path, context)
-    relay.fault("login", faults.rate_limit("30"))
-    line.run(29)
+    relay.fault("login", faults.rate_limit("90"))
+    line.run(89)
     assert len(relay.requests("login")) == 1
-    line.run(10)
+    line.run(20)
     assert len(relay.requests("login")) == 2
     assert line.trail[-1] == "syncing"
+
+
+def test_login_that_meets_a_captive_portal_is_tried_ever_more_rarely(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenario 10: a page with status 200 is none of the known errors, and passes like one: with
+    backoff, never parked."""
+    line = Line(relay, tmp_path, context)
+    relay.fault("login", faults.captive_portal(), times=None)
+    line.run(70)
+    moments = [at for at, _ in line.tries]
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    for gap, wait_s in zip(gaps, (2, 4, 8, 16, 32), strict=True):
+        assert wait_s <= gap <= wait_s * 1.2 + STEP_S
+    assert len(relay.requests()) == len(moments)
+    assert line.trail == ["stopped", "authenticating"]
+    assert not any("parked" in reason for reason in line.reasons)
+    assert "unknown" in line.reasons[-1]
+    relay.heal()
+    line.run(75)
+    assert line.trail[2:] == ["syncing"]
 
 
 def test_dead_network_is_asked_once_a_minute_and_reset_at_five_and_ten(

@@ -20,7 +20,7 @@ from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
-from fsmv2.communicator.transport.codec import decode_content
+from fsmv2.communicator.transport.codec import decode_content, encode_content
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.communicator.transport.http import transport_for
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
@@ -101,6 +101,29 @@ def test_idle_sync_makes_no_push_and_writes_no_file(
     assert relay.requests("push") == []
     assert len(relay.requests("pull")) == 2
     assert names(tmp_path / "in") == []
+
+
+def test_pull_reply_is_read_whatever_the_case_of_its_keys(
+    context: ActionContext, relay: Relay, tmp_path: Path
+) -> None:
+    """Scenarios 23 and 26: outside and inside, and a null beside a message is none."""
+    message = {
+        "UMHInstance": DEMO_UUID,
+        "EMAIL": "ada@example.com",
+        "Content": encode_content("action", {"n": 7}, compress=False),
+        "Metadata": {"TRACEID": "9b1d"},
+    }
+    body = json.dumps({"umhMessages": [None, message]}).encode()
+    relay.fault("pull", Fault(status=200, body=body, headers=JSON))
+    outcome = sync(context, relay, tmp_path)
+    assert outcome.pull.problem is None
+    assert (outcome.pull.moved, outcome.pull.refused) == (1, 0)
+    assert received(tmp_path) == [{"n": 7}]
+    (path,) = spool.inbox_files(tmp_path / "in")
+    assert names(tmp_path / "in") == [path.name]
+    (kept,) = spool.read_messages(path)
+    assert (kept.umh_instance, kept.email) == (DEMO_UUID, "ada@example.com")
+    assert kept.trace_id == "9b1d"
 
 
 def test_connection_is_kept_over_actions(

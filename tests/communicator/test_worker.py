@@ -125,6 +125,7 @@ def test_config_decodes_with_defaults_and_a_hidden_token() -> None:
         ({"relay_url": URL, "outbox": ""}, "outbox"),
         ({"relay_url": URL, "outbox": "x", "inbox": "x"}, "two folders"),
         ({"relay_url": URL, "relayURL": "x"}, "relayURL"),
+        ({"instanceUUID": "x"}, "instanceUUID"),
     ],
 )
 def test_unusable_config_is_refused_with_its_field(config: dict[str, object], told: str) -> None:

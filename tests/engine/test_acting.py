@@ -407,6 +407,40 @@ def test_the_worker_sees_failures_and_the_last_result() -> None:
     ]  # fmt: skip
 
 
+def test_a_worker_may_pass_over_attempts_that_were_cancelled() -> None:
+    """They are no failures, cause no backoff, and what was there before them is to be had."""
+    seen: list[tuple[Any, ...]] = []
+
+    class Telling(Pump):
+        type_name = "telling"
+
+        def next_action(self, snapshot: Snapshot) -> Decision:
+            last = snapshot.result(SwitchOn)
+            told = snapshot.result(SwitchOn, include_cancelled=False)
+            seen.append((last and last.status, told and told.value, snapshot.failures(SwitchOn)))
+            return super().next_action(snapshot)
+
+    bench = Bench(child("p", "telling"), workers=[Telling])
+    bench.pool.answers[Look] = lambda _a: "off"
+
+    def is_open() -> bool:
+        return any(one.id in bench.pool.open for one in bench.attempts(SwitchOn))
+
+    for value in (None, "first", None, None, "second", None):
+        bench.run(20, until=is_open)
+        status = "succeeded" if value else "cancelled"
+        bench.pool.complete(bench.open_attempt(SwitchOn), value, status=status)
+        ended = bench.now
+        bench.run(20, until=is_open)
+        assert bench.now - ended < 1
+    different = list(dict.fromkeys(seen))
+    assert different == [
+        (None, None, 0), ("cancelled", None, 0), ("succeeded", "first", 0),
+        ("cancelled", "first", 0), ("succeeded", "second", 0), ("cancelled", "second", 0),
+    ]  # fmt: skip
+    assert bench.node("p").retry_at == {}
+
+
 def test_a_refused_action_is_decided_again() -> None:
     """A full queue is no failure: no backoff grows, no result is kept."""
     bench = starting()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 from running import PATIENCE_S, Running, until
@@ -11,9 +12,10 @@ from fsmv2.communicator.testing.faults import Fault, nginx_502
 from fsmv2.communicator.testing.relay import Relay
 
 TOKEN = "a-t0ken-that-must-not-show"
+OPERATOR = "operators-t0ken-0123456789"
 
 
-def config(tmp_path: Path, poll_interval_s: float = 0.1) -> Path:
+def config(tmp_path: Path, poll_interval_s: float = 0.1, timeout_s: float = 10.0) -> Path:
     for name in ("outbox", "inbox"):
         (tmp_path / name).mkdir()
     path = tmp_path / "site.yaml"
@@ -29,6 +31,7 @@ def config(tmp_path: Path, poll_interval_s: float = 0.1) -> Path:
         f"      outbox: {tmp_path}/outbox\n"
         f"      inbox: {tmp_path}/inbox\n"
         f"      poll_interval_s: {poll_interval_s}\n"
+        f"      timeout_s: {timeout_s}\n"
     )
     return path
 
@@ -60,6 +63,49 @@ def test_communicator_logs_in_moves_messages_degrades_and_recovers(tmp_path: Pat
             assert [message.payload for message in relay.pushed()] == list(range(6))
             assert root.end() == 0
             assert TOKEN not in root.log_text()
+
+
+def kill(root: Running, attempt_id: int) -> int:
+    """Have the operator's command end an attempt; the status it is answered with."""
+    asking = urllib.request.Request(
+        f"{root.address}/api/v1/actions/{attempt_id}/kill",
+        data=b"",
+        headers={"Authorization": f"Bearer {OPERATOR}"},
+    )
+    with urllib.request.urlopen(asking, timeout=20) as answer:
+        return int(answer.status)
+
+
+def test_a_login_that_is_cancelled_under_way_is_recorded_nowhere(tmp_path: Path) -> None:
+    """Scenario 13: an operator ends it while the relay is silent; it is no failure of a login in
+    the log or in the metrics, and the next one is the only one."""
+    with Relay(token=TOKEN) as relay:
+        relay.fault("login", Fault(delay_s=3600))
+        path = config(tmp_path, timeout_s=15.0)
+        with Running(path, env={"API_URL": relay.url, "FSMV2_TOKEN": OPERATOR}) as root:
+            assert relay.wait_for(lambda r: r.observed.at_a_time("login") == 1, PATIENCE_S)
+            (login,) = until(
+                lambda: (root.get("/api/v1/actions") or {}).get("in_flight"), "it is shown"
+            )
+            assert login["type"] == "AuthenticateAction"
+            assert kill(root, login["attempt_id"]) == 202
+            (ended,) = until(lambda: root.records("action_ended"), "its end is told")
+            assert (ended["attempt_id"], ended["status"]) == (login["attempt_id"], "cancelled")
+            relay.heal()
+            until(lambda: state(root) == "syncing", "it is logged in and syncs")
+            assert len(relay.requests("login")) == 2
+            # The push and the pull have series by now, so what is not there was not counted.
+            counted = until(
+                lambda: (
+                    "fsmv2_communicator_tries_total" in (page := root.get("/metrics") or "")
+                    and page
+                ),
+                "the procs' metrics are shown",
+            )
+            failed = [line for line in counted.splitlines() if 'direction="login"' in line]
+            assert [line for line in failed if float(line.rpartition(" ")[2]) > 0] == []
+            assert root.end() == 0
+            assert "login failed" not in root.log_text()
 
 
 def test_a_stop_sends_what_was_posted_since_the_last_sync(tmp_path: Path) -> None:

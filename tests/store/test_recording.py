@@ -173,6 +173,39 @@ def test_last_results_and_failures_go_on_with_the_next_root() -> None:
     assert not second.bench.attempts(Ping)
 
 
+class Pinging(Calling):
+    def next(self, snap: Snapshot) -> Decision:
+        if snap.since_result_s(Ping) < 3.0:
+            return Stay("pinged just now")
+        return Act(Ping(), "due")
+
+
+class PingingRest(Resting):
+    def next(self, snap: Snapshot) -> Decision:
+        return Go(Pinging, "asked to run")
+
+
+class Pinger(Caller):
+    type_name = "pinger"
+    initial = stopping = PingingRest
+
+
+def test_the_result_before_one_that_was_cancelled_goes_on_with_the_next_root() -> None:
+    """The end of a root cancels what is under way, which says nothing of the world."""
+    bench = Bench(child("c", "pinger"), workers=[Pinger])
+    bench.pool.answers[Ping] = lambda _action: Limits(cpu_s=7)
+    first = Kept(bench)
+    first.run(1.0)
+    del bench.pool.answers[Ping]
+    first.run(4.0)
+    bench.pool.complete(bench.open_attempt(Ping), status="cancelled")
+    first.run(0.5)
+    assert bench.node("c").results[Ping].status == "cancelled"
+    second = first.next_root(child("c", "pinger"), workers=(Pinger,))
+    second.bench.run(0.5)
+    assert second.bench.node("c").results[Ping].value == Limits(cpu_s=7)
+
+
 def test_result_that_may_hold_a_secret_does_not_go_on() -> None:
     """One that is a Secret, and one whose type does not say what it is."""
     first = called()
