@@ -12,7 +12,6 @@ an identity or a pulled reply: not in an error, a log record or a `repr`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -206,9 +205,29 @@ class HttpTransport:
     ) -> Reply:
         timeout_s = self.relay.timeout_s
         response: urllib3.BaseHTTPResponse | None = None
+        begins = 0
         try:
             with held_to(time.monotonic() + CONNECT_S + timeout_s):
-                response = self._begin(method, path, headers, body)
+                while response is None:
+                    try:
+                        response = self._pool().request(
+                            method,
+                            self._base + path,
+                            body=body,
+                            headers={**headers, "User-Agent": "fsmv2-communicator"},
+                            retries=False,
+                            redirect=False,
+                            preload_content=False,
+                            timeout=urllib3.Timeout(
+                                connect=min(CONNECT_S, left_s()), read=timeout_s
+                            ),
+                        )
+                    except urllib3.exceptions.ClosedPoolError:
+                        # Another thread has closed the connections between their choice and
+                        # their use: nothing was sent.
+                        begins += 1
+                        if begins == BEGINS_MAX:
+                            raise
                 reply = Reply(response.status, response.headers, _read(response))
                 if response.status < 200:  # what follows is not this protocol's
                     text = f"cannot use the reply: got HTTP {response.status}, want a final status"
@@ -222,30 +241,6 @@ class HttpTransport:
             self._drop(response)
             raise
         return reply
-
-    def _begin(
-        self, method: str, path: str, headers: dict[str, str], body: bytes | None
-    ) -> urllib3.BaseHTTPResponse:
-        """The response, unread. Where another thread has closed the connections between their
-        choice and their use nothing has been sent, and it begins again on new ones."""
-        for _ in range(BEGINS_MAX - 1):
-            with contextlib.suppress(urllib3.exceptions.ClosedPoolError):
-                return self._begin_once(method, path, headers, body)
-        return self._begin_once(method, path, headers, body)
-
-    def _begin_once(
-        self, method: str, path: str, headers: dict[str, str], body: bytes | None
-    ) -> urllib3.BaseHTTPResponse:
-        return self._pool().request(
-            method,
-            self._base + path,
-            body=body,
-            headers={**headers, "User-Agent": "fsmv2-communicator"},
-            retries=False,
-            redirect=False,
-            preload_content=False,
-            timeout=urllib3.Timeout(connect=min(CONNECT_S, left_s()), read=self.relay.timeout_s),
-        )
 
     def _drop(self, response: urllib3.BaseHTTPResponse | None) -> None:
         if response is not None:

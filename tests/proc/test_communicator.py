@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
-from running import PATIENCE_S, Running, until
+from running import PATIENCE_S, Running, proc_of, until
 
-from fsmv2.communicator.spool import inbox_files, post
+from fsmv2.communicator.spool import inbox_files, post, usage
 from fsmv2.communicator.testing.faults import Fault, nginx_502
 from fsmv2.communicator.testing.relay import Relay
 
@@ -126,11 +129,36 @@ def test_a_stop_sends_what_was_posted_since_the_last_sync(tmp_path: Path) -> Non
             assert "flushed: 50 messages sent, 0 left in the outbox" in root.log_text()
 
 
+def test_a_kill_between_a_push_and_its_answer_repeats_that_batch_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """Scenario 38: the relay has taken the first hundred of 250, and nobody learns of it."""
+    with Relay(token=TOKEN) as relay:
+        path = config(tmp_path)
+        relay.fault("push", Fault(delay_s=3600))
+        for number in range(250):
+            post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
+        with Running(path, env={"API_URL": relay.url}) as root:
+            assert relay.wait_for(
+                lambda r: len(r.pushed()) == 100 and r.observed.at_a_time("push") == 1, PATIENCE_S
+            )
+            os.kill(proc_of(root, "SyncAction"), signal.SIGKILL)
+            until(lambda: "killed_from_outside" in root.log_text(), "its death is told")
+            relay.heal()
+            assert relay.wait_for(lambda r: len(r.pushed()) == 350, PATIENCE_S)
+            until(lambda: not usage(tmp_path / "outbox").messages, "the outbox is empty")
+            assert root.end() == 0
+        came = Counter(message.payload for message in relay.pushed())
+        assert list(came) == list(range(250)), "first arrivals are in order"
+        assert {number for number, times in came.items() if times == 2} == set(range(100))
+        assert came.total() == 350
+
+
 def test_no_pull_begins_once_a_stop_is_asked_for(tmp_path: Path) -> None:
     """Scenario 40: a push that is under way is waited for; meanwhile the relay deletes nothing."""
     with Relay(token=TOKEN) as relay:
         path = config(tmp_path, poll_interval_s=0.3)
-        relay.fault("push", Fault(delay_s=4.0))
+        relay.fault("push", Fault(delay_s=2.5))
         with Running(path, env={"API_URL": relay.url}) as root:
             until(lambda: state(root) == "syncing", "it syncs")
             post(tmp_path / "outbox", email="a@b.c", message_type="status", payload="slow")
