@@ -111,7 +111,8 @@ class FakePool:
         return True
 
     def tell_of_stop(self, attempt_id: int) -> None:
-        self.open[attempt_id].told_of_stop += 1
+        if (attempt := self.open.get(attempt_id)) is not None:
+            attempt.told_of_stop += 1
 
     def in_flight(self, attempt_id: int) -> Attempt | None:
         return self.open.get(attempt_id)
