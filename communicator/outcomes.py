@@ -104,17 +104,16 @@ class Direction(msgspec.Struct, frozen=True):
 class SyncOutcome(msgspec.Struct, frozen=True):
     """Both directions after one attempt, each with its own error.
 
-    ``login_id`` is the attempt id of the login whose session was used: a rejection concerns
-    that login only, not a later one. ``session`` and ``instance_uuid`` are that login's, and
-    ``login_rate`` is how logins did of late, for the case that the next one is killed and leaves
-    nothing. ``generation`` is the reset it was made
-    under.
+    ``login_id`` is the attempt id of the login whose session was used, ``session_at`` when that
+    was made: a rejection concerns that one only, not a later one, nor one of another root, whose
+    attempts are counted from 1 again. ``generation`` is the reset it was made under.
     ``push_tried`` and ``pull_tried`` tell which direction has anything new to say. For
     ``lively_left_s`` seconds more messages are counted on.
     """
 
     made_for: Credentials
     login_id: int
+    session_at: float = 0.0
     push: Direction = Direction()
     pull: Direction = Direction()
     token_rejected: bool = False
@@ -122,9 +121,6 @@ class SyncOutcome(msgspec.Struct, frozen=True):
     push_tried: bool = True
     pull_tried: bool = True
     lively_left_s: float = 0.0
-    session: Session | None = None
-    instance_uuid: str = ""
-    login_rate: FailureRate = FailureRate()
 
 
 class ResetOutcome(msgspec.Struct, frozen=True):

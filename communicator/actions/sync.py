@@ -42,7 +42,6 @@ from fsmv2.communicator.actions.pull import (
 )
 from fsmv2.communicator.actions.push import PushAction
 from fsmv2.communicator.actions.told import after, told
-from fsmv2.communicator.failurerate import FailureRate
 from fsmv2.communicator.outcomes import Direction, SyncOutcome
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Action, ActionContext
@@ -73,7 +72,6 @@ class SyncAction(Action, frozen=True):
     ``lively_s`` is for how long after a message it counts on more, and looks for them often;
     ``lively_left_s`` what is left of that from the last attempt. ``asked_at``: when it was asked
     for, in seconds since the epoch.
-    ``login_rate`` is only kept.
     """
 
     # `TRIES_S`, the longest pull, and the longest push that began beside it.
@@ -88,7 +86,6 @@ class SyncAction(Action, frozen=True):
     pull: Direction = Direction()
     push_in_s: float = 0.0
     pull_in_s: float = 0.0
-    login_rate: FailureRate = FailureRate()
     poll_interval_s: float = 1.0
     lively_s: float = 0.0
     lively_left_s: float = 0.0
@@ -125,9 +122,7 @@ class SyncAction(Action, frozen=True):
         return SyncOutcome(
             made_for=self.access.credentials,
             login_id=self.access.login_id,
-            session=self.access.session,
-            instance_uuid=self.access.instance_uuid,
-            login_rate=self.login_rate,
+            session_at=self.access.session.made_at,
             push=_stands(push, self.push, sides.began_at, ended),
             pull=_stands(pull, self.pull, sides.began_at, ended),
             token_rejected=any(each is not None and each.is_rejected for each in (push, pull)),

@@ -2,7 +2,8 @@
 
 Knows: when it is well again.
 Does not know: how long errors are waited out, at which of them connections are reset (`flow`).
-Invariants: goes on trying; the first success of what failed ends it.
+Invariants: goes on trying; the first success of what had failed too often ends it, whatever few
+errors the other direction may have.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Degraded(State):
     phase = Phase.DEGRADED
 
     def next(self, snap: Snapshot) -> Go | Act | Stay:
-        """To Authenticating without a session, to Syncing once neither direction has errors."""
+        """To Authenticating without a session, to Syncing once what was in trouble is well."""
         usable = usable_session(snap)
         if isinstance(usable, str):
             return Go(authenticating.Authenticating, reason=usable)
@@ -27,7 +28,7 @@ class Degraded(State):
         if renewal is not None:
             return renewal
         both = directions(snap)
-        if both.errors_in_row == 0:
+        if both.is_out_of_trouble:
             return Go(syncing.Syncing, reason=str(both))
         reset = reset_due(snap)
         if reset is not None:

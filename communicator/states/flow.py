@@ -25,24 +25,24 @@ from fsmv2.communicator.actions.sync import (
     has_more,
 )
 from fsmv2.communicator.backoff import wait_s
+from fsmv2.communicator.failurerate import SYNC
 from fsmv2.communicator.outcomes import Direction, ResetOutcome
 from fsmv2.communicator.states import authenticating
 from fsmv2.communicator.states.reading import (
     Usable,
     credentials,
-    ended_s_ago,
     failed_login,
     instance_uuid,
+    is_made_with,
     is_renewal_due,
     login_due_in_s,
-    login_rate,
     next_login,
     sync_outcome,
     unfinished,
     value_of,
 )
 from fsmv2.communicator.states.spans import at_least, within
-from fsmv2.communicator.transport.errors import FACTS, Kind
+from fsmv2.communicator.transport.errors import FACTS, Kind, Problem
 from fsmv2.supervisor import Act, Go, Snapshot, Stay
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 DEGRADED_AT_ERRORS = 3
 DEGRADED_AT_PENDING = 100
+WELL_AT_PENDING = 50
 
 
 class Directions(NamedTuple):
@@ -70,8 +71,18 @@ class Directions(NamedTuple):
         Only what a failed push has left counts as pending: a long outbox that is being sent is
         no trouble, and a pull keeps nothing back (without room it is not made).
         """
-        pending = self.push.waiting if self.push.problem is not None else 0
-        return self.errors_in_row >= DEGRADED_AT_ERRORS or pending >= DEGRADED_AT_PENDING
+        return self.errors_in_row >= DEGRADED_AT_ERRORS or self._held_up >= DEGRADED_AT_PENDING
+
+    @property
+    def is_out_of_trouble(self) -> bool:
+        """Whether what was in trouble is no more: a direction that failed too often has succeeded,
+        or else it would have as many errors still. Where messages are held up far fewer than what
+        led there count, so that a number about that limit does not lead to and fro."""
+        return self.errors_in_row < DEGRADED_AT_ERRORS and self._held_up < WELL_AT_PENDING
+
+    @property
+    def _held_up(self) -> int:
+        return self.push.waiting if self.push.problem is not None else 0
 
     def __str__(self) -> str:
         return f"push {_standing(self.push)}, pull {_standing(self.pull)}"
@@ -91,20 +102,43 @@ def directions(snap: Snapshot) -> Directions:
 
 
 def _directions(snap: Snapshot) -> Directions:
-    since_s = ended_s_ago(snap, SyncAction)
     outcome = sync_outcome(snap)
-    if outcome is None:
-        # Killed or crashed: what it would have said of each direction is lost with it.
-        errors, problem = unfinished(snap, SyncAction)
-        lost = Direction(errors_in_row=errors, problem=problem, idle_s=since_s)
-        return Directions(lost, lost)
-    if outcome.made_for != credentials(snap):
-        return Directions(Direction(), Direction())
-    return Directions(
-        *(
+    if outcome is None or outcome.made_for != credentials(snap):
+        both = Directions(Direction(), Direction())
+    else:
+        since_s = snap.since_success_s(SyncAction)
+        push, pull = (
             msgspec.structs.replace(each, idle_s=each.idle_s + since_s)
             for each in (outcome.push, outcome.pull)
         )
+        both = Directions(push, pull)
+    attempts, problem = unfinished(snap, SyncAction)
+    if problem is None:
+        return both
+    return Directions(
+        _lost(snap, "push", both.push, attempts, problem),
+        _lost(snap, "pull", both.pull, attempts, problem),
+    )
+
+
+def _lost(
+    snap: Snapshot, name: str, before: Direction, attempts: int, problem: Problem
+) -> Direction:
+    """A direction after ``attempts`` that ended without an outcome: each is an error of it, unless
+    it was waiting out an error of its own and not tried."""
+    since_s = snap.since_result_s(SyncAction)
+    if before.problem is not None and before.idle_s - since_s < _wait_s(snap, name, before):
+        return before
+    rate = before.rate
+    for _ in range(min(attempts, SYNC.outcomes_max)):
+        rate = rate.with_outcome(True, SYNC)
+    return msgspec.structs.replace(
+        before,
+        errors_in_row=before.errors_in_row + attempts,
+        problem=problem,
+        idle_s=since_s,
+        # An alarm is given by an action: the next that fails gives it.
+        rate=msgspec.structs.replace(rate, alarmed=before.rate.alarmed),
     )
 
 
@@ -133,7 +167,7 @@ def reset_due(snap: Snapshot) -> ResetAction | None:
         and (every := FACTS[each.problem.kind].reset_every)
         and each.errors_in_row % every == 0
     ]
-    if not errors or ended_s_ago(snap, ResetAction) <= ended_s_ago(snap, SyncAction):
+    if not errors or snap.since_result_s(ResetAction) <= snap.since_success_s(SyncAction):
         return None
     path = snap.identity.path
     return ResetAction(generation=generation(snap) + 1, errors_in_row=max(errors), path=path)
@@ -175,7 +209,6 @@ def sync_step(snap: Snapshot, usable: Usable, both: Directions) -> Act | Stay:
         lively_s=config.lively_s,
         lively_left_s=_lively_left_s(snap),
         asked_at=snap.now,
-        login_rate=login_rate(snap),
     )
     return Act(action, reason=story)
 
@@ -208,16 +241,23 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
             return 0.0
         interval_s = config.poll_interval_s
         if _lively_left_s(snap) > 0:
-            last = snap.result(SyncAction, include_cancelled=False)
+            last = snap.result(SyncAction)
             is_crowded = last is not None and last.queued_s > CROWDED_AFTER_S
             interval_s = min(interval_s, LIVELY_PULL_S if is_crowded else LIVELY_PUSH_S)
         return interval_s - direction.idle_s
     outcome = sync_outcome(snap)
     refused = direction.problem.kind is Kind.INVALID_TOKEN
-    if refused and outcome is not None and outcome.login_id != usable.login_id:
+    is_old = outcome is not None and not is_made_with(outcome, usable.session, usable.login_id)
+    if refused and is_old:
         return 0.0  # that was another token; the wait was spent before the new login
-    path = f"{snap.identity.path}/{name}"
-    return wait_s(direction.problem, direction.errors_in_row, path) - direction.idle_s
+    return _wait_s(snap, name, direction) - direction.idle_s
+
+
+def _wait_s(snap: Snapshot, name: str, direction: Direction) -> float:
+    """Seconds from a failed try of a direction to the next; none after a success."""
+    if direction.problem is None:
+        return 0.0
+    return wait_s(direction.problem, direction.errors_in_row, f"{snap.identity.path}/{name}")
 
 
 def _lively_left_s(snap: Snapshot) -> float:
@@ -225,7 +265,7 @@ def _lively_left_s(snap: Snapshot) -> float:
     outcome = sync_outcome(snap)
     if outcome is None:
         return 0.0
-    left_s = outcome.lively_left_s - ended_s_ago(snap, SyncAction)
+    left_s = outcome.lively_left_s - snap.since_success_s(SyncAction)
     return min(config.lively_s, max(0.0, left_s))
 
 

@@ -80,7 +80,7 @@ def usable_session(snap: Snapshot) -> Usable | str:
     left_s = held.session.expires_at - now
     synced = sync_outcome(snap)
     refused = ""
-    if synced is not None and synced.login_id == held.login_id:
+    if synced is not None and is_made_with(synced, held.session, held.login_id):
         if _is_refused_as_a_whole(snap, synced):
             return "token refused by the relay"
         refused = _doubt(snap, synced)
@@ -94,6 +94,11 @@ def usable_session(snap: Snapshot) -> Usable | str:
     return Usable(held.session, held.login_id, left_s, renewal)
 
 
+def is_made_with(synced: SyncOutcome, session: Session, login_id: int) -> bool:
+    """Whether a sync has used this very session."""
+    return (synced.login_id, synced.session_at) == (login_id, session.made_at)
+
+
 def is_renewal_due(snap: Snapshot, usable: Usable) -> bool:
     """Whether ``usable`` is to be renewed, and the last login long enough ago."""
     return bool(usable.renewal) and login_due_in_s(snap) <= 0
@@ -101,34 +106,16 @@ def is_renewal_due(snap: Snapshot, usable: Usable) -> bool:
 
 def _held(snap: Snapshot) -> Held | None:
     """The session of the last login that succeeded, by what the attempts since then tell of it."""
-    result = snap.result(AuthenticateAction, include_cancelled=False)
-    login = login_outcome(snap)
-    if result is not None and login is not None:
-        if login.session is None:
-            return login.held
-        return Held(login.session, result.attempt_id)
-    # Killed: its outcome is lost, but not the session that the last sync was made with.
-    synced = sync_outcome(snap)
-    if synced is None or synced.session is None or synced.made_for != credentials(snap):
+    result, login = snap.last_success(AuthenticateAction), login_outcome(snap)
+    if result is None or login is None:
         return None
-    return Held(synced.session, synced.login_id)
+    return login.held if login.session is None else Held(login.session, result.attempt_id)
 
 
 def instance_uuid(snap: Snapshot) -> str:
     """What the relay has called us last, for the present credentials; empty if it never has."""
-    for last in (login_outcome(snap), sync_outcome(snap)):
-        if last is not None and last.made_for == credentials(snap) and last.instance_uuid:
-            return last.instance_uuid
-    return ""
-
-
-def login_rate(snap: Snapshot) -> FailureRate:
-    """How logins did of late, for the present credentials."""
-    login, synced = login_outcome(snap), sync_outcome(snap)
-    if login is not None:
-        return login.rate if login.made_for == credentials(snap) else FailureRate()
-    known = synced is not None and synced.made_for == credentials(snap)
-    return synced.login_rate if synced is not None and known else FailureRate()
+    login = _login_now(snap)
+    return "" if login is None else login.instance_uuid
 
 
 def _is_renewed_at_night(session: Session, now: float, path: str) -> bool:
@@ -148,36 +135,44 @@ def _is_renewed_at_night(session: Session, now: float, path: str) -> bool:
 
 
 def login_outcome(snap: Snapshot) -> LoginOutcome | None:
-    """What the last login brought, None before the first and after one that was killed."""
+    """What the last login brought that was not killed or cancelled, None before the first."""
     value = value_of(snap, AuthenticateAction)
     return value if isinstance(value, LoginOutcome) else None
 
 
 def sync_outcome(snap: Snapshot) -> SyncOutcome | None:
-    """What the last sync brought, None before the first and after one that was killed."""
+    """What the last sync brought that was not killed or cancelled, None before the first."""
     value = value_of(snap, SyncAction)
     return value if isinstance(value, SyncOutcome) else None
 
 
+def _login_now(snap: Snapshot) -> LoginOutcome | None:
+    """The last login's outcome, if it was made for the present credentials."""
+    login = login_outcome(snap)
+    return login if login is not None and login.made_for == credentials(snap) else None
+
+
 def login_failures(snap: Snapshot) -> tuple[int, Problem | None]:
     """How many logins have failed in a row for the present credentials, and the last reason."""
-    login = login_outcome(snap)
-    if login is not None:
-        same = login.made_for == credentials(snap)
-        return (login.errors_in_row, login.problem) if same else (0, None)
-    return unfinished(snap, AuthenticateAction)
+    login = _login_now(snap)
+    errors, problem = unfinished(snap, AuthenticateAction)
+    if login is None:
+        return errors, problem
+    if not errors or (login.problem is not None and login.problem.kind in LASTING):
+        # A look at a parked token that was killed is no reason to send it once more.
+        return login.errors_in_row, login.problem
+    return login.errors_in_row + errors, problem
 
 
 def login_due_in_s(snap: Snapshot) -> float:
     """Seconds until the next login may be tried; 0 or less is now."""
-    since_s = ended_s_ago(snap, AuthenticateAction)
-    login = login_outcome(snap)
-    if login is not None and login.made_for != credentials(snap):
-        return 0.0  # a changed relay or token takes effect at once
     errors, problem = login_failures(snap)
+    if problem is None and login_outcome(snap) is not _login_now(snap):
+        return 0.0  # a changed relay or token takes effect at once
+    since_s = ended_s_ago(snap, AuthenticateAction)
     if problem is None:
         return max(LOGIN_SPACING_S, _rejection_wait_s(snap)) - since_s
-    if login is not None and problem.kind in LASTING:
+    if problem.kind in LASTING:
         config: CommunicatorConfig = snap.config
         return (WAIT_S_MAX if config.auth_token is not None else LOOK_S) - since_s
     return wait_s(problem, errors, f"{snap.identity.path}/login") - since_s
@@ -185,7 +180,7 @@ def login_due_in_s(snap: Snapshot) -> float:
 
 def next_login(snap: Snapshot) -> AuthenticateAction:
     """The login that is due now."""
-    before = login_outcome(snap)
+    before = _login_now(snap)
     errors, problem = login_failures(snap)
     usable = usable_session(snap)
     # Identity and rate belong to a relay and a token; they must not outlive a change of either.
@@ -193,12 +188,12 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
         credentials=credentials(snap),
         errors_in_row=errors,
         instance_uuid=instance_uuid(snap),
-        rate=login_rate(snap),
+        rate=FailureRate() if before is None else before.rate,
         held=None if isinstance(usable, str) else Held(usable.session, usable.login_id),
     )
-    if before is None or before.made_for != action.credentials:
+    if before is None:
         return action
-    asked_s_ago = before.asked_s_ago + ended_s_ago(snap, AuthenticateAction)
+    asked_s_ago = before.asked_s_ago + snap.since_success_s(AuthenticateAction)
     if problem is None or problem.kind not in LASTING or asked_s_ago >= WAIT_S_MAX:
         return action
     known = msgspec.structs.replace(before, asked_s_ago=asked_s_ago, held=action.held)
@@ -284,22 +279,26 @@ def _rejection_wait_s(snap: Snapshot) -> float:
 
 
 def unfinished(snap: Snapshot, kind: type[Action]) -> tuple[int, Problem | None]:
-    """How many attempts of ``kind`` have ended without an outcome of their own, and how."""
-    result = snap.result(kind, include_cancelled=False)
-    if result is None or result.succeeded:
+    """How many attempts of ``kind`` have ended without an outcome since the last that had one, and
+    how the last did. One that was cancelled says nothing of the relay, and is not counted."""
+    errors, result = snap.failures(kind), snap.result(kind)
+    if not errors or result is None or result.succeeded:
         return 0, None
-    # The verdict only: an exception's own text may be about anything.
-    how = f"{result.verdict}: {result.error.type}" if result.error else result.verdict
-    return max(1, snap.failures(kind)), Problem(Kind.NETWORK, f"attempt {how}")
-
-
-def value_of(snap: Snapshot, kind: type[Action]) -> object:
-    """What the last attempt of ``kind`` brought, None where it did not succeed. One that was
-    cancelled says nothing of the relay: it is as if it had not been made."""
-    result = snap.result(kind, include_cancelled=False)
-    return result.value if result is not None and result.succeeded else None
+    told = [one for one in snap.history(kind) if one.status != "cancelled"]
+    last = told[-1] if told else result.outcome
+    # The verdict and the type only: an exception's own text may be about anything.
+    how = f"{last.verdict}: {last.error}" if last.error else last.verdict
+    # Only one that was too slow says something of the line.
+    is_late = last.status == "timed_out"
+    return errors, Problem(Kind.NETWORK if is_late else Kind.UNKNOWN, f"attempt {how}")
 
 
 def ended_s_ago(snap: Snapshot, kind: type[Action]) -> float:
-    """Seconds since that attempt ended; infinite if there is none."""
-    return snap.since_result_s(kind, include_cancelled=False)
+    """Seconds since the last attempt of ``kind`` ended that says anything; infinite if none has."""
+    return snap.since_result_s(kind) if snap.failures(kind) else snap.since_success_s(kind)
+
+
+def value_of(snap: Snapshot, kind: type[Action]) -> object:
+    """What the last attempt of ``kind`` that succeeded has brought, None before the first."""
+    result = snap.last_success(kind)
+    return None if result is None else result.value

@@ -146,13 +146,13 @@ class _SnapshotFields:
 
     __slots__ = (
         "_age_s",
-        "_before_cancelled",
         "_entered_at",
         "_failures",
         "_history",
         "_monotonic",
         "_result_ends",
         "_results",
+        "_successes",
         "_time_read",
         "_wall",
         "children",
@@ -168,13 +168,13 @@ class _SnapshotFields:
     status: Any
     children: ChildrenView
     _age_s: float | None
-    _before_cancelled: Mapping[type[Action], tuple[ActionResult, float]]
     _entered_at: float
     _failures: Mapping[type[Action], int]
     _history: Mapping[type[Action], tuple[Outcome, ...]]
     _monotonic: float
     _result_ends: Mapping[type[Action], float]
     _results: Mapping[type[Action], ActionResult]
+    _successes: Mapping[type[Action], tuple[ActionResult, float]]
     _time_read: list[bool]
     _wall: float
 
@@ -201,7 +201,7 @@ class Snapshot(_SnapshotFields):
         result_ends: Mapping[type[Action], float] | None = None,
         failures: Mapping[type[Action], int] | None = None,
         history: Mapping[type[Action], tuple[Outcome, ...]] | None = None,
-        before_cancelled: Mapping[type[Action], tuple[ActionResult, float]] | None = None,
+        successes: Mapping[type[Action], tuple[ActionResult, float]] | None = None,
         entered_at: float = 0.0,
         monotonic: float = 0.0,
         wall: float = 0.0,
@@ -218,7 +218,7 @@ class Snapshot(_SnapshotFields):
         self._result_ends = dict(result_ends) if result_ends else {}
         self._failures = dict(failures) if failures else {}
         self._history = dict(history) if history else {}
-        self._before_cancelled = dict(before_cancelled) if before_cancelled else {}
+        self._successes = dict(successes) if successes else {}
         self._entered_at = entered_at
         self._monotonic = monotonic
         self._wall = wall
@@ -257,16 +257,17 @@ class Snapshot(_SnapshotFields):
         self._time_read.append(True)
         return self._monotonic - self._entered_at
 
-    def result(self, kind: type[Action], *, include_cancelled: bool = True) -> ActionResult | None:
-        """The last result of that action type in this incarnation, whatever its status.
+    def result(self, kind: type[Action]) -> ActionResult | None:
+        """The last result of that action type in this incarnation, whatever its status."""
+        return self._results.get(kind)
 
-        An attempt that was cancelled says nothing of the world; without ``include_cancelled`` the
-        last one that was not is given, as if those behind it had not been made.
-        """
+    def last_success(self, kind: type[Action]) -> ActionResult | None:
+        """The last result of that action type in this incarnation that succeeded: `result` itself,
+        or what was there before attempts that failed, were killed or cancelled."""
         result = self._results.get(kind)
-        if include_cancelled or result is None or result.status != "cancelled":
+        if result is not None and result.succeeded:
             return result
-        before = self._before_cancelled.get(kind)
+        before = self._successes.get(kind)
         return None if before is None else before[0]
 
     def failures(self, kind: type[Action]) -> int:
@@ -278,16 +279,20 @@ class Snapshot(_SnapshotFields):
         oldest first. One that was refused was no attempt."""
         return self._history.get(kind, ())
 
-    def since_result_s(self, kind: type[Action], *, include_cancelled: bool = True) -> float:
-        """Seconds since the attempt that `result` tells of ended; infinite if there is none."""
+    def since_result_s(self, kind: type[Action]) -> float:
+        """Seconds since the last attempt of that action type ended; infinite if none has."""
         self._time_read.append(True)
         ended = self._result_ends.get(kind)
-        if not include_cancelled and ended is not None:
-            result = self._results.get(kind)
-            if result is not None and result.status == "cancelled":
-                before = self._before_cancelled.get(kind)
-                ended = None if before is None else before[1]
         return float("inf") if ended is None else self._monotonic - ended
+
+    def since_success_s(self, kind: type[Action]) -> float:
+        """Seconds since the attempt of `last_success` ended; infinite if there is none."""
+        result = self._results.get(kind)
+        if result is not None and result.succeeded:
+            return self.since_result_s(kind)
+        self._time_read.append(True)
+        before = self._successes.get(kind)
+        return float("inf") if before is None else self._monotonic - before[1]
 
     @property
     def depends_on_time(self) -> bool:

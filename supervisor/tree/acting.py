@@ -135,7 +135,7 @@ def snapshot_of(node: Node, ctx: Context) -> fsm.Snapshot:
         result_ends=node.result_ends,
         failures=node.failures,
         history=node.history,
-        before_cancelled=node.before_cancelled,
+        successes=node.successes,
         entered_at=node.entered_at,
         monotonic=ctx.now,
         wall=ctx.wall,
@@ -294,11 +294,11 @@ def _take_end(node: Node, ctx: Context, in_flight: InFlight, result: ActionResul
 
 
 def _remember(node: Node, result: ActionResult, kind: type[Action], now: float) -> None:
-    """Keep ``result`` as the last one, and beside one that was cancelled what stood there."""
-    if result.status != "cancelled":
-        if node.before_cancelled:
-            node.before_cancelled.pop(kind, None)
-    elif kind in node.results and node.results[kind].status != "cancelled":
-        node.before_cancelled[kind] = (node.results[kind], node.result_ends[kind])
+    """Keep ``result`` as the last one, and beside one that is no success the last that was."""
+    if result.succeeded:
+        if node.successes:
+            node.successes.pop(kind, None)
+    elif (last := node.results.get(kind)) is not None and last.succeeded:
+        node.successes[kind] = (last, node.result_ends[kind])
     node.results[kind] = result
     node.result_ends[kind] = now

@@ -15,7 +15,7 @@ Invariants: I1, one writer per field:
 | fault_*, config_fault, raises, panic_since | `containment`, when worker code raises |
 | care, suspects | `childcare`; respecified: the parent's step 3, ended by step 2 |
 | state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
-| status, results, before_cancelled, failures, history, retry_at, acted_at | the inbox |
+| status, results, successes, failures, history, retry_at, acted_at | the inbox |
 | observ*, thresholds, stale_reported, probe_*, is_lost | `observing`: steps 2, 6, the inbox |
 | outside | `outside` |
 | dirty, dirty_below, wake_at, observe_due, observe_wake_at | everybody who changes something |
@@ -142,17 +142,17 @@ class Node:
     """See the module. Moments are monotonic seconds."""
 
     __slots__ = (
-        "_is_lost", "_leaving", "_reason", "_state", "_view", "acted_at", "attempt",
-        "before_cancelled", "care", "changed_in_view", "children", "config_fault", "declared",
-        "derive_needed", "desired", "dirty", "dirty_below", "done", "ending", "ends", "entered_at",
-        "failures", "fault_at", "fault_count", "fault_since", "fault_step", "fault_text",
-        "fault_until", "forced", "generation", "generations", "gone", "held_by", "hide", "history",
-        "identity", "later", "location", "mapped", "mapped_state", "observation", "observe_at",
-        "observe_due", "observe_failures", "observe_since", "observe_wake_at", "observed_at",
-        "outside", "panic_since", "parent", "path", "position", "probe_restart_at",
-        "probe_restarts", "raises", "refused_children", "respecified", "restarted", "result_ends",
-        "results", "retry_at", "settled", "share", "spec", "stale_reported", "status",
-        "stop_action_by", "stop_by", "stop_from_parent", "successor", "suspects", "thresholds",
+        "_is_lost", "_leaving", "_reason", "_state", "_view", "acted_at", "attempt", "care",
+        "changed_in_view", "children", "config_fault", "declared", "derive_needed", "desired",
+        "dirty", "dirty_below", "done", "ending", "ends", "entered_at", "failures", "fault_at",
+        "fault_count", "fault_since", "fault_step", "fault_text", "fault_until", "forced",
+        "generation", "generations", "gone", "held_by", "hide", "history", "identity", "later",
+        "location", "mapped", "mapped_state", "observation", "observe_at", "observe_due",
+        "observe_failures", "observe_since", "observe_wake_at", "observed_at", "outside",
+        "panic_since", "parent", "path", "position", "probe_restart_at", "probe_restarts",
+        "raises", "refused_children", "respecified", "restarted", "result_ends", "results",
+        "retry_at", "settled", "share", "spec", "stale_reported", "status", "stop_action_by",
+        "stop_by", "stop_from_parent", "successes", "successor", "suspects", "thresholds",
         "together", "variables", "wake_at", "worker",
     )  # fmt: skip
 
@@ -214,8 +214,8 @@ class Node:
         self._set_unobserved(now)
         self.results: dict[type[Action], ActionResult] = {}
         self.result_ends: dict[type[Action], float] = {}
-        # The last results that were not cancelled, and their ends, of types whose last one was.
-        self.before_cancelled: dict[type[Action], tuple[ActionResult, float]] = {}
+        # The last successes, and their ends, of types whose last result is none.
+        self.successes: dict[type[Action], tuple[ActionResult, float]] = {}
         self.failures: dict[type[Action], int] = {}
         self.history: dict[type[Action], tuple[Outcome, ...]] = {}
         self.retry_at: dict[type[Action], float] = {}

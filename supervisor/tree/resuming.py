@@ -106,8 +106,12 @@ def resume_of(node: Node, now: float, wall: float) -> Resume:
         return round(wall - (now - monotonic), 3)
 
     tracks = node.care.tracks if node.care is not None else {}
-    # An attempt that the end of this root has cancelled says nothing to the next one.
-    told = node.results | {kind: before for kind, (before, _) in node.before_cancelled.items()}
+    # An attempt that was cancelled, as by the end of this root, says nothing to the next one.
+    told = node.results | {
+        kind: success
+        for kind, (success, _) in node.successes.items()
+        if node.results[kind].status == "cancelled" and not node.failures.get(kind)
+    }
     results = {_reference(kind): _keep(result, kind) for kind, result in told.items()}
     return Resume(
         restarts=tuple(

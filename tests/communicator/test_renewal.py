@@ -15,7 +15,6 @@ from storyline import Line
 
 from fsmv2.communicator.actions import authenticate
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
-from fsmv2.communicator.actions.sync import SyncAction
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
@@ -211,14 +210,10 @@ def test_a_killed_renewal_takes_no_failure_rate_along(at: Any, context: Any) -> 
     while night.asked("login") < 5:
         line.look()
         line.passed_s += line.step_s
-    night.run(10)
+    line.kill(AuthenticateAction, "crashed")
+    night.run(5)
     assert "logins keep failing" not in [event for event, _, _ in context.logged]
-    result = line._results[AuthenticateAction]
-    line._results[AuthenticateAction] = msgspec.structs.replace(
-        result, status="crashed", value=None
-    )
-    line._ends[AuthenticateAction] = line.passed_s
-    night.run(60)
+    night.run(120)
     assert [event for event, _, _ in context.logged].count("logins keep failing") == 1
     outcome = line._results[AuthenticateAction].value
     assert outcome.rate.failures == outcome.rate.count == night.asked("login") - 1
@@ -229,11 +224,7 @@ def test_a_killed_renewal_takes_neither_session_nor_identity(at: Any, ends: Any)
     """Scenario 11 after it: the reply has no uuid, and the one that was known is kept."""
     night = at(NIGHT + 12 * HOUR_S, 24 * HOUR_S)
     line = night.run(60)
-    result = line._results[AuthenticateAction]
-    line._results[AuthenticateAction] = msgspec.structs.replace(
-        result, status=ends, value=None, attempt_id=99
-    )
-    line._ends[AuthenticateAction] = line.passed_s
+    line.kill(AuthenticateAction, ends)
     before = night.asked("pull")
     night.run(600)
     assert line.trail[3:] == []
@@ -244,4 +235,3 @@ def test_a_killed_renewal_takes_neither_session_nor_identity(at: Any, ends: Any)
     outcome = line._results[AuthenticateAction].value
     assert outcome.problem is None
     assert outcome.instance_uuid == DEMO_UUID
-    assert line._results[SyncAction].value.instance_uuid == DEMO_UUID

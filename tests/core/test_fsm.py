@@ -210,13 +210,13 @@ TIMED = {
     "age_s": lambda s: s.age_s,
     "time_in_state_s": lambda s: s.time_in_state_s,
     "since_result_s": lambda s: s.since_result_s(Push),
-    "since a told result": lambda s: s.since_result_s(Push, include_cancelled=False),
+    "since_success_s": lambda s: s.since_success_s(Push),
 }
 TIMELESS = {
     "config": lambda s: s.config,
     "status": lambda s: s.status,
     "result": lambda s: s.result(Push),
-    "told result": lambda s: s.result(Push, include_cancelled=False),
+    "last_success": lambda s: s.last_success(Push),
     "failures": lambda s: s.failures(Push),
     "children": lambda s: s.children.all_healthy,
     "identity": lambda s: s.identity.path,
@@ -264,24 +264,21 @@ def test_results_and_failures_are_asked_by_action_type() -> None:
     assert snap(On).failures(Push) == 0
 
 
-def test_cancelled_results_can_be_passed_over() -> None:
-    """They say nothing of the world; what was there before them does, with its own moment."""
+def test_the_last_success_outlives_what_came_after_it() -> None:
+    """With its own moment: a token is not lost with the attempt to renew it."""
     done = ActionResult(status="succeeded", action_type="Push", attempt_id=1, value="token")
-    cancelled = ActionResult(status="cancelled", action_type="Push", attempt_id=2)
-    snapshot = snap(
-        On, results={Push: cancelled}, result_ends={Push: 12.0}, monotonic=12.5,
-        before_cancelled={Push: (done, 10.0)},
+    crashed = ActionResult(status="crashed", action_type="Push", attempt_id=2)
+    both = snap(
+        On, results={Push: crashed}, result_ends={Push: 12.0}, monotonic=12.5,
+        successes={Push: (done, 10.0)},
     )  # fmt: skip
-    assert snapshot.result(Push) is cancelled
-    assert snapshot.since_result_s(Push) == 0.5
-    assert snapshot.result(Push, include_cancelled=False) is done
-    assert snapshot.since_result_s(Push, include_cancelled=False) == 2.5
-    for status, seen in (("cancelled", None), ("succeeded", 1), ("timed_out", 1)):
-        only = ActionResult(status=status, action_type="Push", attempt_id=1)
+    assert (both.result(Push), both.since_result_s(Push)) == (crashed, 0.5)
+    assert (both.last_success(Push), both.since_success_s(Push)) == (done, 2.5)
+    for only, found, since_s in ((done, done, 0.5), (crashed, None, float("inf"))):
         alone = snap(On, results={Push: only}, result_ends={Push: 12.0}, monotonic=12.5)
-        assert alone.result(Push, include_cancelled=False) is (only if seen else None)
-        since_s = alone.since_result_s(Push, include_cancelled=False)
-        assert since_s == (0.5 if seen else float("inf"))
+        assert (alone.last_success(Push), alone.since_success_s(Push)) == (found, since_s)
+    assert snap(On).last_success(Push) is None
+    assert snap(On).since_success_s(Push) == float("inf")
 
 
 def view(*phases: Phase) -> ChildrenView:

@@ -407,17 +407,17 @@ def test_the_worker_sees_failures_and_the_last_result() -> None:
     ]  # fmt: skip
 
 
-def test_a_worker_may_pass_over_attempts_that_were_cancelled() -> None:
-    """They are no failures, cause no backoff, and what was there before them is to be had."""
+def test_the_worker_sees_the_last_success_whatever_came_after_it() -> None:
+    """What was cancelled is no failure besides, and causes no backoff."""
     seen: list[tuple[Any, ...]] = []
 
     class Telling(Pump):
         type_name = "telling"
 
         def next_action(self, snapshot: Snapshot) -> Decision:
-            last = snapshot.result(SwitchOn)
-            told = snapshot.result(SwitchOn, include_cancelled=False)
-            seen.append((last and last.status, told and told.value, snapshot.failures(SwitchOn)))
+            last, success = snapshot.result(SwitchOn), snapshot.last_success(SwitchOn)
+            told = (last and last.status, success and success.value, snapshot.failures(SwitchOn))
+            seen.append(told)
             return super().next_action(snapshot)
 
     bench = Bench(child("p", "telling"), workers=[Telling])
@@ -426,19 +426,25 @@ def test_a_worker_may_pass_over_attempts_that_were_cancelled() -> None:
     def is_open() -> bool:
         return any(one.id in bench.pool.open for one in bench.attempts(SwitchOn))
 
-    for value in (None, "first", None, None, "second", None):
+    for end in ("cancelled", "first", "cancelled", "failed", "cancelled", "second", "cancelled"):
         bench.run(20, until=is_open)
-        status = "succeeded" if value else "cancelled"
-        bench.pool.complete(bench.open_attempt(SwitchOn), value, status=status)
+        is_value = end in ("first", "second")
+        answer = end if is_value else None
+        status: Any = "succeeded" if is_value else end
+        bench.pool.complete(bench.open_attempt(SwitchOn), answer, status=status)
         ended = bench.now
         bench.run(20, until=is_open)
-        assert bench.now - ended < 1
-    different = list(dict.fromkeys(seen))
-    assert different == [
-        (None, None, 0), ("cancelled", None, 0), ("succeeded", "first", 0),
-        ("cancelled", "first", 0), ("succeeded", "second", 0), ("cancelled", "second", 0),
-    ]  # fmt: skip
-    assert bench.node("p").retry_at == {}
+        assert (bench.now - ended < 1) is (end != "failed")
+    assert list(dict.fromkeys(seen)) == [
+        (None, None, 0),
+        ("cancelled", None, 0),
+        ("succeeded", "first", 0),
+        ("cancelled", "first", 0),
+        ("failed", "first", 1),
+        ("cancelled", "first", 1),
+        ("succeeded", "second", 0),
+        ("cancelled", "second", 0),
+    ]
 
 
 def test_a_refused_action_is_decided_again() -> None:

@@ -41,6 +41,8 @@ class Line:
         self.reasons: list[str] = []
         self._results: dict[type[Action], ActionResult] = {}
         self._ends: dict[type[Action], float] = {}
+        self._successes: dict[type[Action], tuple[ActionResult, float]] = {}
+        self._failures: dict[type[Action], int] = {}
         self._started_at = time.time()
 
     @property
@@ -61,6 +63,8 @@ class Line:
             desired=Desired("running", self.config),
             results=self._results,
             result_ends=self._ends,
+            successes=self._successes,
+            failures=self._failures,
             monotonic=self.passed_s,
             wall=self.wall_s,
         )
@@ -80,9 +84,23 @@ class Line:
         name = action_name(kind)
         self.tries.append((self.passed_s, name))
         self._ends[kind] = self.passed_s
+        self._successes.pop(kind, None)
+        self._failures.pop(kind, None)
         self._results[kind] = ActionResult(
             status="succeeded", action_type=name, attempt_id=len(self.tries), value=value
         )
+
+    def kill(self, kind: type[Action], status: Any) -> None:
+        """An attempt more of ``kind`` has just ended so, before it did anything."""
+        last = self._results.get(kind)
+        if last is not None and last.succeeded:
+            self._successes[kind] = (last, self._ends[kind])
+        self._results[kind] = ActionResult(
+            status=status, action_type=action_name(kind), attempt_id=len(self.tries) + 1_000
+        )
+        self._ends[kind] = self.passed_s
+        if status != "cancelled":
+            self._failures[kind] = self._failures.get(kind, 0) + 1
 
     def post(self, payload: Any) -> None:
         spool.post(self.folder / "out", email="a@x", message_type="status", payload=payload)
