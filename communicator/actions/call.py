@@ -60,9 +60,9 @@ class Call(NamedTuple):
 
 def all_within(seconds: float) -> AbstractContextManager[None]:
     """What this thread asks of a relay inside the block is over when so many have passed."""
-    from fsmv2.communicator.transport.connections import held_to  # in a proc only, as below
+    from fsmv2.communicator.transport.connections import Hold, held_to  # in a proc only, as below
 
-    return held_to(time.monotonic() + seconds)
+    return held_to(Hold(time.monotonic() + seconds))
 
 
 def transport_of(credentials: Credentials, generation: int | None = None) -> Transport:

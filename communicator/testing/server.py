@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
 STATS_PATH = "/_relay/stats"
+# A socket that is closed with it resets its connection, as a proxy that died does.
+_LINGER_0 = struct.pack("ii", 1, 0)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -83,6 +85,13 @@ class Server(http.server.ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     continue  # the other end was quicker
+
+    def shutdown_request(self, request: Any) -> None:
+        # A shutdown would send an end of file, which the client sees before the reset.
+        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_LINGER_0)) == _LINGER_0:
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # Who does not like our certificate ends the handshake: that is what it is for.
@@ -162,8 +171,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         ended()
         self.wfile.write(data)
         if fault.drop:
-            # Linger 0: the client sees a reset, as from a proxy that died.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
         if fault.drop or fault.close_after:
             self.close_connection = True
 

@@ -7,7 +7,8 @@ Invariants: a zero trace UUID is neither emitted nor taken for one; of bytes tha
 decoding raises `CodecError` and nothing else; where memory ends it raises `MemoryError`, which may
 pass and says nothing of the bytes. No error text and no `repr` shows content. Nothing is
 unpacked beyond the bytes it may have, nor made into objects before it is known how many they
-are (`jsonsize`), and of a list one message after the other, without what nobody reads. What is
+are (`jsonsize`), and of a list one message after the other, without what nobody reads. Of two
+lists, or two texts of one name, none is dropped for the other: that is no message. What is
 encoded can be decoded. zstd is loaded when the first content needs it, so not in the root.
 """
 
@@ -15,8 +16,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,11 +33,30 @@ _PACKED = base64.b64encode(ZSTD_MAGIC)[:5].decode("ascii")
 # zstd makes a little more of what it cannot pack.
 _ZSTD_MORE = 1024
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
-_Value = TypeVar("_Value")
+# What is there twice may be either, and one of them would be lost.
+_UNIQUE = frozenset(("umhinstance", "email", "content", "messagetype", "payload"))
 
 
 class CodecError(ValueError):
     """Bytes that are no message, said without showing them."""
+
+
+class _Key(str):
+    """A key that is equal to no other: of two with one name both stay."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+# Made once: msgspec looks at a type anew with each call.
+_TEXT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(str)
+_FIELDS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_PAIRS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    dict[_Key, msgspec.Raw], dec_hook=lambda kind, name: kind(name)
+)
+_LIST: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[msgspec.Raw])
+_ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,24 +114,18 @@ def encode_batch(messages: Sequence[Message], instance_uuid: str = "") -> bytes:
 def decode_batch(body: bytes) -> Batch:
     """The messages of a pull reply; an empty body, ``{}``, ``null`` and null elements are fine.
 
-    Raises `CodecError` for anything that is not an object with a list.
+    Raises `CodecError` for anything that is not an object with a list, or has two lists with
+    something in them: one would be lost, for the relay has forgotten both.
     """
     if not body.strip():
         return Batch((), 0)
     _check(body, "pull reply")
     if _kind(body) == "null":
-        _decode(body, "pull reply", None)
+        _decode(body, "pull reply", _ANYTHING)
         return Batch((), 0)
-    listed = _field(_object(body, "pull reply"), "UMHMessages")
-    if listed is None or _kind(listed) == "null":
-        return Batch((), 0)
-    if _kind(listed) != "list":
-        raise CodecError(f"cannot read pull reply: UMHMessages is {_kind(listed)}, want a list")
     messages: list[Message] = []
     unreadable = 0
-    for element in _decode(listed, "pull reply", list[msgspec.Raw]):
-        if _kind(element) == "null":
-            continue
+    for element in _elements(body):
         try:
             messages.append(_message(element))
         except CodecError:
@@ -119,8 +133,25 @@ def decode_batch(body: bytes) -> Batch:
     return Batch(tuple(messages), unreadable)
 
 
+def _elements(body: bytes) -> list[msgspec.Raw]:
+    """What is in a pull reply's list, without nulls."""
+    elements: list[msgspec.Raw] = []
+    for name, listed in _pairs(body, "pull reply"):
+        if name != "umhmessages" or _kind(listed) == "null":
+            continue
+        if _kind(listed) != "list":
+            raise CodecError(f"cannot read pull reply: UMHMessages is {_kind(listed)}, want a list")
+        more = _decode(listed, "pull reply", _LIST)
+        more = [element for element in more if _kind(element) != "null"]
+        if elements and more:
+            raise CodecError("cannot read pull reply: it has two UMHMessages, want one")
+        elements = elements or more
+    return elements
+
+
 def decode_message(data: bytes) -> Message:
-    """One envelope from its JSON, keys in any case; raises `CodecError`."""
+    """One envelope from its JSON, keys in any case; raises `CodecError`, also for a text that is
+    there twice: it may be either."""
     _check(data, "message")
     return _message(data)
 
@@ -130,9 +161,9 @@ def _message(data: bytes | msgspec.Raw) -> Message:
 
     The trace id is read flat and inside ``metadata``: old and new senders differ there.
     """
-    fields = _object(data, "message")
+    fields = _object(data, "message", _UNIQUE)
     trace_id = _trace_id(fields)
-    metadata = _field(fields, "metadata")
+    metadata = fields.get("metadata")
     if not trace_id and metadata is not None and _kind(metadata) == "object":
         trace_id = _trace_id(_object(metadata, "metadata"))
     return Message(
@@ -179,12 +210,12 @@ def read_content(content: str, bytes_max: int | None = None) -> Content:
     """`decode_content`, with how much it takes."""
     inner = unpack_content(content, bytes_max)
     _check(inner, "content")
-    fields = _object(inner, "content")
-    payload = _field(fields, "Payload")
+    fields = _object(inner, "content", _UNIQUE)
+    payload = fields.get("payload")
     values = inner.count(b",") + inner.count(b"[") + inner.count(b"{")
     return Content(
         _text(fields, "MessageType"),
-        None if payload is None else _decode(payload, "content", Any),
+        None if payload is None else _decode(payload, "content", _ANYTHING),
         len(inner) + _VALUE_BYTES * values,
     )
 
@@ -248,7 +279,10 @@ def read_text(fields: Mapping[str, Any], key: str) -> str:
 
 def read_value(fields: Mapping[str, Any], key: str) -> Any:
     """What is under ``key`` in any case of a decoded object; None where it is missing."""
-    return _field(fields, key)
+    if key in fields:
+        return fields[key]
+    wanted = key.lower()
+    return next((value for name, value in fields.items() if name.lower() == wanted), None)
 
 
 def _check(data: bytes, what: str) -> None:
@@ -257,53 +291,74 @@ def _check(data: bytes, what: str) -> None:
         raise CodecError(f"cannot read {what}: {fault}")
 
 
-def _decode(data: bytes | msgspec.Raw, what: str, wanted: Any) -> Any:
+def _decode(data: bytes | msgspec.Raw, what: str, wanted: msgspec.json.Decoder[Any]) -> Any:
     try:
-        return msgspec.json.decode(data, type=wanted)
+        return wanted.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         # The decoder's own text may quote the input.
         size = memoryview(data).nbytes
         raise CodecError(f"cannot read {what}: {size} bytes are no JSON") from None
 
 
-_KINDS = {"{": "object", "[": "list", '"': "text", "n": "null", "t": "true", "f": "false"}
+_KINDS = {
+    **dict.fromkeys(b"-0123456789", "number"),
+    **dict(zip(b'{["ntf', ("object", "list", "text", "null", "true", "false"), strict=True)),
+}
 
 
 def _kind(data: bytes | msgspec.Raw) -> str:
     """What a JSON value is, by its first character."""
-    first = bytes(memoryview(data)[:64]).lstrip(b" \t\r\n")[:1].decode("ascii", "replace")
-    return _KINDS.get(first, "number" if first in "-0123456789" else "no JSON")
+    view = memoryview(data)
+    kind = _KINDS.get(view[0]) if view.nbytes else None
+    if kind is None:
+        first = bytes(view[:64]).lstrip(b" \t\r\n")[:1]
+        kind = _KINDS.get(first[0]) if first else None
+    return kind or "no JSON"
 
 
-def _object(data: bytes | msgspec.Raw, what: str) -> dict[str, msgspec.Raw]:
-    """Its fields, not decoded."""
+def _object(
+    data: bytes | msgspec.Raw, what: str, unique: Collection[str] = ()
+) -> dict[str, msgspec.Raw]:
+    """Its fields, not decoded, by their names in small letters. The last of two of a name counts,
+    unless it is in ``unique``: then it is a `CodecError`."""
     kind = _kind(data)
     if kind != "object":
         raise CodecError(f"cannot read {what}: got {kind}, want an object")
-    fields: dict[str, msgspec.Raw] = _decode(data, what, dict[str, msgspec.Raw])
-    return fields
+    fields: dict[str, msgspec.Raw] = _decode(data, what, _FIELDS)
+    found = {name.lower(): value for name, value in fields.items()}
+    if len(found) == len(fields) and len(msgspec.json.encode(fields)) == memoryview(data).nbytes:
+        return found  # as nearly all: nothing of it is missing, so no name was there twice
+    found.clear()
+    for name, value in _pairs(data, what):
+        if name in unique and name in found:
+            raise CodecError(f"cannot read {what}: {name} is there twice, want it once")
+        found[name] = value
+    return found
+
+
+def _pairs(data: bytes | msgspec.Raw, what: str) -> Iterator[tuple[str, msgspec.Raw]]:
+    """All fields of an object, not decoded, in their order, by their names in small letters."""
+    kind = _kind(data)
+    if kind != "object":
+        raise CodecError(f"cannot read {what}: got {kind}, want an object")
+    fields: dict[_Key, msgspec.Raw] = _decode(data, what, _PAIRS)
+    for name, value in fields.items():
+        yield name.lower(), value
 
 
 def _trace_id(fields: Mapping[str, msgspec.Raw]) -> str:
-    value = _field(fields, "traceId")
+    value = fields.get("traceid")
     if value is None or _kind(value) != "text":
         return ""
     text = _text(fields, "traceId")
     return text if text != ZERO_UUID else ""
 
 
-def _field(fields: Mapping[str, _Value], key: str) -> _Value | None:
-    if key in fields:
-        return fields[key]
-    wanted = key.lower()
-    return next((value for name, value in fields.items() if name.lower() == wanted), None)
-
-
 def _text(fields: Mapping[str, msgspec.Raw], key: str) -> str:
-    raw = _field(fields, key)
+    raw = fields.get(key.lower())
     if raw is None or _kind(raw) == "null":
         return ""
     if _kind(raw) != "text":
         raise CodecError(f"cannot read {key}: got {_kind(raw)}, want text")
-    text: str = _decode(raw, key, str)
+    text: str = _decode(raw, key, _TEXT)
     return text

@@ -1,10 +1,11 @@
 """Connections to a relay: urllib3's, held to one deadline over the whole of a request.
 
-Knows: proxies from the environment, TLS options, keep-alive, where a socket's timeout is set.
-Does not know: paths, headers, what a reply means. Like `http`, for procs only.
-Invariants: inside `held_to` no send, no header and no body takes longer than what is left of the
-time, however slowly the other end drips, and the client writes no log; loopback is never reached
-through a proxy.
+Knows: TLS options, keep-alive, where a socket's timeout is set, how long a connection may be idle.
+Does not know: paths, headers, what a reply means; how a host with several addresses is reached
+(`dialing`), and through which proxy (`proxies`). Like `http`, for procs only.
+Invariants: inside `held_to` no connecting, no send, no header and no body takes longer than what is
+left of the time, however slowly the other end drips, and the client writes no log; nothing is sent
+on a connection that was idle for longer than `IDLE_S_MAX`.
 
 A socket's timeout starts anew with every byte. So before each read and each send it is set to
 what is left: the one place where both go through is the connection's, and that of its response.
@@ -16,59 +17,95 @@ import contextlib
 import http.client
 import io
 import logging
+import math
 import socket
 import ssl
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import urllib3
 import urllib3.connection
+import urllib3.exceptions
+
+from fsmv2.communicator.transport import dialing
+from fsmv2.communicator.transport.proxies import proxy_for
 
 # One for a push, one for a pull.
 CONNECTIONS_MAX = 2
+# A connection that was idle for longer is not used: firewalls forget one without a word after 30 s.
+IDLE_S_MAX = 25.0
+# So often the kernel asks the other end of a silent connection whether it is there still; it
+# would begin after two hours.
+KEEPALIVE_S = 30
 
-_KEEPALIVE = [
+_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), KEEPALIVE_S)
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
+        if hasattr(socket, name)
+    ),
 ]
 _held = threading.local()
 
 
+class Hold:
+    """One request's time, up to ``ends_at`` (monotonic), and what became of it.
+
+    ``was_cut``: the other end has gone before it had the whole of the request; an answer may have
+    come all the same, and urllib3 reads it, as a refusal often does not wait for the end.
+    ``is_over``: this time is what ended it, and not a silence within.
+    """
+
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
+        self._began_at = time.monotonic()
+        self.was_cut = False
+        self.is_over = False
+
+    @property
+    def whole_s(self) -> float:
+        """How long it is, to a tenth of a second."""
+        return round(self.ends_at - self._began_at, 1)
+
+    def left_s(self) -> float:
+        """Seconds left; raises `TimeoutError` when there are none."""
+        left = self.ends_at - time.monotonic()
+        if left <= 0:
+            self.is_over = True
+            raise TimeoutError("the time for the whole request is over")
+        return left
+
+
 @contextlib.contextmanager
-def held_to(ends_at: float) -> Iterator[None]:
-    """What this thread sends and receives inside the block ends at ``ends_at`` (monotonic), or when
-    a block around it does, if that is earlier."""
-    before = getattr(_held, "ends_at", None)
-    _held.ends_at = ends_at if before is None else min(before, ends_at)
+def held_to(hold: Hold) -> Iterator[None]:
+    """What this thread sends and receives inside the block is held to ``hold``, and to the end of
+    that of a block around it."""
+    around: Hold | None = getattr(_held, "by", None)
+    if around is not None:
+        hold.ends_at = min(hold.ends_at, around.ends_at)
+    _held.by = hold
     try:
         yield
     finally:
-        if before is None:
-            del _held.ends_at
+        if around is None:
+            del _held.by
         else:
-            _held.ends_at = before
+            _held.by = around
 
 
 def _is_not_ours(_record: logging.LogRecord) -> bool:
-    return not hasattr(_held, "ends_at")
+    return not hasattr(_held, "by")
 
 
 # It would quote headers that it cannot read, and say nothing that no `Problem` says. A logger's
 # filter is not asked for those below it; and what others do with urllib3 in this process is theirs.
 for _name in [name for name in logging.root.manager.loggerDict if name.startswith("urllib3.")]:
     logging.getLogger(_name).addFilter(_is_not_ours)
-
-
-def left_s() -> float:
-    """Seconds left of this thread's deadline; raises `TimeoutError` when there are none."""
-    left = float(_held.ends_at) - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the time for the whole request is over")
-    return left
 
 
 class _HeldReader(io.RawIOBase):
@@ -83,9 +120,15 @@ class _HeldReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = left_s()
-        self._sock.settimeout(left if self._silence_s is None else min(left, self._silence_s))
-        count: int | None = self._inner.readinto(buffer)
+        hold: Hold = _held.by
+        left = hold.left_s()
+        silence = math.inf if self._silence_s is None else self._silence_s
+        self._sock.settimeout(min(left, silence))
+        try:
+            count: int | None = self._inner.readinto(buffer)
+        except TimeoutError:
+            hold.is_over = left <= silence
+            raise
         return count
 
     def close(self) -> None:
@@ -111,13 +154,55 @@ class _HeldResponse(http.client.HTTPResponse):
 class _Held:
     """What both kinds of connection do to their sockets."""
 
+    _used_at = 0.0
+
+    @property
+    def is_connected(self: Any) -> bool:
+        """What urllib3 asks of a connection that it has kept; where not, it connects anew. Of two,
+        one may be idle for long while the other has all the work."""
+        is_fresh = time.monotonic() - self._used_at <= IDLE_S_MAX
+        return bool(is_fresh and super().is_connected)  # type: ignore[misc]
+
+    def getresponse(self: Any) -> Any:
+        response = super().getresponse()  # type: ignore[misc]
+        self._used_at = time.monotonic()
+        return response
+
+    def _new_conn(self: Any) -> socket.socket:
+        """As urllib3's, but that each address of a host would have all of the time there."""
+        try:
+            addresses = dialing.resolve(self._dns_host, self.port)
+        except socket.gaierror as error:
+            raise urllib3.exceptions.NameResolutionError(self.host, self, error) from error
+        except UnicodeError:
+            raise urllib3.exceptions.LocationParseError("a host that is no name") from None
+        # Counted from here: a resolver may need longer, and can still be right.
+        hold: Hold = _held.by
+        left_s = hold.left_s()
+        within_s = min(self.timeout, left_s)
+        try:
+            sock = dialing.connect(addresses, within_s, self.socket_options)
+        except TimeoutError as error:
+            hold.is_over = left_s < self.timeout
+            raise urllib3.exceptions.ConnectTimeoutError(self, "no answer") from error
+        except OSError as error:
+            raise urllib3.exceptions.NewConnectionError(self, "no connection") from error
+        sock.settimeout(within_s)  # for TLS, before the first send
+        return sock
+
     def send(self: Any, data: Any) -> None:
         if self.sock is None and self.auto_open:
             self.connect()
+        hold: Hold = _held.by
         if self.sock is not None:
             # It stands at the time for connecting, which a large body may well exceed.
-            self.sock.settimeout(left_s())
-        super().send(data)  # type: ignore[misc]
+            self.sock.settimeout(hold.left_s())
+        try:
+            super().send(data)  # type: ignore[misc]
+        except OSError as error:
+            hold.was_cut = True
+            hold.is_over = isinstance(error, TimeoutError)
+            raise
 
 
 class _HeldHttp(_Held, urllib3.connection.HTTPConnection):
@@ -141,7 +226,7 @@ def new_manager(url: str, allow_insecure_tls: bool) -> urllib3.PoolManager:
     options: dict[str, Any] = {
         "num_pools": 2,
         "maxsize": CONNECTIONS_MAX,
-        "socket_options": _KEEPALIVE,
+        "socket_options": _OPTIONS,
     }
     if allow_insecure_tls:
         # The operator's choice, logged at every login; urllib3 would warn on each request.
@@ -162,19 +247,6 @@ def new_manager(url: str, allow_insecure_tls: bool) -> urllib3.PoolManager:
         manager = urllib3.ProxyManager(bare, proxy_headers=headers, **options)
     manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return manager
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for ``url``; loopback is always direct."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.hostname or ""
-    if host == "localhost" or host == "::1" or host.startswith("127."):
-        return None
-    proxies = urllib.request.getproxies_environment()
-    if urllib.request.proxy_bypass(parts.netloc):
-        return None
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    return found if found is None or "://" in found else f"http://{found}"
 
 
 def certificate_fault(error: BaseException) -> str:

@@ -3,11 +3,12 @@
 Knows: paths, headers, cookies, timeouts, which replies are a success.
 Does not know: states, files, when it is called. Import it inside an action, never at the top
 of a module: the root must not load an HTTP client.
-Invariants: no redirect is followed and nothing that was sent is retried; a request is bounded in
-bytes and, as a whole, in time; after a network error the relay's connections are dropped, so the
-next call resolves and connects anew, while a call under way in another thread ends on its own
-connection; only this file reveals a secret. No word of the other end's leaves it but in a session,
-an identity or a pulled reply: not in an error, a log record or a `repr`.
+Invariants: no redirect is followed and nothing that was sent is retried; only what was sent whole
+can be a success; a request is bounded in bytes and, as a whole, in time; after a network error the
+relay's connections are dropped, so the next call resolves and connects anew, while a call under way
+in another thread ends on its own connection; only this file reveals a secret. No word of the other
+end's leaves it but in a session, an identity or a pulled reply: not in an error, a log record or a
+`repr`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import urllib3.exceptions
 from fsmv2.communicator.transport import codec, errors, pages, token
 from fsmv2.communicator.transport.codec import CodecError, Message
 from fsmv2.communicator.transport.connections import (
+    Hold,
     certificate_fault,
     held_to,
-    left_s,
     new_manager,
 )
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -38,8 +39,6 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 # Pooled connections are dropped at this age, so that a relay that moved in DNS is found.
 POOL_AGE_S_MAX = 300.0
-# And when they have been idle for this long: firewalls forget them without a word after 30 s.
-IDLE_S_MAX = 25.0
 # Communicators whose connections this proc keeps.
 RELAYS_MAX = 32
 NAME_BYTES_MAX = 128
@@ -75,14 +74,23 @@ class Reply(NamedTuple):
 
     @property
     def is_html(self) -> bool:
-        return pages.is_html(self.body, self.headers.get("content-type", ""))
+        return pages.is_html(self.body, self._telling_type)
 
     @property
     def shape(self) -> str:
         """What came, in our words."""
-        return pages.shape(
-            self.body, self.headers.get("content-type", ""), self.headers.get("server", "")
-        )
+        return pages.shape(self.body, self._telling_type, self.headers.get("server", ""))
+
+    @property
+    def _telling_type(self) -> str:
+        """Its type, where that makes it a page. A success is one by its body alone: what a relay
+        has taken or given is gone there, whatever it calls its word for it. Only where that came
+        packed in a way we cannot undo there is nothing but the type."""
+        packed = self.headers.get("content-encoding", "identity").strip().lower()
+        is_read = packed in ("", "identity", *urllib3.HTTPResponse.CONTENT_DECODERS)
+        if 200 <= self.status < 300 and is_read:
+            return ""
+        return self.headers.get("content-type", "")
 
 
 # One entry per worker and relay, alive as long as this proc.
@@ -141,7 +149,7 @@ class HttpTransport:
         self._base = relay.url.rstrip("/")
         self._guard = threading.Lock()
         self._manager: urllib3.PoolManager | None = None
-        self._made_at = self._used_at = 0.0
+        self._made_at = 0.0
 
     def __repr__(self) -> str:
         return f"<HttpTransport {self._base}>"
@@ -187,7 +195,9 @@ class HttpTransport:
             return b""
         if reply.status != 200:
             raise TransportError(_problem(reply))
-        _refuse_html(reply)
+        # By its bytes and nothing else: what is thrown away here exists nowhere any more.
+        if pages.is_html(reply.body):
+            _refuse_html(reply)
         return reply.body
 
     def close(self) -> None:
@@ -205,9 +215,10 @@ class HttpTransport:
     ) -> Reply:
         timeout_s = self.relay.timeout_s
         response: urllib3.BaseHTTPResponse | None = None
+        hold = Hold(time.monotonic() + CONNECT_S + timeout_s)
         begins = 0
         try:
-            with held_to(time.monotonic() + CONNECT_S + timeout_s):
+            with held_to(hold):
                 while response is None:
                     try:
                         response = self._pool().request(
@@ -218,9 +229,7 @@ class HttpTransport:
                             retries=False,
                             redirect=False,
                             preload_content=False,
-                            timeout=urllib3.Timeout(
-                                connect=min(CONNECT_S, left_s()), read=timeout_s
-                            ),
+                            timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
                         )
                     except urllib3.exceptions.ClosedPoolError:
                         # Another thread has closed the connections between their choice and
@@ -232,10 +241,14 @@ class HttpTransport:
                 if response.status < 200:  # what follows is not this protocol's
                     text = f"cannot use the reply: got HTTP {response.status}, want a final status"
                     raise TransportError(Problem(Kind.UNKNOWN, text, response.status))
+                if response.status < 300 and hold.was_cut:  # what it has not read it has not taken
+                    text = f"got HTTP {response.status} before it had the whole of the request"
+                    text = f"cannot reach the relay: {text}"
+                    raise TransportError(Problem(Kind.NETWORK, text))
                 response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._drop(response)
-            text = f"cannot reach the relay: {_network_text(error, timeout_s)}"
+            text = f"cannot reach the relay: {_network_text(error, timeout_s, hold)}"
             raise TransportError(Problem(Kind.NETWORK, text)) from None
         except BaseException:
             self._drop(response)
@@ -249,10 +262,9 @@ class HttpTransport:
 
     def _pool(self) -> urllib3.PoolManager:
         now = time.monotonic()
-        if now - self._made_at > POOL_AGE_S_MAX or now - self._used_at > IDLE_S_MAX:
+        if now - self._made_at > POOL_AGE_S_MAX:
             self.close()
         with self._guard:
-            self._used_at = now
             if self._manager is None:
                 self._manager = self._connect()
                 self._made_at = now
@@ -309,15 +321,17 @@ def _cookie(headers: urllib3.HTTPHeaderDict, name: str) -> str:
     return ""
 
 
-def _network_text(error: Exception, timeout_s: float) -> str:
+def _network_text(error: Exception, timeout_s: float, hold: Hold) -> str:
     """What went wrong, from types and errno only: a client's own text may hold a proxy's
     password."""
+    if hold.is_over:
+        return f"the whole of it took longer than {hold.whole_s:g} s"
     # A refused connection is a NewConnectionError, which urllib3 derives from the timeout's.
     refused = isinstance(error, urllib3.exceptions.NewConnectionError)
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:
         return f"no connection within {CONNECT_S:.0f} s"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return f"no answer, or not the whole of it, within {timeout_s:g} s"
+        return f"no answer, or none that went on, within {timeout_s:g} s"
     seen: BaseException | None = error
     while seen is not None:
         fault = certificate_fault(seen)

@@ -51,9 +51,15 @@ MIDDLEBOXES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+# Blanks and the marks of UTF-8 and UTF-16.
+_BEFORE_A_TAG = b" \t\r\n\x0b\x0c\xef\xbb\xbf\xff\xfe\x00"
+
+
 def is_html(body: bytes, content_type: str = "") -> bool:
-    """True for a page: a relay never serves one, whatever the status claims."""
-    return "html" in content_type.lower() or body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
+    """True for a page: a relay never serves one, whatever the status claims. Where no type is given
+    the body alone tells."""
+    begins = body[:SCANNED_BYTES_MAX].lstrip(_BEFORE_A_TAG)[:1]
+    return begins == b"<" or "html" in content_type.lower()
 
 
 def middlebox(body: bytes, server: str = "") -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from decoding import before_decoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -198,22 +199,13 @@ def test_no_memory_left_is_told_as_that(
 ) -> None:
     """It may pass, and says nothing of what was read: no reason to set a sound message aside."""
 
-    def full(*_: object, **__: object) -> object:
+    def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(msgspec.json, "decode", full)
+    before_decoding(monkeypatch, full)
     with pytest.raises(MemoryError):
         call()
     monkeypatch.undo()
     monkeypatch.setattr(base64, "b64decode", full)
     with pytest.raises(MemoryError):
         decode_content("e30=")
-
-
-def test_duplicate_keys_and_wrong_types_cost_one_message_each() -> None:
-    """Scenario 63: the last of two keys counts, as everywhere; a wrong type is one unreadable."""
-    body = b"""{"UMHMessages":[],"UMHMessages":[{"email":"a","email":"b"}, null, 7, "x", [],
-        {"content":[]}, {"email":null}, {"traceId":1,"metadata":"x"}]}"""
-    batch = decode_batch(body)
-    assert [message.email for message in batch.messages] == ["b", "", ""]
-    assert batch.unreadable == 4

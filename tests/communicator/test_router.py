@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,13 +150,19 @@ def test_the_same_order_is_run_once(line: Line) -> None:
 def test_what_cannot_be_routed_is_warned_of_and_the_next_message_is_routed(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Scenario 64: bad base64, bad inner JSON, an unknown type, an action that nobody could be
-    answered about; behind each of them the next message is routed. No content is in a line of the
-    log, and a hundred are one line."""
+    """Scenario 64: bad base64, bad inner JSON, half of a zstd frame, an unknown type, an action
+    that nobody could be answered about; behind each of them the next message is routed. No content
+    is in a line of the log, and a hundred are one line."""
     plain = encode_content("subscribe", {})
+    frame = base64.b64decode(encode_content("subscribe", SECRET * 1000))
+    inner = (
+        *(SECRET.encode(), b'{"Payload":', b'{"Payload":"s3cret}', b"[]", b"", b"\xff\xfe{}"),
+        frame[: len(frame) // 2],
+    )
     bad = [
         f"!{SECRET}",
         plain[:-6],
+        *(base64.b64encode(each).decode() for each in inner),
         encode_content("encrypted-content", SECRET),
         encode_content("action", SECRET),
         encode_content("action", {"actionType": SECRET}),
@@ -170,7 +177,7 @@ def test_what_cannot_be_routed_is_warned_of_and_the_next_message_is_routed(
         assert line.counts["subscribes"] == number + 1, content
     line.send(*[encode_content("action", [SECRET])] * 100, plain)
     line.run()
-    assert (line.counts["unreadable"], line.counts["unexpected"]) == (108, 2)
+    assert (line.counts["unreadable"], line.counts["unexpected"]) == (122, 2)
     assert [subscriber.email for subscriber in line.subscribers.get_subscribers()] == ["ada@x"]
     assert line.left() == len(bad)  # the orders, which still run
     assert SECRET not in caplog.text

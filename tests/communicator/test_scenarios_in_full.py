@@ -85,7 +85,7 @@ def test_a_gap_in_the_session_costs_producers_nothing(
     backlog of the gap is gone at once."""
     line = Line(relay, tmp_path, context)
     line.run(2)
-    channel = Outbound(tmp_path / "out", Bounds(messages_max=800, policy="refuse"))
+    channel = Outbound(tmp_path / "out", Bounds(messages_max=400, policy="refuse"))
     channel.start()
     relay.revoke_tokens()
     relay.fault("login", Fault(status=503), times=3)
@@ -95,6 +95,7 @@ def test_a_gap_in_the_session_costs_producers_nothing(
             channel.put(Message(email="a@x", content=encode_content("status", 5 * number + each)))
         channel.flush(20.0)
         line.run(0.25)
+        channel._count()  # as it does each quarter of a second, which pass faster here
         backlog = max(backlog, spool.usage(tmp_path / "out").messages)
     line.run(2)
     assert line.trail[3:] == ["authenticating", "syncing"]
@@ -103,6 +104,35 @@ def test_a_gap_in_the_session_costs_producers_nothing(
     assert channel.close() == 0
     assert [entry.payload for entry in relay.pushed()] == list(range(600))
     assert spool.usage(tmp_path / "out").messages == 0
+
+
+def test_a_queue_of_a_second_outlasts_a_session_that_is_made_anew(
+    relay: Relay, tmp_path: Path, context: Any
+) -> None:
+    """Scenario 54, to the letter: 20 messages a second, room for 20, and a token that is revoked
+    again and again; none is refused, all arrive in order."""
+    line = Line(relay, tmp_path, context)
+    line.config = msgspec.structs.replace(line.config, poll_interval_s=0.25)
+    line.step_s = 0.05
+    line.run(2)
+    channel = Outbound(tmp_path / "out", Bounds(messages_max=20, policy="refuse"))
+    channel.start()
+    most = 0
+    for number in range(150):
+        if number % 50 == 7:
+            relay.revoke_tokens()
+        channel.put(Message(email="a@x", content=encode_content("status", number)))
+        most = max(most, channel.present.messages)
+        assert channel.flush(20.0)
+        line.run(0.05)
+        if number % 5 == 4:
+            channel._count()
+    line.run(2)
+    assert channel.close() == 0
+    assert line.trail[3:] == ["authenticating", "syncing"] * 3
+    assert 5 < most <= 20
+    assert channel.counts["refused"] == 0
+    assert [entry.payload for entry in relay.pushed()] == list(range(150))
 
 
 def test_a_timeout_after_the_relay_took_it_is_one_to_whoever_tells_twins_apart(
@@ -193,8 +223,8 @@ def test_a_hostile_reply_takes_no_more_memory_than_a_few_of_its_size(
 def test_an_hour_starts_one_thread_for_each_sync_and_leaves_none(
     relay: Relay, tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scenario 76: also while a thousand messages move and the relay is out for a time: none for a
-    message, none that watches, and none that is left."""
+    """Scenario 76: also while a thousand messages move each way and the relay is out for a time:
+    none for a message, none that watches, and none that is left."""
     started: list[str] = []
     start = threading.Thread.start
 
@@ -211,14 +241,21 @@ def test_an_hour_starts_one_thread_for_each_sync_and_leaves_none(
     before = {thread.name for thread in threading.enumerate() if "request" not in thread.name}
     monkeypatch.setattr(threading.Thread, "start", counting)
     syncs = len(line.tries)
+    received: list[Any] = []
     for minute in range(60):
         lines = [spool.encode(Message(content=encode_content("status", n))) for n in range(15)]
         spool.append(tmp_path / "out", lines)
+        for number in range(15):
+            relay.send("ada@example.com", "action", 15 * minute + number)
         if minute in (20, 25):
             relay.fault("pull", faults.dropped(), times=4)
             relay.fault("push", faults.nginx_502(), times=4)
         line.run(60)
+        received += line.received()
+        for path in spool.inbox_files(tmp_path / "in"):
+            path.unlink()
     assert len(relay.pushed()) == 900
+    assert received == list(range(900))
     assert set(started) == {"pull"}
     assert len(started) <= len(line.tries) - syncs
     after = {thread.name for thread in threading.enumerate() if "request" not in thread.name}

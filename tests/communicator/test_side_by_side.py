@@ -154,6 +154,32 @@ def test_while_messages_move_an_attempt_stays_and_looks_again_soon(
     assert (found[0].push.moved, found[0].pull.moved) == (1, 2)
 
 
+def test_an_attempt_that_stays_has_one_thread_more_whatever_moves(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 76: none for a message, in either direction, and none for a try."""
+    monkeypatch.setattr(sync_module, "STAYS_S", 60.0)
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def counting(self: threading.Thread) -> None:
+        is_relays = "process_request" in self.name
+        if threading.current_thread() is not threading.main_thread() and not is_relays:
+            started.append(self.name)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", counting)
+    with attempts.under_way(lively_s=60.0, lively_left_s=60.0, poll_interval_s=3600.0) as found:
+        for number in range(8):
+            attempts.post(number)
+            relay.send("ada@example.com", "action", number)
+            assert relay.wait_for(lambda r, n=number: len(r.pushed()) > n and not r.instance.queue)
+        relay.fault("pull", faults.nginx_502())  # ends it
+        assert relay.wait_for(lambda r: r.requests("pull")[-1].status == 502)
+    assert (found[0].push.moved, found[0].pull.moved) == (8, 8)
+    assert started == ["pull"]
+
+
 def test_an_attempt_that_begins_between_two_messages_waits_for_the_second(
     relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

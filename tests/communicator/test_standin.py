@@ -90,10 +90,17 @@ def test_connections_are_refused_and_taken_again_at_the_same_place(relay: Relay)
 def test_bodies_can_be_reset_in_the_middle_and_connections_closed_after(
     relay: Relay, caller: Caller
 ) -> None:
-    """A reset after five bytes; an answer that promised keep-alive and did not keep it."""
+    """A reset after five bytes, or none, and not the end of a file, which is what a cut body ends
+    with; an answer that promised keep-alive and did not keep it."""
     relay.send("ada@example.com", "action", 1)
-    relay.fault("pull", Fault(drop=True, cut_bytes=5))
-    with pytest.raises((ConnectionError, http.client.HTTPException)):
+    for fault in (Fault(drop=True, cut_bytes=5), faults.dropped()):
+        relay.fault("pull", fault)
+        with pytest.raises(ConnectionError) as caught:
+            caller.pull()
+        assert type(caught.value) is ConnectionResetError  # one that was closed derives from it
+        caller.connection.close()
+    relay.fault("pull", Fault(cut_bytes=5))
+    with pytest.raises(http.client.IncompleteRead):
         caller.pull()
     caller.connection.close()
     relay.fault("pull", Fault(close_after=True))

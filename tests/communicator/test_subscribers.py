@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from relaycaller import Clock
+from relaycaller import WAIT_S, Clock
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.spool import Bounds
@@ -20,7 +21,7 @@ from fsmv2.communicator.switchboard import (
     Subscribers,
     subscribers,
 )
-from fsmv2.communicator.transport.codec import decode_content
+from fsmv2.communicator.transport.codec import Message, decode_content, encode_content
 
 
 class Room:
@@ -113,6 +114,30 @@ def test_a_status_that_finds_no_room_does_not_count_as_sent(tmp_path: Path) -> N
     assert room.round() == [("cid", "full"), ("ada", "full")]
     room.make_room()
     assert room.round() == [("bob", "full"), ("cid", "increment")]
+
+
+def test_a_status_that_no_message_can_hold_is_dropped_and_holds_up_nothing(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 58: it is counted, and whoever was to have it gets a full one next; what is put
+    behind it leaves."""
+    monkeypatch.setattr(spool.outbox, "MESSAGE_BYTES_MAX", 600)
+    large = [hashlib.sha256(bytes([number])).hexdigest() for number in range(20)]
+    room.subscribers.add_or_refresh("ada")
+    room.subscribers.add_or_refresh("bob", True)
+    small = room.publisher._status
+    room.publisher._status = lambda full: large
+    assert room.round() == []
+    assert (room.counts["statuses_dropped"], room.counts["statuses"]) == (2, 0)
+    assert [each.bootstrapped for each in room.subscribers.get_subscribers()] == [False, False]
+    room.outbound.put(Message(email="ada", content=encode_content("action-reply", 1)))
+    room.publisher._status = small
+    assert room.round() == [("ada", "full"), ("bob", "full")]
+    room.outbound.start()
+    assert room.outbound.close(WAIT_S) == 0
+    left = spool.outgoing(room.outbound.folder, 99, 1 << 20)[0]
+    kinds = [decode_content(each.message.content)[0] for each in left]
+    assert kinds == ["action-reply", "status", "status"]
 
 
 def test_a_wish_that_comes_while_a_status_is_sent_is_not_forgotten(room: Room) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import prometheus_client
 import pytest
+from decoding import before_decoding
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.actions.authenticate import AuthenticateAction
@@ -32,15 +32,13 @@ class Killed(BaseException):
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[BaseException]], None]:
     """Has the decoder itself raise for `BAD`, and for nothing else."""
-    real = msgspec.json.decode
 
     def fails_with(error: type[BaseException]) -> None:
-        def decode(body: Any, **options: Any) -> Any:
+        def look(body: Any) -> None:
             if body == BAD:
                 raise error("s3cret")
-            return real(body, **options)
 
-        monkeypatch.setattr(msgspec.json, "decode", decode)
+        before_decoding(monkeypatch, look)
 
     return fails_with
 

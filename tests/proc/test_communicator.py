@@ -10,9 +10,11 @@ from pathlib import Path
 
 from running import PATIENCE_S, Running, proc_of, until
 
-from fsmv2.communicator.spool import inbox_files, post, usage
+from fsmv2.communicator.spool import append, encode, inbox_files, post, usage
 from fsmv2.communicator.testing.faults import Fault, nginx_502
 from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport.codec import Message, encode_content
+from fsmv2.ipc.linux import descendants_of
 
 TOKEN = "a-t0ken-that-must-not-show"
 OPERATOR = "operators-t0ken-0123456789"
@@ -174,3 +176,51 @@ def test_no_pull_begins_once_a_stop_is_asked_for(tmp_path: Path) -> None:
         assert len(relay.requests("pull")) <= pulls + 1
         assert relay.instance.queue
         assert [message.payload for message in relay.pushed()] == ["slow"]
+
+
+def threads_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def test_no_message_costs_a_thread(tmp_path: Path) -> None:
+    """Scenario 76: 500 messages each way; the root has as many threads as before, at any moment,
+    and a proc at most the one more in which it pulls; nobody is started for them."""
+    with Relay(token=TOKEN) as relay:
+        path = config(tmp_path)
+        with Running(path, env={"API_URL": relay.url}) as root:
+            until(lambda: len(relay.requests("pull")) >= 2, "it syncs")
+            root.wait_ready()
+            until(lambda: {each["state"] for each in root.procs()} == {"idle"}, "all procs rest")
+            procs = descendants_of(root.pid)
+            seen: list[dict[int, int]] = []
+
+            def look() -> bool:
+                seen.append({pid: threads_of(pid) for pid in (root.pid, *procs)})
+                return True
+
+            def sync_on() -> None:
+                syncs = len(relay.requests("pull"))
+                until(lambda: look() and len(relay.requests("pull")) > syncs + 2, "it syncs on")
+
+            sync_on()
+            resting = {pid: min(each[pid] for each in seen) for pid in seen[0]}
+            for group in range(50):
+                numbers = range(10 * group, 10 * group + 10)
+                contents = [encode_content("status", number) for number in numbers]
+                append(tmp_path / "outbox", [encode(Message(content=each)) for each in contents])
+                for number in numbers:
+                    relay.send("a@b.c", "action", number)
+                look()
+            until(
+                lambda: (
+                    look()
+                    and len(relay.pushed()) == 500
+                    and usage(tmp_path / "inbox").messages == 500
+                ),
+                "500 messages have moved each way",
+            )
+            sync_on()
+            assert {each[root.pid] for each in seen} == {resting[root.pid]}
+            assert {each[pid] - resting[pid] for each in seen for pid in procs} <= {0, 1}
+            assert descendants_of(root.pid) == procs
+            assert root.end() == 0
