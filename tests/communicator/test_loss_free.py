@@ -202,7 +202,8 @@ def test_no_request_of_a_flush_outlives_it(
     assert context.deadline_s > -15.0
     assert stands.problem is not None
     assert (stands.problem.kind, stands.waiting) == (Kind.NETWORK, 3)
-    assert re.search(r"the whole of it took longer than 0\.\d s", stands.problem.text)
+    if relay_is == "dripping":
+        assert re.search(r"the whole of it took longer than 0\.\d s", stands.problem.text)
     assert any("left in the outbox" in event for event, *_ in context.logged)
 
 
