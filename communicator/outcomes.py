@@ -27,7 +27,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
     relay_url: str = ""
     auth_token: Secret | None = None
-    auth_token_file: str | None = None
+    auth_token_file: Secret | None = None
     timeout_s: float = 10.0
     allow_insecure_tls: bool | None = None
     path: str = ""

@@ -28,7 +28,8 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     ``relay_url``: the base of the relay's API, ``https://host/api``; without it the variable
     API_URL. ``auth_token``: the instance's token; without it ``auth_token_file`` is read, without
-    that the variable AUTH_TOKEN. ``timeout_s``: seconds a request may wait for an answer.
+    that the variable AUTH_TOKEN. The file's name is kept secret too: it may be the token, put into
+    the wrong place. ``timeout_s``: seconds a request may wait for an answer.
     ``allow_insecure_tls``: accept any certificate; without it the variable ALLOW_INSECURE_TLS.
     Files and variables are read in the proc, which has inherited the root's variables: these
     change with a restart of the root only. ``poll_interval_s``: seconds between two syncs while
@@ -41,7 +42,7 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     relay_url: str | None = None
     auth_token: Secret | None = None
-    auth_token_file: str | None = None
+    auth_token_file: Secret | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_S_MAX)] = 10.0
     allow_insecure_tls: bool | None = None
     poll_interval_s: Annotated[float, msgspec.Meta(ge=0.05, le=3600)] = 1.0

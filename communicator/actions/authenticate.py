@@ -4,7 +4,7 @@ Knows: where an auth token may come from, what a session is made of.
 Does not know: when to log in, how long to wait.
 Invariants: a login that the relay or the network refused is an outcome, never an exception, so
 that the state machine sees its kind; the auth token is read in the proc; a token that is known to
-be refused is not sent again.
+be refused is not sent again. Of a path only that is shown which is there: the rest may be a token.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def resolve_auth_token(credentials: Credentials) -> Secret:
     if credentials.auth_token:
         return credentials.auth_token
     if credentials.auth_token_file:
-        return _from_file(Path(credentials.auth_token_file))
+        return _from_file(Path(credentials.auth_token_file.reveal()))
     text = os.environ.get(TOKEN_ENV, "").strip()
     if not text:
         raise _no_token(f"want auth_token, auth_token_file or the variable {TOKEN_ENV}")
@@ -137,7 +137,9 @@ def _from_file(path: Path) -> Secret:
         with path.open("rb") as file:
             raw = file.read(TOKEN_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise _no_token(f"{where}: {error.strerror}") from None
+        raise _no_token(f"{_as_far_as_there(path)}: {error.strerror}") from None
+    except ValueError:  # a NUL in it, or half a character
+        raise _no_token("auth_token_file can be no path, want one") from None
     # Before it is read as text: it may be cut within a character.
     if len(raw) > TOKEN_FILE_BYTES_MAX:
         raise _no_token(f"{where}: got more than {TOKEN_FILE_BYTES_MAX:,} bytes, {_WANTED}")
@@ -148,6 +150,17 @@ def _from_file(path: Path) -> Secret:
     if not text:
         raise _no_token(f"{where}: got an empty file, {_WANTED}")
     return _one_line(text, where)
+
+
+def _as_far_as_there(path: Path) -> str:
+    """Where it was looked, without a part that is not there."""
+    if os.path.exists(path):
+        return f"auth_token_file {path}"
+    there = next((one for one in path.parents if one.name and os.path.isdir(one)), None)
+    if there is None:
+        return "auth_token_file (no part of it found, so it is not shown)"
+    missing = len(path.parts) - len(there.parts)
+    return f"auth_token_file {there}/… ({missing} more, not found, so not shown)"
 
 
 def _one_line(text: str, where: str) -> Secret:

@@ -4,7 +4,8 @@ Knows: instances, tokens, queues, the ledger of pushes, and the answer to every 
 Does not know: sockets, threads, faults.
 Invariants: the rules of communicator-wire.md section 8: a pull is destructive and first in,
 first out; a push is all or nothing; nothing is answered to a token that is missing, unknown,
-expired or revoked.
+expired or revoked; the keys of a push are read as they are written, unlike those of a pull. What
+a content says is nobody's business here: a push is not refused for it.
 """
 
 from __future__ import annotations
@@ -57,11 +58,29 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str = ""
 
 
+class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
+    trace_id: str = msgspec.field(default="", name="traceId")
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """A message as it has to be written, to the letter."""
+
+    umh_instance: str = msgspec.field(name="umhInstance")
+    email: str
+    content: str
+    trace_id: str = msgspec.field(default="", name="traceId")
+    metadata: _Metadata | None = None
+
+
+class _PushBody(msgspec.Struct, forbid_unknown_fields=True):
+    messages: list[_Envelope] = msgspec.field(name="UMHMessages")
+
+
 class Instance:
     """One registered instance; its queue holds what waits to be pulled."""
 
     def __init__(self, token: str, uuid: str, name: str) -> None:
-        self.token_hash = double_hash(token)
+        self.hashed = double_hash(token).encode()
         self.uuid = uuid
         self.name = name
         self.deleted = False
@@ -121,9 +140,9 @@ class Backend:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme != "Bearer":
             return self._refuse(401, "no bearer")
-        instance = next(
-            (one for one in self.instances if hmac.compare_digest(one.token_hash, bearer)), None
-        )
+        said = bearer.encode()  # as text it would have to be ASCII
+        known = (one for one in self.instances if hmac.compare_digest(one.hashed, said))
+        instance = next(known, None)
         if instance is None:
             return self._refuse(401, "unknown instance")
         if instance.deleted:
@@ -157,11 +176,8 @@ class Backend:
             return instance
         if self.push_bytes_max is not None and len(body) > self.push_bytes_max:
             return self._refuse(413, "too large")
-        try:
-            if b'"UMHMessages"' not in body:
-                raise CodecError("the list must be called UMHMessages")
-            messages = decode_batch(body).messages
-        except CodecError:
+        messages = _read_push(body)
+        if messages is None:
             return self._refuse(400, "bad body")
         if any(message.umh_instance != instance.uuid for message in messages):
             return self._refuse(403, "umhInstance is not the caller")
@@ -211,6 +227,16 @@ class Backend:
 
 def _base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _read_push(body: bytes) -> tuple[Message, ...] | None:
+    """The messages of a push; None where anything in it is not as it has to be written."""
+    try:
+        batch = decode_batch(body)  # first: it bounds what is made into objects
+        msgspec.json.decode(body, type=_PushBody)
+    except (CodecError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return batch.messages if not batch.unreadable else None
 
 
 def _entry(message: Message, arrival: int, batch: int, at: float) -> Pushed:

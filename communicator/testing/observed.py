@@ -1,6 +1,6 @@
 """What a relay stand-in has seen, and what may be said of it.
 
-Knows: requests in order, connections, how many requests were under way at a time.
+Knows: requests in order, connections, how many of either there were at a time.
 Does not know: answers, faults.
 Invariants: the last `REQUESTS_KEPT_MAX` requests are kept, counts are of all; an assertion that
 fails says which requests broke it. Not thread-safe: its owner holds the lock.
@@ -40,6 +40,7 @@ class Observed:
         self._kept: deque[Request] = deque(maxlen=REQUESTS_KEPT_MAX)
         self._under_way: Counter[str] = Counter()
         self._most: Counter[str] = Counter()
+        self._most_open = 0
 
     def add(self, request: Request) -> None:
         """Record ``request``, once it is decided how it is answered."""
@@ -57,6 +58,10 @@ class Observed:
         for name in (endpoint, ""):
             self._under_way[name] -= 1
 
+    def connected(self, open_now: int) -> None:
+        """A connection has come, with which ``open_now`` are open."""
+        self._most_open = max(self._most_open, open_now)
+
     def at_a_time(self, endpoint: str = "") -> int:
         """How many requests of ``endpoint`` are under way; of all with ""."""
         return self._under_way[endpoint]
@@ -68,6 +73,10 @@ class Observed:
     def most_at_a_time(self, endpoint: str = "") -> int:
         """The most requests of ``endpoint`` that were under way at a moment; of all with ""."""
         return self._most[endpoint]
+
+    def most_open_connections(self) -> int:
+        """The most connections that were open at a moment, with requests under way or idle."""
+        return self._most_open
 
     def connections(self) -> set[int]:
         """The numbers of the connections that requests came by."""
@@ -83,11 +92,17 @@ class Observed:
                 f"{last - first:.3f} s, want at most {calls_max} in {within_s:g} s"
             )
 
-    def assert_at_most(self, connections_max: int = 2, each_max: int = 1) -> None:
-        """Raise `AssertionError` where more requests were under way at a time than a communicator
-        may make: ``each_max`` of an endpoint, ``connections_max`` of all."""
+    def assert_at_most(
+        self, connections_max: int = 2, requests_max: int = 2, each_max: int = 1
+    ) -> None:
+        """Raise `AssertionError` where more was there at a time than of one communicator may be:
+        ``connections_max`` open connections, also idle ones; requests under way, ``requests_max``
+        of all and ``each_max`` of an endpoint."""
+        assert self._most_open <= connections_max, (
+            f"got {self._most_open} connections open at a time, want at most {connections_max}"
+        )
         for endpoint, most in self._most.items():
-            wanted = each_max if endpoint else connections_max
+            wanted = each_max if endpoint else requests_max
             assert most <= wanted, (
                 f"got {most} requests of {endpoint or 'all endpoints'} at a time, "
                 f"want at most {wanted}"

@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         relay = Relay(
             host=host,
             port=int(port),
+            prefix=options.prefix,
             token=options.token,
             token_life_s=options.token_life,
             chatter_s=options.chatter,
@@ -81,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         description="A stand-in for the relay, on loopback.",
     )
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
+    parser.add_argument(
+        "--prefix",
+        type=_prefix,
+        default="/api",
+        metavar="PATH",
+        help="where the paths begin (/api); '' for none",
+    )
     parser.add_argument("--seconds", type=_seconds, metavar="N", help="end after N seconds")
     parser.add_argument("--token", default=DEMO_TOKEN, help="the instance's auth token")
     parser.add_argument(
@@ -116,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names() -> str:
     return ", ".join(PRESETS)
+
+
+def _prefix(text: str) -> str:
+    prefix = text.rstrip("/")
+    wrong = "//" in prefix or any(c in "?#" or not "!" <= c <= "~" for c in prefix)
+    if wrong or not (prefix.startswith("/") or not prefix):
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a path that begins with /, or ''")
+    return prefix
 
 
 def _fault(text: str) -> tuple[str, Fault, int | None]:

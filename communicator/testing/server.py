@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from fsmv2.communicator.testing.relay import Relay
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
+TCP_ESTABLISHED = 1  # as in netinet/tcp.h
+LENGTH_DIGITS_MAX = 20  # of more, int() may refuse to make a number
 STATS_PATH = "/_relay/stats"
 # A socket that is closed with it resets its connection, as a proxy that died does.
 _LINGER_0 = struct.pack("ii", 1, 0)
@@ -72,6 +75,7 @@ class Server(http.server.ThreadingHTTPServer):
         with self._guard:
             if is_open:
                 self._open.add(connection)
+                self.relay.connected(sum(map(_is_established, self._open)))
             else:
                 self._open.discard(connection)
         if is_open and self.relay.closing.is_set():
@@ -99,6 +103,15 @@ class Server(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def _is_established(connection: socket.socket) -> bool:
+    """Whether neither end has closed it: the kernel knows it before the thread that reads does."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:
+        return False
+    return info[0] == TCP_ESTABLISHED
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Reads requests, asks the relay, writes what it says or what the fault makes of it."""
 
@@ -118,23 +131,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         """Nothing: requests are recorded, not printed."""
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server refuses by itself: any method has an answer here, and what cannot be
+        read is recorded like every request."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            self._serve()
+        else:  # the headers are still those of the request before
+            self._refuse_unread(code, self.path if self.command else "", {})
+
     def _serve(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal():
-            self._reply(Answer(411, b""), None, close=True)
+        path = self.path.partition("?")[0]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers or not (length.isascii() and length.isdecimal()):
+            self._refuse_unread(HTTPStatus.LENGTH_REQUIRED, path, headers)
             return
-        if int(length) > BODY_BYTES_MAX:
-            self._reply(Answer(413, b""), None, close=True)
+        if len(length) > LENGTH_DIGITS_MAX or int(length) > BODY_BYTES_MAX:
+            self._refuse_unread(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, path, headers)
             return
         body = self.rfile.read(int(length))
-        path = self.path.partition("?")[0]
         if path == STATS_PATH:
             self._reply(Answer(200, msgspec.json.encode(self.server.relay.stats())), None)
             return
-        headers = {name.lower(): value for name, value in self.headers.items()}
         with self.server.relay.under_way(path) as ended:
             answer, fault = self.server.relay.answer(self.command, path, headers, body, self.number)
             self._reply(answer, fault, ended=ended)
+
+    def _refuse_unread(self, status: int, path: str, headers: dict[str, str]) -> None:
+        """Answer a request whose body, at least, was not read: nothing can follow it."""
+        with self.server.relay.under_way(path) as ended:
+            method = self.command or ""
+            answer = self.server.relay.refuse_unread(method, path, headers, status, self.number)
+            self._reply(answer, None, close=True, ended=ended)
 
     do_GET = _serve  # noqa: N815 - http.server's naming
     do_POST = _serve  # noqa: N815 - http.server's naming
@@ -163,7 +191,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data[:drips_from])
             for byte in data[drips_from:-1]:
                 self.wfile.write(bytes((byte,)))
-                if self.server.relay.closing.wait(fault.drip_s):
+                self.server.relay.delay(fault.drip_s)
+                if self.server.relay.closing.is_set():
                     self.close_connection = True
                     return
             data = data[max(drips_from, len(data) - 1) :]

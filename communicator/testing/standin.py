@@ -7,7 +7,8 @@ Knows: routing, which fault is due, when it listens.
 Does not know: connections and framing (`server`), states, workers, any real host.
 Invariants: binds to loopback unless told otherwise; one lock guards all state; `close` ends
 every connection and every thread, also one that is in the middle of a fault. A chatter and an
-outage are functions of the clock, so that no thread and no sleep is needed for them.
+outage are functions of the clock, so that no thread and no sleep is needed for them; delays, drips
+and long polls are waited out on it where it is a `VirtualClock`, else in real time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fsmv2.communicator.testing.backend import (
     Instance,
     Pushed,
 )
+from fsmv2.communicator.testing.clock import VirtualClock, wait_really
 from fsmv2.communicator.testing.faults import LOGIN, PULL, PUSH, Fault, FaultBook, nginx_502
 from fsmv2.communicator.testing.observed import Observed, Request
 from fsmv2.communicator.testing.server import STATS_PATH, Server
@@ -47,7 +49,8 @@ class Relay:
 
     ``token_life_s``: seconds a JWT lives. ``chatter_s``: a message for the instance every so
     many seconds. ``outage_every_s`` and ``outage_for_s``: of every so many seconds the last
-    ones are answered with 502. ``clock``: epoch seconds, for expiries and all of the above.
+    ones are answered with 502. ``clock``: epoch seconds, for expiries and all of the above; a
+    `VirtualClock` also for what is waited for. `wait_for` is a test's own wait, in real time.
     ``tls``: serve https with this context.
     """
 
@@ -74,6 +77,7 @@ class Relay:
         self._heals = 0
         self.observed = Observed()
         self._clock = clock
+        self._wait = clock.wait if isinstance(clock, VirtualClock) else wait_really
         self._started_at = clock()
         self._chatter_s = chatter_s
         self._chattered = 0
@@ -185,7 +189,7 @@ class Relay:
         """Wait out a fault's delay, unless it is healed before. For the server."""
         with self.changed:
             heals = self._heals
-            self.changed.wait_for(lambda: self.closing.is_set() or self._heals != heals, seconds)
+            self._wait(self.changed, lambda: self.closing.is_set() or self._heals != heals, seconds)
 
     def revoke_tokens(self) -> None:
         """Refuse every token issued so far."""
@@ -225,7 +229,7 @@ class Relay:
             self._chatter()
             endpoint, allowed = self._route(path)
             fault: Fault | None = None
-            if not path.startswith(self.prefix) or (not endpoint and path != self.prefix):
+            if not endpoint and path != (self.prefix or "/"):
                 answer = Answer(404, b'{"error":"no such path"}')
             elif not endpoint:
                 answer = Answer(200, b"{}")
@@ -235,20 +239,47 @@ class Relay:
                 fault = nginx_502() if self._is_out() else self._faults.take(endpoint)
                 self._hold(endpoint, headers, fault)
                 answer = self._effect(endpoint, headers, body, fault)
-            self.observed.add(
-                Request(
-                    method=method,
-                    path=path,
-                    endpoint=endpoint,
-                    headers=headers,
-                    body=body,
-                    connection=connection,
-                    at=self._clock(),
-                    status=0 if fault is not None and fault.drop else answer.status,
-                )
-            )
-            self.changed.notify_all()
+            status = 0 if fault is not None and fault.drop else answer.status
+            self._record(method, path, headers, body, connection, status)
             return answer, fault
+
+    def refuse_unread(
+        self, method: str, path: str, headers: dict[str, str], status: int, connection: int
+    ) -> Answer:
+        """Record a request that is refused before its body is read. For the server."""
+        with self.changed:
+            self.backend.counts["refused"] += 1
+            self._record(method, path, headers, b"", connection, status)
+            return Answer(status)
+
+    def _record(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        connection: int,
+        status: int,
+    ) -> None:
+        self.observed.add(
+            Request(
+                method=method,
+                path=path,
+                endpoint=self._route(path)[0],
+                headers=headers,
+                body=body,
+                connection=connection,
+                at=self._clock(),
+                status=status,
+            )
+        )
+        self.changed.notify_all()
+
+    def connected(self, open_now: int) -> None:
+        """Note how many connections are open. For the server."""
+        with self.changed:
+            self.observed.connected(open_now)
+            self.changed.notify_all()
 
     @contextlib.contextmanager
     def under_way(self, path: str) -> Iterator[Callable[[], None]]:
@@ -272,12 +303,14 @@ class Relay:
             ended()
 
     def _route(self, path: str) -> tuple[str, str]:
-        return _ROUTES.get(path.removeprefix(self.prefix), ("", ""))
+        known = path.startswith(self.prefix)
+        return _ROUTES.get(path[len(self.prefix) :], ("", "")) if known else ("", "")
 
     def _hold(self, endpoint: str, headers: dict[str, str], fault: Fault | None) -> None:
         """Wait with a pull that asks for it until there is a message."""
         if endpoint == PULL and fault is None and self.backend.long_poll_s > 0:
-            self.changed.wait_for(
+            self._wait(
+                self.changed,
                 lambda: self.closing.is_set() or not self.backend.waits_for_messages(headers),
                 self.backend.long_poll_s,
             )

@@ -2,7 +2,8 @@
 
 Knows: the rules of a base URL, the variables of the environment that stand in for a config.
 Does not know: HTTP, when anything is sent.
-Invariants: a URL that may have a password or a key in it is refused without being shown.
+Invariants: a URL that may have a password or a key in it is refused without being shown. Neither is
+what is no URL or no known word: it may be a token that was put into the wrong setting.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ def check_relay_url(url: str, what: str = "relay_url") -> None:
         raise ValueError(f"{what} has a user or a password in it, want auth_token instead")
     if "?" in url or "#" in url or any(c <= " " or c == "\x7f" for c in url):
         raise ValueError(f"{what} has a query, a fragment or a blank in it, want none of them")
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"{what} is {url!r}, want http(s)://host[:port][/path]")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{what} begins with no http(s)://, want http(s)://host[:port][/path]")
+    if not host:
+        raise ValueError(f"{what} has no host, want http(s)://host[:port][/path]")
 
 
 def relay_url_of_environment() -> str:
@@ -48,4 +51,5 @@ def insecure_by_environment() -> bool:
         return True
     if text.lower() in _NO:
         return False
-    raise ValueError(f"{INSECURE_ENV} is {text[:40]!r}, want true or false")
+    got = f"{len(text)} characters that are neither yes nor no"
+    raise ValueError(f"{INSECURE_ENV} has {got}, want true or false")

@@ -192,7 +192,7 @@ def test_auth_token_comes_from_config_file_or_environment(
     assert "no single line of text" in outcome.problem.text
     monkeypatch.setenv("AUTH_TOKEN", "wrong-token")
     file = tmp_path / "token"
-    from_file = credentials(relay, None, auth_token_file=str(file))
+    from_file = credentials(relay, None, auth_token_file=Secret(str(file)))
     outcome = login(context, relay, credentials=from_file)
     assert outcome.problem is not None
     assert "No such file" in outcome.problem.text
@@ -201,6 +201,36 @@ def test_auth_token_comes_from_config_file_or_environment(
 
     monkeypatch.setenv("AUTH_TOKEN", DEMO_TOKEN)
     assert login(context, relay, credentials=none).session is not None
+
+
+@pytest.mark.parametrize(
+    ("there", "setting", "shown"),
+    [
+        ("", "t0ken", "(no part of it found, so it is not shown): No such file"),
+        ("", "/t0ken/a==", "(no part of it found, so it is not shown): No such file"),
+        ("", "t0\0ken", "can be no path"),
+        ("", "t0ken" * 100, "(no part of it found, so it is not shown): File name too long"),
+        ("", "{folder}/t0ken", "{folder}/… (1 more, not found, so not shown): No such file"),
+        ("", "{folder}/t0ken/t0ken", "{folder}/… (2 more, not found, so not shown): No such file"),
+        ("file", "{folder}/file/t0ken", "{folder}/… (2 more, not found, so not shown): Not a dir"),
+        ("file", "{folder}/file", "{folder}/file: got an empty file"),
+        ("", "{folder}", "{folder}: Is a directory"),
+    ],
+)
+def test_of_a_token_file_only_that_is_shown_which_is_there(
+    context: Any, relay: Relay, tmp_path: Path, there: str, setting: str, shown: str
+) -> None:
+    """The rest may be the token itself; where the path goes wrong is told all the same."""
+    if there:
+        (tmp_path / there).touch()
+    file = Secret(setting.format(folder=tmp_path))
+    made_for = credentials(relay, None, auth_token_file=file)
+    outcome = login(context, relay, credentials=made_for)
+    assert outcome.problem is not None
+    assert f"auth_token_file {shown.format(folder=tmp_path)}" in outcome.problem.text
+    assert "t0ken" not in outcome.problem.text + str(context.logged)
+    assert "t0\0ken" not in outcome.problem.text + str(context.logged)
+    assert relay.requests() == []
 
 
 @pytest.mark.parametrize(
@@ -223,7 +253,7 @@ def test_what_is_no_token_in_a_file_is_told_and_never_sent(
     bytes, which would be refused as a wrong token."""
     file = tmp_path / "token"
     file.write_bytes(raw)
-    from_file = credentials(relay, None, auth_token_file=str(file))
+    from_file = credentials(relay, None, auth_token_file=Secret(str(file)))
     outcome = login(context, relay, credentials=from_file)
     assert outcome.problem is not None
     assert outcome.problem.kind is Kind.INVALID_TOKEN
@@ -238,7 +268,7 @@ def test_token_file_of_the_largest_size_is_taken(
     """All 16,384 bytes of it, the end of the line among them."""
     file = tmp_path / "token"
     file.write_bytes(DEMO_TOKEN.encode().ljust(16_383) + b"\n")
-    from_file = credentials(relay, None, auth_token_file=str(file))
+    from_file = credentials(relay, None, auth_token_file=Secret(str(file)))
     assert login(context, relay, credentials=from_file).session is not None
 
 

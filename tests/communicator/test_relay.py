@@ -320,6 +320,7 @@ def test_command_refuses_what_it_cannot_listen_on(
     assert main(["--listen", taken]) == 3
     assert main(["--tls", "/nowhere.pem"]) == 3
     assert "cannot listen" in capsys.readouterr().err
-    for wrong in ("--seconds=-1", "--fault=push=typo", "--fault=pish=drop", "--chance=1:2"):
+    wrongs = ["--seconds=-1", "--fault=push=typo", "--fault=pish=drop", "--chance=1:2"]
+    for wrong in (*wrongs, "--prefix=api", "--prefix=/a?b", "--prefix=/a//b"):
         with pytest.raises(SystemExit):
             main([wrong])

@@ -18,6 +18,7 @@ from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
+from fsmv2.supervisor import Secret
 
 HOUR_S = 3600.0
 NIGHT = 1_800_057_600.0  # midnight, UTC
@@ -148,7 +149,7 @@ def test_a_refused_renewal_is_parked_and_the_session_goes_on(at: Any, tmp_path: 
     file = tmp_path / "token"
     file.write_text(DEMO_TOKEN)
     night.line.config = msgspec.structs.replace(
-        night.line.config, auth_token=None, auth_token_file=str(file)
+        night.line.config, auth_token=None, auth_token_file=Secret(str(file))
     )
     night.run(60)
     night.line.passed_s += 24 * HOUR_S - 601 - 60

@@ -122,6 +122,31 @@ def test_slow_pull_holds_up_no_push(relay: Relay, attempts: Attempts) -> None:
     relay.observed.assert_at_most()
 
 
+def test_a_communicator_has_two_connections_open_at_most(
+    relay: Relay, attempts: Attempts, context: Any
+) -> None:
+    """While both directions are under way; after each mishap that costs one, after another login,
+    and after a reset, which begins anew with both: the old ones are closed before."""
+    for generation in range(3):
+        attempts.access = msgspec.structs.replace(attempts.access, generation=generation)
+        relay.heal()  # of what one direction had no more need of, when the other had ended it
+        relay.fault("pull", SLOW)
+        with attempts.under_way():
+            assert relay.wait_for(lambda r: is_open(r, "pull"))
+            attempts.post("beside")
+            assert relay.wait_for(lambda r, n=generation: attempts.pushed().count("beside") > n)
+        for mishap in (faults.dropped(), Fault(cut_bytes=5), Fault(close_after=True)):
+            relay.fault("push", mishap)
+            relay.fault("pull", mishap)
+            attempts.post("again")
+            attempts.sync()
+        # It may meet a connection that is being closed: whatever comes of it, it opens no third.
+        AuthenticateAction(attempts.access.credentials).execute(context)
+    assert relay.observed.most_open_connections() == 2
+    assert len(relay.observed.connections()) >= 6
+    relay.observed.assert_at_most()
+
+
 def test_pushes_begin_for_as_long_as_a_pull_is_open(
     relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -546,7 +571,7 @@ def test_settings_of_the_environment_are_honoured(
     monkeypatch.setenv("ALLOW_INSECURE_TLS", "perhaps")
     outcome = AuthenticateAction(none).execute(context)
     assert outcome.problem is not None
-    assert "ALLOW_INSECURE_TLS is 'perhaps', want true or false" in outcome.problem.text
+    assert "ALLOW_INSECURE_TLS has 7 characters that are neither yes nor no" in outcome.problem.text
     assert relay.requests() == []
     for value, warns in (("TRUE", True), ("0", False)):
         monkeypatch.setenv("ALLOW_INSECURE_TLS", value)

@@ -168,6 +168,31 @@ def test_rate_and_simultaneity_are_asserted() -> None:
         assert one.connection.getresponse().status == 200
 
 
+def test_open_connections_are_counted_with_those_at_rest(relay: Relay) -> None:
+    """From their beginning to their end, whatever goes over them, and not over the whole time."""
+
+    def another() -> socket.socket:
+        number = relay.observed.most_open_connections()
+        made = socket.create_connection(relay._address, WAIT_S)
+        assert relay.wait_for(lambda r: r.observed.most_open_connections() > number)
+        return made
+
+    with another(), another():
+        relay.observed.assert_at_most()
+    for _ in range(5):  # one after the other
+        with calling(relay) as caller:
+            caller.log_in()
+    assert relay.observed.most_open_connections() == 2
+    relay.observed.assert_at_most()
+    with calling(relay) as one, calling(relay) as two, calling(relay) as three:
+        for caller in (one, two, three):
+            caller.log_in()
+        assert relay.observed.most_at_a_time() == 1
+        with pytest.raises(AssertionError, match="3 connections open at a time, want at most 2"):
+            relay.observed.assert_at_most()
+        relay.observed.assert_at_most(connections_max=3)
+
+
 def is_held(relay: Relay) -> bool:
     return relay.observed.at_a_time("pull") == 1
 

@@ -301,7 +301,7 @@ def test_retry_after_is_honoured_at_the_first_failed_login() -> None:
     [
         {"auth_token": Secret("another-token")},
         {"relay_url": "https://other.example.com"},
-        {"auth_token_file": "/run/token"},
+        {"auth_token_file": Secret("/run/token")},
     ],
 )
 @pytest.mark.parametrize("state", [Syncing, Degraded])

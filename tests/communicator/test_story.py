@@ -128,7 +128,9 @@ def test_refused_token_in_a_file_is_not_sent_again_but_its_successor_is(
     line = Line(relay, tmp_path, context)
     file = tmp_path / "token"
     file.write_text("revoked-token")
-    line.config = msgspec.structs.replace(line.config, auth_token=None, auth_token_file=str(file))
+    line.config = msgspec.structs.replace(
+        line.config, auth_token=None, auth_token_file=Secret(str(file))
+    )
     line.run(300)
     assert len(relay.requests("login")) == 1
     assert len(line.tries) == pytest.approx(30, abs=2)
@@ -148,7 +150,7 @@ def test_parked_login_is_tried_after_an_hour(
         file = tmp_path / "token"
         file.write_text(DEMO_TOKEN)
         line.config = msgspec.structs.replace(
-            line.config, auth_token=None, auth_token_file=str(file)
+            line.config, auth_token=None, auth_token_file=Secret(str(file))
         )
     relay.fault("login", Fault(status=401))
     line.step_s = 20

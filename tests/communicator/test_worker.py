@@ -116,6 +116,7 @@ def test_config_decodes_with_defaults_and_a_hidden_token() -> None:
         ({"allow_insecure_tls": "yes"}, "allow_insecure_tls"),
         ({"relay_url": "ftp://relay"}, "want http"),
         ({"relay_url": "relay.example.com"}, "want http"),
+        ({"relay_url": "http://"}, "no host"),
         ({"relay_url": "http://relay:99999"}, "no URL"),
         ({"relay_url": "http://host/a b"}, "blank"),
         ({"relay_url": "http://host/a?x=1"}, "query"),
@@ -132,6 +133,14 @@ def test_unusable_config_is_refused_with_its_field(config: dict[str, object], to
     """Refused when it is derived, not when it is first used."""
     with pytest.raises(SpecError, match=told):
         Communicator().derive_desired_state(UserSpec(config=dict(config)))
+
+
+@pytest.mark.parametrize("url", ["t0ken-in-the-wrong-place", "t0ken://place", "t0ken/a=="])
+def test_what_is_no_url_is_not_shown(url: str) -> None:
+    """It may be the token."""
+    with pytest.raises(SpecError, match="relay_url begins with no http") as caught:
+        Communicator().derive_desired_state(UserSpec(config={"relay_url": url}))
+    assert "t0ken" not in repr(caught.value)
 
 
 @pytest.mark.parametrize(
