@@ -5,7 +5,8 @@
 A supervisor with one communicator works against the relay's stand-in, whose answers are late, so
 that kills find requests under way. Before each kill messages are posted and others are queued at
 the relay; then a random proc, the template, or now and then the supervisor itself gets SIGKILL at a
-random moment. In the end every message is accounted for:
+random moment; every sixth time somebody who has a request under way. In the end every message is
+accounted for:
 
 - to the relay: each one arrived, none before one that was posted earlier; what came again came in
   at most one batch for each kill before, the one that it caught;
@@ -13,6 +14,9 @@ random moment. In the end every message is accounted for:
   when its proc was killed. The wire has no acknowledgement: the relay forgets what it hands out.
   Such replies are counted, and there is at most one for each kill; so are those that are received
   again, because a kill came after one was unpacked and before that was noted.
+
+It tells how many kills found a request under way: those of a process that was connected to the
+relay, or of the supervisor, with which such a process ends, while the relay owed an answer.
 
 The seed decides who is struck and when, not how the machine schedules; ``--seeds`` has so many
 runs, each with the next seed, that many kills and a supervisor and folders of its own. Exit status:
@@ -23,6 +27,7 @@ options.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -31,10 +36,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.testing.backend import Answer
@@ -47,6 +55,8 @@ TOKEN, EMAIL = "soak-token-soak-token", "ada@example.com"
 PAUSE_S_MAX = 0.15  # from the posting to the strike
 EACH_MAX = 12  # messages a way for each kill
 ROOT_EVERY = 6  # of so many strikes one is at the supervisor
+AIMS_EVERY = 6  # of so many one waits for a request, no longer than
+AIMS_S_MAX = 3.0
 LATE_S = 0.05  # between what a request does at the relay and its answer
 PATIENCE_S = 60.0
 
@@ -77,24 +87,38 @@ class Root:
         )
         return self.process
 
-    def strike(self, choice: random.Random, at_root: bool) -> str:
-        """Kill somebody; returns whom."""
+    def strike(self, choice: random.Random, aims: bool, relay: Relay) -> tuple[str, bool]:
+        """Kill somebody; returns whom, and whether that found a request under way. ``aims``: wait
+        for one first."""
+        at_root = choice.randrange(ROOT_EVERY) == 0
+        if not at_root:
+            # One that has just been started has no procs yet, and would never have any.
+            until(lambda: bool(self.below()))
+            time.sleep(choice.uniform(0.0, PAUSE_S_MAX))
+        if aims:
+            until(lambda: bool(self.asking(relay)), AIMS_S_MAX)
+        asking = self.asking(relay)
         if at_root:
             self.process.kill()
             self.process.wait()
             self.start()
-            return "root"
-        # One that has just been started has no procs yet, and would never have any.
-        until(lambda: bool(self.below()))
-        time.sleep(choice.uniform(0.0, PAUSE_S_MAX))
-        pid = choice.choice(self.below() or [0])
+            return "root", bool(asking)
+        pid = choice.choice((asking if aims else []) or self.below() or [0])
         try:
             if not pid:
-                return "gone"
+                return "gone", False
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
-            return "gone"
-        return "proc"
+            return "gone", False
+        return "proc", pid in asking
+
+    def asking(self, relay: Relay) -> list[int]:
+        """Those that hold a connection to the relay, if a request waits for its answer."""
+        with relay.changed:
+            if not relay.observed.at_a_time():
+                return []
+        port = urllib.parse.urlsplit(relay.url).port
+        return [pid for pid in self.below() if is_connected(pid, port)]
 
     def below(self) -> list[int]:
         """Its procs and whatever else it has started."""
@@ -215,6 +239,14 @@ def repeated(arrived: Sequence[tuple[int, int]]) -> set[int]:
     return found
 
 
+def is_connected(pid: int, port: int | None) -> bool:
+    """Whether a process has a connection to ``port`` of this machine."""
+    with contextlib.suppress(psutil.Error):
+        connections = psutil.Process(pid).net_connections("tcp4")
+        return any(one.raddr and one.raddr.port == port for one in connections)
+    return False
+
+
 def until(claim: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
     """Whether ``claim`` comes true in time."""
     give_up = time.monotonic() + patience_s
@@ -229,6 +261,7 @@ def soak(kills: int, seed: int, folder: Path) -> list[str]:
     """All kills, then the account; returns the faults."""
     choice = random.Random(seed)
     struck: Counter[str] = Counter()
+    found_request = 0
     began = time.monotonic()
     with Relay(token=TOKEN) as relay:
         accounts = Accounts(relay, folder)
@@ -240,7 +273,9 @@ def soak(kills: int, seed: int, folder: Path) -> list[str]:
             while struck.total() - struck["gone"] < kills:
                 accounts.send(choice.randrange(EACH_MAX), choice.randrange(EACH_MAX))
                 time.sleep(choice.uniform(0.0, PAUSE_S_MAX))
-                struck[root.strike(choice, choice.randrange(ROOT_EVERY) == 0)] += 1
+                whom, found = root.strike(choice, struck.total() % AIMS_EVERY == 0, relay)
+                struck[whom] += 1
+                found_request += found
                 accounts.receive()
                 if struck.total() % 100 == 0:
                     took_s = time.monotonic() - began
@@ -256,7 +291,8 @@ def soak(kills: int, seed: int, folder: Path) -> list[str]:
         cut = accounts.cut_replies()
         twice = len(accounts.arrived) - len(set(accounts.arrived))
         print(
-            f"{kills} kills ({struck['root']} of the supervisor) in "
+            f"{kills} kills ({struck['root']} of the supervisor; {found_request} found a request "
+            "under way) in "
             f"{time.monotonic() - began:.0f} s, seed {seed}\n"
             f"to the relay: {accounts.posted} messages posted, "
             f"{len(set(accounts.arrived))} arrived, {twice} came twice\n"

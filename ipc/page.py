@@ -1,12 +1,13 @@
 """The page a proc and the root share: marks without system calls.
 
 Knows: whether a proc lives, which attempt it has begun and when, its last heartbeat, the time it
-asks for, whether its Python code still answers signals, which attempt should end, where stacks go.
+asks for, whether its Python code still answers signals, which attempt should end or begin nothing
+more, where stacks go.
 Does not know: what anyone does about it.
-Invariants: each field has one writer (`cancelled` and `revoked`: the root, all others: the
-proc); a field is one aligned machine word, stored at once, so that no reader sees half of it; the
-moments are CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump area
-begins at `DUMP_OFFSET` so that a dump never overwrites the marks.
+Invariants: each field has one writer (`cancelled`, `revoked` and `told_of_stop`: the root, all
+others: the proc); a field is one aligned machine word, stored at once, so that no reader sees half
+of it; the moments are CLOCK_MONOTONIC seconds, which all processes of one machine share; the dump
+area begins at `DUMP_OFFSET` so that a dump never overwrites the marks.
 
 A mark costs 0.2 µs where a pipe write costs 0.5 µs and a wake-up, so every action can be
 marked: deadlines count from the true start, and an action that never began is not blamed.
@@ -32,7 +33,7 @@ F_SEAL_SHRINK = 0x0002
 
 # In words of 8 bytes. What the root writes, and what is written often, has cache lines of its own.
 _BEGUN_ID, _BEGUN_AT, _BEGUN_CPU, _BEGUN_PLACE = 0, 1, 2, 3
-_CANCELLED, _REVOKED = 8, 9
+_CANCELLED, _REVOKED, _TOLD_OF_STOP = 8, 9, 10
 _BEAT_AT = 16
 _EXTENSION = 24
 _HEARD = 32
@@ -105,6 +106,14 @@ class Page:
     def is_cancelled(self, attempt_id: int) -> bool:
         """The proc: should this attempt end?"""
         return self._words[_CANCELLED] == attempt_id
+
+    def tell_of_stop(self, attempt_id: int) -> None:
+        """The root: what this attempt works for is to stop; it should begin nothing more."""
+        self._words[_TOLD_OF_STOP] = attempt_id
+
+    def is_told_of_stop(self, attempt_id: int) -> bool:
+        """The proc: should this attempt begin nothing more?"""
+        return self._words[_TOLD_OF_STOP] == attempt_id
 
     def revoke(self, first: int, end: int) -> None:
         """The root: orders with places from ``first`` up to ``end`` must not be begun any more.

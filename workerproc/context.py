@@ -2,10 +2,10 @@
 
 Knows: the attempt, the shared page, how to write a frame from any thread of the action.
 Does not know: what the root does with it.
-Invariants: every text leaves with the action's secrets replaced; `cancelled`, `deadline_s`,
-`heartbeat` and `extend` cost no system call worth the name; a thread that an earlier action
-left behind moves nothing of the attempt that runs now; saying something while already saying
-something (in a signal handler, in a finalizer) never waits for oneself.
+Invariants: every text leaves with the action's secrets replaced; `cancelled`, `stopping`,
+`deadline_s`, `heartbeat` and `extend` cost no system call worth the name; a thread that an earlier
+action left behind moves nothing of the attempt that runs now; saying something while already
+saying something (in a signal handler, in a finalizer) never waits for oneself.
 """
 
 from __future__ import annotations
@@ -82,6 +82,12 @@ class Context:
     def cancelled(self) -> bool:
         """True once the root wants this attempt to end: clean up and return."""
         return self._surroundings.page.is_cancelled(self.attempt_id)
+
+    @property
+    def stopping(self) -> bool:
+        """True once the attempt's worker is asked to stop: end what has begun, begin nothing
+        more. It is left alone for a few seconds yet; what the stop itself runs is not told."""
+        return self._surroundings.page.is_told_of_stop(self.attempt_id)
 
     @property
     def scratch(self) -> Path:

@@ -49,6 +49,9 @@ class Swallow:
     def cancel(self, attempt_id: int, cause: str = "") -> bool:
         return True
 
+    def tell_of_stop(self, attempt_id: int) -> None:
+        pass
+
     def in_flight(self, attempt_id: int) -> None:
         return None
 

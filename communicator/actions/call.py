@@ -7,6 +7,8 @@ Invariants: whatever cannot be resolved is a `TransportError`, so an outcome and
 
 from __future__ import annotations
 
+import time
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import msgspec
@@ -54,6 +56,13 @@ class Call(NamedTuple):
     def has_time(self) -> bool:
         """Whether a request that begins now ends within this attempt."""
         return not self.ctx.cancelled and self.ctx.deadline_s > self.request_s_max
+
+
+def all_within(seconds: float) -> AbstractContextManager[None]:
+    """What this thread asks of a relay inside the block is over when so many have passed."""
+    from fsmv2.communicator.transport.connections import Hold, held_to  # in a proc only, as below
+
+    return held_to(Hold(time.monotonic() + seconds))
 
 
 def transport_of(credentials: Credentials, generation: int | None = None) -> Transport:

@@ -3,7 +3,8 @@
 Knows: how little time there is, and that what is left is told.
 Does not know: states, pulling: after a stop was asked for nothing is pulled.
 Invariants: without a session, or while pushing waits out an error, nothing is sent, only counted;
-what is left stays in the outbox for the next start.
+what is left stays in the outbox for the next start; no request is under way at the attempt's
+deadline.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import ClassVar
 import msgspec
 
 from fsmv2.communicator import metrics, spool
-from fsmv2.communicator.actions.call import Access
+from fsmv2.communicator.actions.call import Access, all_within
 from fsmv2.communicator.actions.push import PushAction
 from fsmv2.communicator.outcomes import Direction
 from fsmv2.supervisor import Action, ActionContext
@@ -22,6 +23,8 @@ from fsmv2.supervisor import Action, ActionContext
 FLUSH_S = 3.0
 # A request that begins is waited for so long, whatever the config says.
 ANSWER_S = 1.5
+# No request lasts until so shortly before the attempt's end: then it counts.
+COUNT_S = 0.3
 
 
 class FlushAction(Action, frozen=True):
@@ -41,13 +44,15 @@ class FlushAction(Action, frozen=True):
         metrics.of(self.path)
         moved = 0
         stands = self.before
-        while self.access is not None and stands.problem is None and _has_time(ctx):
-            before = msgspec.structs.replace(stands, moved=0)
-            pushing = PushAction(_hurried(self.access), self.outbox)
-            stands = pushing.run(ctx, before, lambda: _has_time(ctx))
-            moved += stands.moved
-            if not stands.moved:
-                break
+        # One that connects slowly has less for its answer: what is left is to be told in any case.
+        with all_within(max(0.0, ctx.deadline_s - COUNT_S)):
+            while self.access is not None and stands.problem is None and _has_time(ctx):
+                before = msgspec.structs.replace(stands, moved=0)
+                pushing = PushAction(_hurried(self.access), self.outbox)
+                stands = pushing.run(ctx, before, lambda: _has_time(ctx))
+                moved += stands.moved
+                if not stands.moved:
+                    break
         try:
             left = spool.outgoing(Path(self.outbox), 1, 1)[1]
         except (OSError, spool.AsideFull):

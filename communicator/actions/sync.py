@@ -16,7 +16,8 @@ Knows: which direction may begin when, what is carried over for one that is left
 Does not know: backoff, states.
 Invariants: at most one push and one pull are under way at a time; after its first error a
 direction is not tried again in this attempt; one direction's failure never hides the other's
-outcome; at the attempt's deadline no request that keeps to its own limits is still under way.
+outcome; at the attempt's deadline no request that keeps to its own limits is still under way; once
+the worker is to stop no pull begins, and a push only beside one that is under way.
 """
 
 from __future__ import annotations
@@ -210,16 +211,19 @@ class _Sides:
     @property
     def push_may_go_on(self) -> bool:
         """Whether a push may begin, or go on with its next request."""
-        return self._has_time and (self._is_early or (self._pull is not None and self._pull.busy))
+        if self._pull is not None and self._pull.busy:
+            return self._has_time
+        return self._has_time and self._is_early
 
     @property
     def pull_may_begin(self) -> bool:
-        """Whether a pull may begin."""
+        """Whether a pull may begin: once the worker is to stop, none does."""
         return self._has_time and self._is_early
 
     @property
     def _is_early(self) -> bool:
-        return time.monotonic() - self.began_at < TRIES_S
+        is_early = time.monotonic() - self.began_at < TRIES_S
+        return is_early and not self._ctx.stopping
 
     @property
     def _has_time(self) -> bool:

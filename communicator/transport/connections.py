@@ -63,8 +63,14 @@ class Hold:
 
     def __init__(self, ends_at: float) -> None:
         self.ends_at = ends_at
+        self._began_at = time.monotonic()
         self.was_cut = False
         self.is_over = False
+
+    @property
+    def whole_s(self) -> float:
+        """How long it is, to a tenth of a second."""
+        return round(self.ends_at - self._began_at, 1)
 
     def left_s(self) -> float:
         """Seconds left; raises `TimeoutError` when there are none."""
@@ -77,12 +83,19 @@ class Hold:
 
 @contextlib.contextmanager
 def held_to(hold: Hold) -> Iterator[None]:
-    """What this thread sends and receives inside the block is held to ``hold``."""
+    """What this thread sends and receives inside the block is held to ``hold``, and to the end of
+    that of a block around it."""
+    around: Hold | None = getattr(_held, "by", None)
+    if around is not None:
+        hold.ends_at = min(hold.ends_at, around.ends_at)
     _held.by = hold
     try:
         yield
     finally:
-        del _held.by
+        if around is None:
+            del _held.by
+        else:
+            _held.by = around
 
 
 def _is_not_ours(_record: logging.LogRecord) -> bool:

@@ -3,10 +3,10 @@
 Knows: paths, headers, cookies, timeouts, which replies are a success.
 Does not know: states, files, when it is called. Import it inside an action, never at the top
 of a module: the root must not load an HTTP client.
-Invariants: no redirect is followed and nothing is retried; only what was sent whole can be a
-success; a request is bounded in bytes and, as a whole, in time; after a network error the relay's
-connections are dropped, so the next call resolves and connects anew, while a call under way in
-another thread ends on its own connection; only this file reveals a secret. No word of the other
+Invariants: no redirect is followed and nothing that was sent is retried; only what was sent whole
+can be a success; a request is bounded in bytes and, as a whole, in time; after a network error the
+relay's connections are dropped, so the next call resolves and connects anew, while a call under way
+in another thread ends on its own connection; only this file reveals a secret. No word of the other
 end's leaves it but in a session, an identity or a pulled reply: not in an error, a log record or a
 `repr`.
 """
@@ -42,6 +42,8 @@ POOL_AGE_S_MAX = 300.0
 # Communicators whose connections this proc keeps.
 RELAYS_MAX = 32
 NAME_BYTES_MAX = 128
+# How often a request chooses its connections anew where others close them meanwhile.
+BEGINS_MAX = 10
 
 
 class Relay(msgspec.Struct, frozen=True):
@@ -214,18 +216,27 @@ class HttpTransport:
         timeout_s = self.relay.timeout_s
         response: urllib3.BaseHTTPResponse | None = None
         hold = Hold(time.monotonic() + CONNECT_S + timeout_s)
+        begins = 0
         try:
             with held_to(hold):
-                response = self._pool().request(
-                    method,
-                    self._base + path,
-                    body=body,
-                    headers={**headers, "User-Agent": "fsmv2-communicator"},
-                    retries=False,
-                    redirect=False,
-                    preload_content=False,
-                    timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
-                )
+                while response is None:
+                    try:
+                        response = self._pool().request(
+                            method,
+                            self._base + path,
+                            body=body,
+                            headers={**headers, "User-Agent": "fsmv2-communicator"},
+                            retries=False,
+                            redirect=False,
+                            preload_content=False,
+                            timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
+                        )
+                    except urllib3.exceptions.ClosedPoolError:
+                        # Another thread has closed the connections between their choice and
+                        # their use: nothing was sent.
+                        begins += 1
+                        if begins == BEGINS_MAX:
+                            raise
                 reply = Reply(response.status, response.headers, _read(response))
                 if response.status < 200:  # what follows is not this protocol's
                     text = f"cannot use the reply: got HTTP {response.status}, want a final status"
@@ -314,7 +325,7 @@ def _network_text(error: Exception, timeout_s: float, hold: Hold) -> str:
     """What went wrong, from types and errno only: a client's own text may hold a proxy's
     password."""
     if hold.is_over:
-        return f"the whole of it took longer than {CONNECT_S + timeout_s:g} s"
+        return f"the whole of it took longer than {hold.whole_s:g} s"
     # A refused connection is a NewConnectionError, which urllib3 derives from the timeout's.
     refused = isinstance(error, urllib3.exceptions.NewConnectionError)
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:

@@ -125,6 +125,11 @@ class ActionContext(Protocol):
         """True once the root wants this attempt to end: clean up and return."""
 
     @property
+    def stopping(self) -> bool:
+        """True once the attempt's worker is asked to stop: end what has begun, begin nothing
+        more. It is left alone for a few seconds yet; what the stop itself runs is not told."""
+
+    @property
     def scratch(self) -> Path:
         """A folder of this proc's own, removed after its death."""
 

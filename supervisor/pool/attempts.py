@@ -49,6 +49,7 @@ class Attempt(msgspec.Struct, eq=False, gc=False):
     cancelled_at: float = 0.0
     is_held: bool = False
     is_terminated: bool = False
+    is_told_of_stop: bool = False
     hidden: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
@@ -58,6 +59,13 @@ class Attempt(msgspec.Struct, eq=False, gc=False):
     def name(self) -> str:
         """The action type's short name."""
         return self.kind.name
+
+    def tell_of_stop(self) -> None:
+        """Its worker is to stop. One that waits behind another learns it at its turn: the page has
+        room for one."""
+        self.is_told_of_stop = True
+        if self.proc is not None and self.proc.attempt is self:
+            self.proc.page.tell_of_stop(self.id)
 
     def secrets(self) -> tuple[str, ...]:
         """The texts of the action that must not be shown. Read from what was sent, when they

@@ -130,6 +130,8 @@ class Dispatcher:
         proc.attempt_at = now
         proc.stack = None
         proc.state = ProcState.BUSY  # the table's row (idle, action_given)
+        if attempt.is_told_of_stop:
+            proc.page.tell_of_stop(attempt.id)
         run = self._run_of(proc, (attempt,))
         pool, kind = self._pool, attempt.kind
         guard = pool.guard
@@ -181,6 +183,8 @@ class Dispatcher:
         """``attempt`` does not wait behind another one any more."""
         proc.attempt = attempt
         proc.attempt_at = now
+        if attempt.is_told_of_stop:
+            proc.page.tell_of_stop(attempt.id)
         if (
             now + attempt.timeout_s < proc.deadline_at
             or attempt.cancel_cause is not None

@@ -223,6 +223,11 @@ class Pool:
                 self.deadlines.look_again(proc, now)
         return True
 
+    def tell_of_stop(self, attempt_id: int) -> None:
+        """Have an attempt know that its worker is to stop, see `ActionContext.stopping`."""
+        if (attempt := self.ledger.get(attempt_id)) is not None:
+            attempt.tell_of_stop()
+
     def release(self, action_type: str) -> bool:
         """An operator's word that a quarantined action type may run again like any other.
         False: none of that name (or reference, ``module:name``) is in quarantine. Raises

@@ -28,6 +28,7 @@ class Answer(msgspec.Struct, frozen=True):
     takes_s: float | Callable[[Any], float] | None = None
     crashes: str | None = None
     gives_up_s: float | None = None
+    stops_s: float | None = None
 
     def duration_of(self, action: Action) -> float | None:
         """How long it takes; None: as long as the shortest."""

@@ -175,6 +175,8 @@ class SimLife:
         if takes_s <= end_s or fault == "late":
             self.after(takes_s, partial(self._work_done, proc, attempt, fault))
         self.after(attempt.timeout_s, partial(self.tell_to_end, proc, attempt, "deadline"))
+        if attempt.is_told_of_stop:
+            self.heed_stop(attempt)
 
     # --- how attempts end -------------------------------------------------------------------
 
@@ -212,6 +214,11 @@ class SimLife:
         if proc.lane is not None:
             proc.lane.idle.append(proc)
         self._settle(attempt, result)
+
+    def heed_stop(self, attempt: SimAttempt) -> None:
+        stops_s = attempt.answer.stops_s
+        if attempt.proc is not None and stops_s is not None:
+            self.after(stops_s, partial(self._work_done, attempt.proc, attempt, None))
 
     def tell_to_end(self, proc: SimProc, attempt: SimAttempt, cause: str) -> None:
         """Its time is up, or it is cancelled: it has its grace, if it has one."""

@@ -78,14 +78,16 @@ class SimPool(SimLife):
         takes_s: float | Callable[[Any], float] | None = None,
         crashes: str | None = None,
         gives_up_s: float | None = None,
+        stops_s: float | None = None,
     ) -> None:
         """From now on, attempts of ``kind`` end with ``value``: a value, an exception as if
         `execute` had raised it, or a callable that is given the action and returns or raises
         either. ``takes_s`` is how long (or a callable that says so; infinite: it hangs).
         ``crashes`` is a verdict: its proc dies of that instead. ``gives_up_s``: so long after it
         was told to end it raises InterruptedError (if its type's ``grace_s`` leaves it the time).
+        ``stops_s``: so long after it was told of its worker's stop it ends, if not before.
         """
-        self._answers.put(kind, Answer(value, takes_s, crashes, gives_up_s))
+        self._answers.put(kind, Answer(value, takes_s, crashes, gives_up_s, stops_s))
 
     # --- actions ----------------------------------------------------------------------------
 
@@ -173,6 +175,13 @@ class SimPool(SimLife):
             else:
                 self.kill(proc, attempt, cause, "")
         return True
+
+    def tell_of_stop(self, attempt_id: int) -> None:
+        """As `Pool.tell_of_stop`."""
+        attempt = self.open.get(attempt_id)
+        if attempt is not None and not attempt.is_told_of_stop:
+            attempt.is_told_of_stop = True
+            self.heed_stop(attempt)
 
     def in_flight(self, attempt_id: int) -> SimAttempt | None:
         """The attempt, if it has no result yet."""

@@ -37,8 +37,9 @@ class SimAttempt:
     """One submitted action without a result. Monotonic seconds in ``*_at``."""
 
     __slots__ = (
-        "action", "answer", "begins", "cancel_cause", "dispatched_at", "grace_s", "id", "key",
-        "lane", "name", "proc", "progress", "submitted_at", "timeout_s", "urgent",
+        "action", "answer", "begins", "cancel_cause", "dispatched_at", "grace_s", "id",
+        "is_told_of_stop", "key", "lane", "name", "proc", "progress", "submitted_at", "timeout_s",
+        "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class SimAttempt:
         self.proc: SimProc | None = None
         self.progress: str | None = None
         self.cancel_cause: str | None = None
+        self.is_told_of_stop = False
 
     def __repr__(self) -> str:
         return f"<attempt {self.id} {self.name} key={self.key!r} lane={self.lane.name}>"

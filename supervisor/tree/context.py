@@ -1,6 +1,6 @@
 """What one tick is given: the moment, and the ports it may call.
 
-Knows: the moment, randomness, the pool's three calls, the event list, limits, the rules of the
+Knows: the moment, randomness, the pool's four calls, the event list, limits, the rules of the
 tree's config.
 Does not know: what is done with them.
 Invariants: ``now`` is read once per tick, by the engine; nothing in here waits.
@@ -50,6 +50,9 @@ class PoolPort(Protocol):
 
     def cancel(self, attempt_id: int, cause: str = "cancelled") -> bool:
         """Have an attempt end."""
+
+    def tell_of_stop(self, attempt_id: int) -> None:
+        """Have an attempt know that its worker is to stop; harmless when it is over."""
 
     def in_flight(self, attempt_id: int) -> Any:
         """The attempt, if it has no result yet."""

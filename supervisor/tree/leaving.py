@@ -63,19 +63,23 @@ def children_to_wait_for(node: Node) -> list[Node]:
 
 
 def bound_stop(node: Node, ctx: Context) -> None:
-    """A stop has two deadlines: for the action in flight, and (when leaving) for the whole."""
+    """A stop has two deadlines: for the action in flight, which is told of it at once, and (when
+    leaving) for the whole."""
     if not node.stop_asked or (node.phase is Phase.STOPPED and node.attempt is None):
         node.stop_action_by = node.stop_by = None
         if not node.leaving:
             return
+    attempt = node.attempt
+    # Only what was in flight when the stop was asked for: the stop's own actions have its time.
+    in_the_way = attempt is not None and not attempt.for_stop
+    if attempt is not None and in_the_way and not attempt.is_told:
+        attempt.is_told = True
+        ctx.pool.tell_of_stop(attempt.attempt_id)
     if children_to_wait_for(node) or (node.leaving and node.children):
         return  # its time begins when its children are out of the way
     budget_s = node.spec.shutdown_timeout_s
     if node.leaving and node.stop_by is None:
         node.stop_by = ctx.now + budget_s
-    attempt = node.attempt
-    # Only what was in flight when the stop was asked for: the stop's own actions have its time.
-    in_the_way = attempt is not None and not attempt.for_stop
     if node.stop_action_by is None and in_the_way:
         node.stop_action_by = ctx.now + min(STOP_ACTION_WAIT_S, budget_s / 2)
     if attempt is not None and in_the_way and node.stop_action_by is not None:

@@ -59,8 +59,8 @@ class InFlight:
     """An action offered to the pool and not answered yet. ``since`` is monotonic seconds."""
 
     __slots__ = (
-        "attempt_id", "for_stop", "kind", "name", "recalled", "restarted", "retry", "since",
-        "timeout_s",
+        "attempt_id", "for_stop", "is_told", "kind", "name", "recalled", "restarted", "retry",
+        "since", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class InFlight:
         self.retry: Retry = kind.retry if policy.retry is None else policy.retry
         self.since = since
         self.restarted = False  # an observation that was too long overdue
+        self.is_told = False  # that its worker is to stop
         self.recalled = False  # taken back from the queue: the machine is in trouble
 
     def never_began(self, result: ActionResult) -> bool:

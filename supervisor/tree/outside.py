@@ -184,6 +184,7 @@ def tend(node: Node, ctx: Context) -> None:
         if queue.end_by == NEVER:
             budget_s = node.spec.shutdown_timeout_s
             queue.end_by = ctx.now + min(STOP_ACTION_WAIT_S, budget_s / 2)
+            ctx.pool.tell_of_stop(queue.in_flight.attempt_id)
         if ctx.now >= queue.end_by:
             ctx.pool.cancel(queue.in_flight.attempt_id)
         else:

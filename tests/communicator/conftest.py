@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class FakeContext:
         self.attempt_id = 1
         self.scratch = scratch
         self.cancelled = False
+        self.stopping = False
         self.logged: list[tuple[str, str, dict[str, Any]]] = []
         self._ends_at = time.monotonic() + timeout_s
 
@@ -53,6 +54,12 @@ def metrics_are_left_to_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 @pytest.fixture
 def context(tmp_path: Path) -> FakeContext:
     return FakeContext(tmp_path)
+
+
+@pytest.fixture
+def context_for(tmp_path: Path) -> Callable[[float], FakeContext]:
+    """Makes the context of an attempt that begins now and has so many seconds."""
+    return lambda timeout_s: FakeContext(tmp_path, timeout_s)
 
 
 @pytest.fixture

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import prometheus_client
 import pytest
 from decoding import before_decoding
@@ -22,6 +27,7 @@ from fsmv2.communicator.states.flushing import FLUSHING_S_MAX
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport import http
 from fsmv2.communicator.transport.errors import Kind, Problem
 
 
@@ -41,9 +47,14 @@ def test_500_messages_outlive_an_outage_with_resets(pusher: Pusher, relay: Relay
     for reset in range(10):
         pusher.post(*range(50 * reset, 50 * reset + 50))
         assert pusher.push().errors_in_row == reset + 1
-        if reset % 2:
-            ResetAction(reset, pusher.stands.errors_in_row).execute(pusher.context)
+        if reset % 2 and reset < 9:
+            action = ResetAction(reset, pusher.stands.errors_in_row)
+            generation = action.execute(pusher.context).generation
+            pusher.access = msgspec.structs.replace(pusher.access, generation=generation)
     assert pusher.stands.waiting == 500
+    reset = [fields for event, _, fields in pusher.context.logged if event == "connections reset"]
+    assert [each["closed"] for each in reset] == [1] * 4
+    assert len(relay.observed.connections()) == 5
     relay.heal()
     while pusher.stands.waiting:
         assert pusher.push().problem is None
@@ -134,14 +145,66 @@ def test_what_a_flush_leaves_is_counted_and_told(pusher: Pusher, relay: Relay) -
     assert ("messages left in the outbox at a stop", "warning", {"count": 35}) in (
         pusher.context.logged
     )
-    gauge = "fsmv2_communicator_waiting"
-    samples = [one for family in prometheus_client.REGISTRY.collect() for one in family.samples]
-    told = [one for one in samples if one.name == gauge and one.labels["direction"] == "push"]
-    assert [one.value for one in told] == [35]
+    assert samples_of("fsmv2_communicator_waiting") == [35]
     pusher.context.cancelled = False
     assert flush.execute(pusher.context).moved == 35
     assert pusher.arrived() == list(range(50))
     assert relay.requests("pull") == []
+
+
+def samples_of(name: str) -> list[float]:
+    found = [one for family in prometheus_client.REGISTRY.collect() for one in family.samples]
+    return [one.value for one in found if one.name == name and one.labels["direction"] == "push"]
+
+
+def test_a_flush_ends_with_its_time_and_tells_what_is_left(
+    pusher: Pusher,
+    relay: Relay,
+    context_for: Callable[[float], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scenario 40: no stop is held up by a long outbox; fifty messages would take five seconds."""
+    monkeypatch.setattr(push_module, "BATCH_MESSAGES_MAX", 1)
+    pusher.post(*range(50))
+    relay.fault("push", Fault(delay_s=0.1), times=None)
+    context = context_for(flush_module.ANSWER_S + 1.0)
+    stands = FlushAction(pusher.access, str(pusher.outbox)).execute(context)
+    assert 0 < stands.moved < 50
+    assert (stands.waiting, stands.problem) == (50 - stands.moved, None)
+    left = {"count": stands.waiting}
+    assert ("messages left in the outbox at a stop", "warning", left) in context.logged
+    assert samples_of("fsmv2_communicator_waiting") == [stands.waiting]
+    assert pusher.arrived() == list(range(stands.moved))
+
+
+@pytest.mark.parametrize("relay_is", ["dripping", "silent in the handshake"])
+def test_no_request_of_a_flush_outlives_it(
+    pusher: Pusher,
+    relay: Relay,
+    context_for: Callable[[float], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    relay_is: str,
+) -> None:
+    """Whatever a request may take else: what is left is counted and told before the kill."""
+    monkeypatch.setattr(flush_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(http, "CONNECT_S", 30.0)
+    pusher.post(1, 2, 3)
+    access = pusher.access
+    context = context_for(1.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        if relay_is == "dripping":
+            relay.fault("push", Fault(drip_s=0.05, drip_head=True))
+        else:
+            url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+            made_for = msgspec.structs.replace(access.credentials, relay_url=url)
+            access = msgspec.structs.replace(access, credentials=made_for)
+        stands = FlushAction(access, str(pusher.outbox)).execute(context)
+    assert context.deadline_s > -15.0
+    assert stands.problem is not None
+    assert (stands.problem.kind, stands.waiting) == (Kind.NETWORK, 3)
+    if relay_is == "dripping":
+        assert re.search(r"the whole of it took longer than 0\.\d s", stands.problem.text)
+    assert any("left in the outbox" in event for event, *_ in context.logged)
 
 
 @pytest.mark.parametrize("why", ["no session", "an error", "a slow relay"])
@@ -159,7 +222,9 @@ def test_a_flush_keeps_to_its_time_and_to_the_backoff(
         str(pusher.outbox),
         before if why == "an error" else Direction(),
     )
+    began = time.monotonic()
     assert flush.execute(pusher.context).waiting == 3
+    assert time.monotonic() - began < pusher.access.credentials.timeout_s / 2
     assert len(relay.requests("push")) == (1 if why == "a slow relay" else 0)
     assert FlushAction.timeout_s < FLUSHING_S_MAX
 

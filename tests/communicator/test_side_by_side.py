@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import prometheus_client
 import pytest
 
 from fsmv2.communicator import spool
@@ -270,6 +271,43 @@ def test_slow_push_holds_up_no_pull(relay: Relay, attempts: Attempts) -> None:
     relay.observed.assert_at_most()
 
 
+def test_once_the_worker_is_to_stop_no_pull_begins_beside_a_push(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 40: the push is waited for; meanwhile the relay deletes nothing."""
+    monkeypatch.setattr(sync_module, "TRIES_S", 3600.0)
+    relay.fault("push", SLOW)
+    attempts.post("slow")
+    with attempts.under_way(lively_s=60.0) as found:
+        assert relay.wait_for(lambda r: is_open(r, "push"))
+        assert relay.wait_for(lambda r: len(r.requests("pull")) >= 3)
+        [pulling] = [thread for thread in threading.enumerate() if thread.name == "pull"]
+        attempts.context.stopping = True
+        pulling.join(10.0)
+        assert not pulling.is_alive()
+        assert is_open(relay, "push")
+        relay.send("ada@example.com", "action", "late")
+    assert relay.instance.queue
+    assert attempts.pushed() == ["slow"]
+    assert found[0].pull.problem is found[0].push.problem is None
+
+
+def test_once_the_worker_is_to_stop_pushes_begin_beside_a_pull_only(
+    relay: Relay, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for anyway. Afterwards the attempt makes room for the stop's own push, though
+    messages move and the next poll would be in an hour."""
+    monkeypatch.setattr(sync_module, "STAYS_S", 3600.0)
+    relay.fault("pull", SLOW)
+    with attempts.under_way(lively_s=3600.0, poll_interval_s=0.02) as found:
+        assert relay.wait_for(lambda r: is_open(r, "pull"))
+        attempts.context.stopping = True
+        attempts.post("beside it")
+        assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+    assert found[0].push.moved == 1
+    assert len(relay.requests("pull")) == 1
+
+
 def test_direction_that_has_failed_is_not_tried_again_beside_the_other(
     relay: Relay, attempts: Attempts
 ) -> None:
@@ -347,6 +385,30 @@ def test_a_reset_leaves_a_request_under_way_alone(relay: Relay, attempts: Attemp
     assert attempts.sync(access=access).generation == 1
     assert attempts.pushed() == ["before", "after"]
     assert relay.observed.connections() > before
+
+
+def test_a_generation_has_connections_of_its_own_and_keeps_them(
+    relay: Relay, attempts: Attempts
+) -> None:
+    """Scenario 48: without a `ResetAction` in this proc, for an attempt may come to another one
+    than the reset did. Both directions are under way at a time, so each has a connection."""
+
+    def used_by(generation: int) -> set[int]:
+        before = len(relay.requests())
+        relay.fault("push", SLOW)
+        relay.fault("pull", SLOW)
+        attempts.post(generation)
+        access = msgspec.structs.replace(attempts.access, generation=generation)
+        with attempts.under_way(access=access) as found:
+            assert relay.wait_for(lambda r: is_open(r, "push") and is_open(r, "pull"))
+        assert found[0].push.problem is found[0].pull.problem is None
+        return {one.connection for one in relay.requests()[before:]}
+
+    first, second, third = used_by(0), used_by(1), used_by(1)
+    assert len(first) == len(second) == 2
+    assert not first & second
+    assert second == third
+    assert attempts.pushed() == [0, 1, 1]
 
 
 def test_each_direction_is_an_action_of_its_own(relay: Relay, attempts: Attempts) -> None:
@@ -453,6 +515,15 @@ def test_pulling_needs_room_and_more_of_it_to_begin_again(
     assert (outcome.pull.moved, outcome.pull.rate.count) == ((1, 1) if pulls else (0, 0))
     assert outcome.pull.problem is None
     assert attempts.pushed() == ["out"]
+    backpressure, entries = (
+        prometheus_client.REGISTRY.get_sample_value(name, {"path": ""})
+        for name in (
+            "fsmv2_communicator_backpressure",
+            "fsmv2_communicator_backpressure_entries_total",
+        )
+    )
+    assert backpressure == (0 if pulls else 1)
+    assert (entries or 0) == (1 if not pulls and not held else 0)
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,19 @@ def test_a_stop_flushes_once_and_says_what_is_left() -> None:
     assert "no action could begin" in stops(entered_s=FLUSHING_S_MAX + 1)
 
 
+def test_a_stop_that_is_taken_back_is_gone_through_all_the_same() -> None:
+    """Scenario 51: the flush is made once and ended, then the worker begins anew."""
+    fields: dict[str, Any] = {"logged_in": login(), "sync": synced(tried(), tried())}
+    decision = decided(snapshot(Flushing, **fields))
+    assert isinstance(decision, Act)
+    assert isinstance(decision.action, FlushAction)
+    done = ActionResult(
+        status="succeeded", action_type="FlushAction", attempt_id=1, value=Direction()
+    )
+    assert went(snapshot(Flushing, flushed=done, entered_s=1.0, **fields)) is Stopped
+    assert went(snapshot(Stopped, flushed=done, **fields)) is Authenticating
+
+
 def test_first_login_carries_the_credentials_only() -> None:
     """Nothing is known yet."""
     action = logs_in(snapshot(Authenticating))

@@ -255,23 +255,39 @@ def test_login_that_meets_a_captive_portal_is_tried_ever_more_rarely(
 
 
 def test_dead_network_is_asked_once_a_minute_and_reset_at_five_and_ten(
-    relay: Relay, tmp_path: Path, context: Any
+    tmp_path: Path, context: Any
 ) -> None:
-    """Scenarios 45, 47 and 36: ten minutes without a relay; never closer than 60 s after the
-    sixth error, one reset at 5 errors and one at 10; then every message, in order."""
-    line = Line(relay, tmp_path, context)
+    """Scenarios 45, 47 and 36: ten minutes in which every connection is reset; never closer than
+    60 s after the sixth error, one reset at 5 errors and one at 10; then every message, in
+    order."""
+    lines: list[Line] = []
+    with Relay(clock=lambda: lines[0].wall_s if lines else time.time()) as relay:
+        line = Line(relay, tmp_path, context)
+        lines.append(line)
+        _live_through_ten_dead_minutes(relay, line)
+
+
+def _live_through_ten_dead_minutes(relay: Relay, line: Line) -> None:
     line.run(2)
-    relay.refuse()
+    for endpoint in ("push", "pull"):
+        relay.fault(endpoint, faults.dropped(), times=None)
+    before = {endpoint: len(relay.requests(endpoint)) for endpoint in ("push", "pull")}
     for number in range(50):
         line.post(number)
     began = len(line.tries)
     line.run(600)
+    for endpoint, asked in before.items():
+        moments = [one.at for one in relay.requests(endpoint)[asked:]]
+        assert len(moments) >= 12
+        gaps = [later - at for at, later in itertools.pairwise(moments)]
+        assert all(gap >= 60.0 for gap in gaps[5:]), endpoint
+        assert all(gap < 60.0 for gap in gaps[:4]), endpoint
     syncs = [at for at, name in line.tries[began:] if name == "SyncAction"]
     # Push and pull part by their spread, so each has its own minute.
     assert len(syncs) <= 2 * 14
     resets = [name for _, name in line.tries if name == "ResetAction"]
     assert len(resets) in (2, 3, 4), "each direction comes to 5 and to 10, together or not"
-    relay.accept()
+    relay.heal()
     line.run(75)
     assert line.trail[-1] == "syncing"
     assert [entry.payload for entry in relay.pushed()] == list(range(50))

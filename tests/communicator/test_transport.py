@@ -10,6 +10,7 @@ import re
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 import tracemalloc
@@ -534,3 +535,56 @@ def test_interim_answers_without_an_end_end_with_the_time() -> None:
 
     with serving(answer) as url:
         assert problem_of(transport(url, timeout_s=0.2).pull, Secret("jwt")).kind is Kind.NETWORK
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns at almost any instruction."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
+def test_connections_that_are_closed_between_choice_and_use_are_no_error(relay: Relay) -> None:
+    """A failure of one direction, an age limit or a reset closes them at any moment; of the other
+    direction's request nothing has been sent then, and it is healthy."""
+    client, jwt = logged_in(relay)
+    over = threading.Event()
+
+    def close() -> None:
+        while not over.wait(0.0002):
+            client.close()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    try:
+        for number in range(300):
+            client.push(jwt, [message(number)], DEMO_UUID)
+    finally:
+        over.set()
+        closing.join()
+    assert [entry.payload for entry in relay.pushed()] == list(range(300))
+
+
+def test_connections_that_are_always_closed_are_a_network_error(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not begin anew for ever."""
+    client, jwt = logged_in(relay)
+    real, begun = client._pool, []
+
+    def closed() -> Any:
+        begun.append(real())
+        begun[-1].connection_from_url(relay.url).close()
+        return begun[-1]
+
+    monkeypatch.setattr(client, "_pool", closed)
+    problem = problem_of(client.pull, jwt)
+    assert (problem.kind, problem.text) == (
+        Kind.NETWORK,
+        "cannot reach the relay: ClosedPoolError",
+    )
+    assert len(begun) == http.BEGINS_MAX
+    assert relay.requests("pull") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fsmv2.communicator import Communicator, spool
@@ -19,6 +20,7 @@ from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.supervisor import ChildSpec, Phase, UserSpec
+from fsmv2.supervisor.core.events import StateChanged
 from fsmv2.supervisor.testing import Simulation
 from fsmv2.supervisor.tree.context import STOP_ACTION_WAIT_S
 
@@ -176,6 +178,32 @@ def test_a_stop_waits_for_a_sync_under_way_and_not_for_ever(
     assert [entry.payload for entry in relay.pushed()] == [1]
     assert spool.outgoing(site.folder / "out", 9, 1 << 20)[1] == 0
     assert STOP_ACTION_WAIT_S + SyncAction.grace_s < FLUSHING_S_MAX
+
+
+@pytest.mark.parametrize("how", ["declared", "enabled"])
+def test_a_stop_that_is_taken_back_and_forth_is_gone_through_once(
+    relay: Relay, site: Site, context: Any, how: str
+) -> None:
+    """Scenario 51: while its flush takes two seconds it is to be there, or not, three times; it
+    flushes once, stops once, comes back, and what was posted meanwhile arrives once."""
+    site.until("syncing", 5)
+    site.sim.pool.answer(FlushAction, lambda action: action.execute(context), takes_s=2.0)
+    entered = len(site.sim.events)
+    for number in range(3):
+        off = [] if how == "declared" else [msgspec.structs.replace(site.spec(), enabled=False)]
+        site.sim.reload(off)
+        site.sim.run(0.5)
+        if number == 1:
+            assert site.state == "flushing"
+            site.post("meanwhile")
+        site.sim.reload([site.spec()])
+        site.sim.run(0.5)
+    site.until("syncing", 10)
+    site.sim.run(5)
+    states = [one.to_state for one in site.sim.events[entered:] if isinstance(one, StateChanged)]
+    assert states == ["flushing", "stopped", "authenticating", "syncing"]
+    assert [entry.payload for entry in relay.pushed()] == ["meanwhile"]
+    assert site.state == "syncing"
 
 
 def test_a_changed_config_is_used_at_once_out_of_a_park(relay: Relay, site: Site) -> None:

@@ -40,6 +40,7 @@ class Simulated:
         pool.answer(acts.Leave, crashes="exited:3")
         pool.answer(acts.Cooperate, "cleaned up", takes_s=0.201)
         pool.answer(acts.Cancellable, takes_s=math.inf, gives_up_s=0.005)
+        pool.answer(acts.Heed, "ended", takes_s=math.inf, stops_s=0.005)
         pool.answer(acts.ReturnObject, object())
         pool.answer(acts.WrongAnnotation, "not a number")
         pool.answer(acts.Carry, lambda action: len(action.load))
@@ -309,6 +310,40 @@ def test_an_operator_or_a_stop_waits_for_no_grace(pool: Any, tmp_path: Path, cau
     result = pool.result(running)
     assert result.status in ("cancelled", "succeeded")  # it may see the word before the kill
     assert result.ran_s < 10.0
+
+
+# --- told of a stop --------------------------------------------------------------------------
+
+
+def test_told_of_a_stop_it_ends_by_itself_and_is_not_cancelled(pool: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mark"
+    pool.wait_ready()
+    running = pool.submit(acts.Heed(str(path)))
+    bystander = pool.submit(acts.Heed(str(path)), timeout_s=0.3)
+    if not isinstance(pool, Simulated):
+        pool.until(path.exists, "it runs")
+    pool.pool.tell_of_stop(running)
+    result = pool.result(running)
+    assert (result.status, result.value, result.certificate) == ("succeeded", "ended", None)
+    assert pool.result(bystander).status == "timed_out"
+    pool.pool.tell_of_stop(running)  # it is over: harmless
+
+
+def test_told_of_a_stop_while_it_waits_it_knows_when_it_begins(make: Make, tmp_path: Path) -> None:
+    pool = make({"actions": 1})
+    blocker = pool.submit(acts.Sleep(0.1), key="k")
+    waiting = pool.submit(acts.Heed(str(tmp_path / "mark")), key="k")
+    pool.pool.tell_of_stop(waiting)
+    assert pool.result(blocker).status == "succeeded"
+    assert pool.result(waiting).value == "ended"
+
+
+def test_told_of_a_stop_it_may_be_cancelled_all_the_same(pool: Any) -> None:
+    pool.wait_ready()
+    running = pool.submit(acts.Sleep(50.0))
+    pool.pool.tell_of_stop(running)
+    assert pool.pool.cancel(running)
+    assert pool.result(running).status == "cancelled"
 
 
 # --- the books -------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class Attempt:
         self.timeout_s = timeout_s
         self.proc = self.progress = None  # no proc is ever seen to run it
         self.cancelled: str | None = None
+        self.told_of_stop = 0
         self.result: ActionResult | None = None
 
     def __repr__(self) -> str:
@@ -108,6 +109,10 @@ class FakePool:
         if not self.deaf:
             self.complete(attempt, status="cancelled")
         return True
+
+    def tell_of_stop(self, attempt_id: int) -> None:
+        if (attempt := self.open.get(attempt_id)) is not None:
+            attempt.told_of_stop += 1
 
     def in_flight(self, attempt_id: int) -> Attempt | None:
         return self.open.get(attempt_id)

@@ -496,6 +496,45 @@ def test_an_action_that_ends_in_time_is_not_cancelled_by_a_stop() -> None:
     assert len(bench.attempts(SwitchOff)) == 1
 
 
+@pytest.mark.parametrize("how", ["stop", "disable"])
+def test_an_action_in_flight_is_told_of_a_stop_at_once_and_a_stops_own_never(how: str) -> None:
+    """Long before it is cancelled: so it can begin nothing more."""
+    bench = starting()
+    action = bench.open_attempt(SwitchOn)
+    bench.run(1)
+    assert action.told_of_stop == 0
+    if how == "stop":
+        bench.engine.stop("asked")
+    else:
+        bench.redeclare(child("p", "pump", enabled=False))
+    bench.tick()
+    assert (action.told_of_stop, action.cancelled) == (1, None)
+    bench.run(1)
+    assert action.told_of_stop == 1
+    bench.pool.complete(action, "done")
+    bench.run(2, until=lambda: bool(bench.attempts(SwitchOff)))
+    bench.run(1)
+    assert bench.open_attempt(SwitchOff).told_of_stop == 0
+
+
+def test_a_parents_action_is_told_of_a_stop_while_its_children_are_in_the_way() -> None:
+    """Its time has not begun, and yet it need begin nothing more."""
+
+    def derive(_self: Any, spec: UserSpec) -> DesiredState:
+        return DesiredState(state="running", config=spec.config, children=(child("c", "pump"),))
+
+    station = worker_type("station", Pump, derive_desired_state=derive)
+    bench = Bench(child("p", "station"), workers=[station])
+    bench.pool.answers[Look] = lambda _action: "off"
+    bench.settle(1)
+    bench.engine.stop("asked")
+    bench.tick()
+    bench.run(1)
+    assert list(bench.node("p").children) == ["c"]
+    for path in ("p", "p/c"):
+        assert bench.open_attempt(SwitchOn, path).told_of_stop == 1
+
+
 def test_the_actions_of_a_stop_are_urgent() -> None:
     """They may pass a queue full of starts."""
     bench = Bench(child("p", "pump"))

@@ -174,7 +174,10 @@ def test_one_that_hangs_holds_a_stop_up_for_a_bounded_time_only() -> None:
     bench.run(1)
     ticket = bench.engine.submit_outside("root/p", Poke())
     attempt, start = bench.open_attempt(Poke), bench.now
+    assert attempt.told_of_stop == 0
     bench.engine.stop("asked")
+    bench.run(1)
+    assert (attempt.told_of_stop, attempt.cancelled) == (1, None)
     bench.run(10, until=lambda: attempt.cancelled is not None)
     assert 3.0 <= bench.now - start <= 3.3
     bench.run(10, until=lambda: bench.engine.stopped)

@@ -37,9 +37,12 @@ def test_what_one_side_marks_the_other_sees(page_fd: int) -> None:
     root, proc = Page(page_fd), Page(page_fd)
     proc.begin(2**40, 12.5, 0.25)
     root.cancel(2**40)
+    root.tell_of_stop(2**40 + 1)
     assert root.begun() == (2**40, 12.5, 0.25)
     assert proc.is_cancelled(2**40)
     assert not proc.is_cancelled(2**40 + 1)
+    assert proc.is_told_of_stop(2**40 + 1)
+    assert not proc.is_told_of_stop(2**40)
     root.close()
     proc.close()
 

@@ -41,6 +41,8 @@ def test_each_mark_is_seen_by_the_root_and_touches_no_other(pages: tuple[Page, P
     proc.hear()
     proc.hear()
     root.cancel(7)
+    root.revoke(3, 5)
+    root.tell_of_stop(7)
     proc.wear_out()
     assert root.begun() == (7, 1.5, 0.5)
     assert root.begun_place() == 12
@@ -50,6 +52,8 @@ def test_each_mark_is_seen_by_the_root_and_touches_no_other(pages: tuple[Page, P
     assert root.extension_of(7) == 30.25
     assert root.heard() == 2
     assert proc.is_cancelled(7)
+    assert [proc.is_revoked(place) for place in (2, 3, 4, 5)] == [False, True, True, False]
+    assert proc.is_told_of_stop(7)
     assert root.is_worn_out()
 
 

@@ -388,6 +388,22 @@ def test_an_attempt_cancelled_as_it_begins_is_not_begun_elsewhere(world: World) 
     assert world.runs[waiting] == 0
 
 
+def test_what_waits_in_a_pipe_learns_of_its_stop_at_its_turn(world: World) -> None:
+    """The page has room for one: the attempt at work must not miss its own."""
+    proc = world.procs[0]
+    for _ in range(6):
+        world.submit(Short())
+    at_work, behind = proc.handle.attempt, proc.handle.behind[0]
+    assert at_work is not None
+    world.pool.tell_of_stop(at_work.id)
+    world.pool.tell_of_stop(behind.id)
+    assert proc.handle.page.is_told_of_stop(at_work.id)
+    steps(proc, 3)
+    world.read(proc)
+    assert proc.handle.attempt is behind
+    assert proc.handle.page.is_told_of_stop(behind.id)
+
+
 def test_an_order_that_has_begun_stays_where_it_is(world: World) -> None:
     """Its proc has looked before it was revoked: it runs there, and only there."""
     slow = world.procs[0]

@@ -142,3 +142,14 @@ class Running:
         """Send a signal and wait for the exit code."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
+
+
+def proc_of(root: Running, action: str) -> int:
+    """The process that runs an action of that type, once one does."""
+
+    def look() -> int | None:
+        flying = (root.get("/api/v1/actions") or {"in_flight": []})["in_flight"]
+        ids = [one["attempt_id"] for one in flying if one["type"] == action and not one["queued"]]
+        return next((p["pid"] for p in root.procs() if p["attempt_id"] in ids), None)
+
+    return int(until(look, f"a proc runs {action}"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
-from running import PATIENCE_S, Running, until
+from running import PATIENCE_S, Running, proc_of, until
 
 from fsmv2.communicator.spool import append, encode, inbox_files, post, usage
 from fsmv2.communicator.testing.faults import Fault, nginx_502
@@ -127,6 +129,53 @@ def test_a_stop_sends_what_was_posted_since_the_last_sync(tmp_path: Path) -> Non
             assert [message.payload for message in relay.pushed()] == list(range(50))
             assert len(relay.requests("pull")) == 1
             assert "flushed: 50 messages sent, 0 left in the outbox" in root.log_text()
+
+
+def test_a_kill_between_a_push_and_its_answer_repeats_that_batch_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """Scenario 38: the relay has taken the first hundred of 250, and nobody learns of it."""
+    with Relay(token=TOKEN) as relay:
+        path = config(tmp_path)
+        relay.fault("push", Fault(delay_s=3600))
+        for number in range(250):
+            post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
+        with Running(path, env={"API_URL": relay.url}) as root:
+            assert relay.wait_for(
+                lambda r: len(r.pushed()) == 100 and r.observed.at_a_time("push") == 1, PATIENCE_S
+            )
+            os.kill(proc_of(root, "SyncAction"), signal.SIGKILL)
+            until(lambda: "killed_from_outside" in root.log_text(), "its death is told")
+            relay.heal()
+            assert relay.wait_for(lambda r: len(r.pushed()) == 350, PATIENCE_S)
+            until(lambda: not usage(tmp_path / "outbox").messages, "the outbox is empty")
+            assert root.end() == 0
+        came = Counter(message.payload for message in relay.pushed())
+        assert list(came) == list(range(250)), "first arrivals are in order"
+        assert {number for number, times in came.items() if times == 2} == set(range(100))
+        assert came.total() == 350
+
+
+def test_no_pull_begins_once_a_stop_is_asked_for(tmp_path: Path) -> None:
+    """Scenario 40: a push that is under way is waited for; meanwhile the relay deletes nothing."""
+    with Relay(token=TOKEN) as relay:
+        path = config(tmp_path, poll_interval_s=0.3)
+        relay.fault("push", Fault(delay_s=2.5))
+        with Running(path, env={"API_URL": relay.url}) as root:
+            until(lambda: state(root) == "syncing", "it syncs")
+            post(tmp_path / "outbox", email="a@b.c", message_type="status", payload="slow")
+            assert relay.wait_for(lambda r: r.observed.at_a_time("push") == 1, 40.0)
+            pulls = len(relay.requests("pull"))
+            assert relay.wait_for(lambda r: len(r.requests("pull")) >= pulls + 2)
+            root.process.terminate()
+            until(lambda: root.records("supervisor_stopping"), "it is asked to stop")
+            pulls = len(relay.requests("pull"))
+            assert relay.wait_for(lambda r: len(r.pushed()) == 1)
+            relay.send("a@b.c", "action", "late")
+            assert root.process.wait(PATIENCE_S) == 0
+        assert len(relay.requests("pull")) <= pulls + 1
+        assert relay.instance.queue
+        assert [message.payload for message in relay.pushed()] == ["slow"]
 
 
 def threads_of(pid: int) -> int:

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from running import Running, until
+from running import Running, proc_of, until
 
 from fsmv2.communicator.spool import post
 from fsmv2.communicator.testing.faults import Fault
@@ -54,15 +54,6 @@ def ended(root: Running, action: str) -> dict[str, Any]:
         return next((one for one in killed if action in str(one)), None)
 
     return dict(until(look, f"{action} is killed at its deadline"))
-
-
-def proc_of(root: Running, action: str) -> int:
-    def look() -> int | None:
-        flying = (root.get("/api/v1/actions") or {"in_flight": []})["in_flight"]
-        ids = [one["attempt_id"] for one in flying if one["type"] == action and not one["queued"]]
-        return next((p["pid"] for p in root.procs() if p["attempt_id"] in ids), None)
-
-    return int(until(look, f"a proc runs {action}"))
 
 
 def test_a_kill_in_the_middle_of_a_request_shows_no_secret(tmp_path: Path) -> None:

@@ -201,6 +201,21 @@ class Cancellable(Action, frozen=True):
         raise InterruptedError("told to end")
 
 
+class Heed(Action, frozen=True):
+    """Marks a file when it runs, then waits to be told that its worker is to stop."""
+
+    path: str
+    grace_s = 20.0
+    timeout_s = 60.0
+
+    def execute(self, ctx: ActionContext) -> str:
+        with open(self.path, "w") as file:
+            file.write("running")
+        while not ctx.stopping:
+            time.sleep(0.005)
+        return "cancelled" if ctx.cancelled else "ended"
+
+
 class Append(Action, frozen=True):
     """Appends begin and end marks, so that overlap and order can be seen."""
 
