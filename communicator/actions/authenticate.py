@@ -92,13 +92,19 @@ class AuthenticateAction(Action, frozen=True):
         rate = self.rate.with_outcome(True, LOGIN)
         if rate.alarmed and not self.rate.alarmed:
             ctx.log("logins keep failing", "error", failed=rate.failures, of=rate.count, **facts)
-        refused = auth_token is not None and problem.kind in LASTING
+        mark, asked_s_ago = None, 0.0
+        if auth_token is not None and problem.kind in LASTING:
+            mark = _mark(auth_token)
+        elif auth_token is None and self.refused is not None:
+            # There is no token for now. The one that was refused may come back.
+            mark, asked_s_ago = self.refused.refused_mark, self.refused.asked_s_ago
         return LoginOutcome(
             made_for=self.credentials,
             problem=problem,
             errors_in_row=self.errors_in_row + 1,
             instance_uuid=self.instance_uuid,
-            refused_mark=_mark(auth_token) if refused and auth_token is not None else None,
+            refused_mark=mark,
+            asked_s_ago=asked_s_ago,
             rate=rate,
             held=self.held,
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import (
@@ -113,6 +114,9 @@ def _directions(snap: Snapshot) -> Directions:
         )
         both = Directions(push, pull)
     attempts, problem = unfinished(snap, SyncAction)
+    is_elsewhere = outcome is not None and outcome.made_for != credentials(snap)
+    if is_elsewhere and snap.since_result_s(SyncAction) > snap.since_success_s(AuthenticateAction):
+        return both  # killed before this session was made, so at another relay
     if problem is None:
         return both
     return Directions(
@@ -248,8 +252,9 @@ def _due_in_s(snap: Snapshot, usable: Usable, direction: Direction, name: str) -
     outcome = sync_outcome(snap)
     refused = direction.problem.kind is Kind.INVALID_TOKEN
     is_old = outcome is not None and not is_made_with(outcome, usable.session, usable.login_id)
-    if refused and is_old:
-        return 0.0  # that was another token; the wait was spent before the new login
+    # From the second in a row on it may be the direction's own, and no token's.
+    if refused and is_old and direction.errors_in_row < 2:
+        return 0.0  # that was another token
     return _wait_s(snap, name, direction) - direction.idle_s
 
 

@@ -174,7 +174,7 @@ def login_due_in_s(snap: Snapshot) -> float:
         return max(LOGIN_SPACING_S, _rejection_wait_s(snap)) - since_s
     if problem.kind in LASTING:
         config: CommunicatorConfig = snap.config
-        return (WAIT_S_MAX if config.auth_token is not None else LOOK_S) - since_s
+        return (WAIT_S_MAX if config.auth_token else LOOK_S) - since_s
     return wait_s(problem, errors, f"{snap.identity.path}/login") - since_s
 
 
@@ -194,6 +194,9 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
     if before is None:
         return action
     asked_s_ago = before.asked_s_ago + snap.since_success_s(AuthenticateAction)
+    since_s = ended_s_ago(snap, AuthenticateAction)
+    if asked_s_ago - since_s >= WAIT_S_MAX:
+        asked_s_ago = since_s  # the one that was killed then was no look: it has asked
     if problem is None or problem.kind not in LASTING or asked_s_ago >= WAIT_S_MAX:
         return action
     known = msgspec.structs.replace(before, asked_s_ago=asked_s_ago, held=action.held)

@@ -27,8 +27,8 @@ BUDGET_S = 1.0
 
 class StatusPublisher:
     """Sends what ``status`` returns: called with True for all there is to know, with False for
-    what has changed since the last round. It should be quick: what takes longer than `BUDGET_S`
-    is counted, and delays the heartbeat."""
+    what has changed since it was last called with False. It should be quick: what takes longer than
+    `BUDGET_S` is counted, and delays the heartbeat."""
 
     def __init__(
         self,

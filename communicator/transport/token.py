@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 ASSUMED_LIFE_S = 23 * 3600.0
+LIFE_S_MAX = 366 * 24 * 3600.0
 REFRESH_MARGIN_S_MAX = 600.0
 JWT_CHARS_MAX = 16_384
 
@@ -35,8 +36,12 @@ def life_s(jwt: str, now: float) -> float:
 
     Prefers the token's own ``exp``. Where the local clock disagrees with the issuer's (the
     token seems expired on arrival, or to outlive its own span), ``exp - iat`` counts instead;
-    without a usable ``exp`` it is 23 h.
+    without a usable ``exp`` it is 23 h. A year at most: whatever says more is no date.
     """
+    return min(_said_life_s(jwt, now), LIFE_S_MAX)
+
+
+def _said_life_s(jwt: str, now: float) -> float:
     claims = _claims(jwt)
     expires, issued = _moment(claims, "exp"), _moment(claims, "iat")
     if expires is None:

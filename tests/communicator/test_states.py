@@ -441,6 +441,55 @@ def test_a_killed_login_adds_to_the_failed_ones_and_takes_no_session() -> None:
     assert look.refused is not None  # so the same token is not sent
 
 
+def test_a_killed_try_at_a_parked_token_is_its_one_in_the_hour() -> None:
+    """One of the looks before it asked nothing, and puts nothing off."""
+    in_a_file = msgspec.structs.replace(CONFIG, auth_token=None, auth_token_file="/run/token")
+    made_for = msgspec.structs.replace(MADE_FOR, auth_token=None, auth_token_file="/run/token")
+    parked = msgspec.structs.replace(failed_login(Kind.INVALID_TOKEN), made_for=made_for)
+    killed: dict[str, Any] = {"killed": {AuthenticateAction: 1}, "config": in_a_file}
+    for killed_s, login_s, may_ask in (
+        (3_700.0, 20.0, False),
+        (900.0, 20.0, False),
+        (900.0, 2_710.0, True),
+        (3_700.0, 3_610.0, True),
+    ):
+        fields: dict[str, Any] = {"killed_s": killed_s, "login_s": login_s, **killed}
+        action = logs_in(snapshot(Authenticating, logged_in=parked, **fields))
+        assert (action.refused is None) is may_ask, (killed_s, login_s)
+
+
+def test_an_empty_auth_token_is_none() -> None:
+    """The one in the file is looked at every ten seconds then."""
+    empty = msgspec.structs.replace(CONFIG, auth_token=Secret(""), auth_token_file="/run/token")
+    made_for = msgspec.structs.replace(
+        MADE_FOR, auth_token=Secret(""), auth_token_file="/run/token"
+    )
+    parked = msgspec.structs.replace(failed_login(Kind.INVALID_TOKEN), made_for=made_for)
+    assert logs_in(snapshot(Authenticating, logged_in=parked, login_s=10.1, config=empty)).refused
+
+
+def test_a_refusal_that_is_a_directions_own_outlives_a_renewal() -> None:
+    """A token that was renewed because it expired is no reason to ask once more at once."""
+    own = Problem(Kind.INVALID_TOKEN, "HTTP 403", 403, retry_after_s=3_000.0)
+    for errors, waits_on in ((1, False), (2, True)):
+        sync = synced(tried(errors, own), tried(), token_rejected=True)
+        fresh: dict[str, Any] = {"logged_in": login(), "sync": sync, "login_id": LOGIN_ID + 5}
+        action = syncs(snapshot(Syncing, **fresh, sync_s=1.5))
+        assert (action.push_in_s > 2_900) is waits_on
+
+
+def test_syncs_killed_at_another_relay_are_no_errors_of_this_one() -> None:
+    """Once there is a session here."""
+    moved = msgspec.structs.replace(CONFIG, relay_url="https://other.example.com")
+    here = msgspec.structs.replace(MADE_FOR, relay_url="https://other.example.com")
+    logged_in = login(made_for=here)
+    fields: dict[str, Any] = {"sync": synced(tried(), tried()), "killed": {SyncAction: 8}}
+    fields |= {"logged_in": logged_in, "config": moved}
+    action = syncs(snapshot(Syncing, **fields, login_s=0.5, sync_s=30.0))
+    assert action.push == action.pull == Direction()
+    assert went(snapshot(Syncing, **fields, login_s=60.0, sync_s=30.0)) is Degraded
+
+
 def test_a_refusal_that_another_root_met_is_not_of_this_session() -> None:
     """Attempts are counted from 1 in every root; a kept outcome may have the number of the new
     login."""

@@ -132,6 +132,14 @@ def test_refused_token_in_a_file_is_not_sent_again_but_its_successor_is(
     line.run(300)
     assert len(relay.requests("login")) == 1
     assert len(line.tries) == pytest.approx(30, abs=2)
+    for text in ("", "revoked-token"):  # as who rewrites a file may be seen by a look
+        file.write_text(text)
+        line.run(30)
+    file.unlink()
+    line.run(30)
+    file.write_text("revoked-token")
+    line.run(30)
+    assert len(relay.requests("login")) == 1
     file.write_text(DEMO_TOKEN)
     line.run(12)
     assert len(relay.requests("login")) == 2

@@ -21,6 +21,7 @@ from fsmv2.communicator.transport.codec import (
 from fsmv2.communicator.transport.compression import zstd
 from fsmv2.communicator.transport.token import (
     ASSUMED_LIFE_S,
+    LIFE_S_MAX,
     double_hash,
     is_cookie_safe,
     life_s,
@@ -54,6 +55,7 @@ def test_double_hash_is_sha3_over_the_hex_text() -> None:
         (jwt({"exp": NOW - 5000, "iat": NOW - 6000}), 1000.0),  # our clock is ahead
         (jwt({"exp": NOW - 5000}), ASSUMED_LIFE_S),
         (jwt({"exp": 0}), ASSUMED_LIFE_S),
+        (jwt({"exp": 1e300}), LIFE_S_MAX),
         (jwt({"exp": True}), ASSUMED_LIFE_S),
         (jwt({"exp": "tomorrow"}), ASSUMED_LIFE_S),
         (jwt([1]), ASSUMED_LIFE_S),
