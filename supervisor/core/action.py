@@ -30,7 +30,8 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The wait is ``base_s * factor ** (failures - 1)``, at most ``max_s``, spread by up to
     ``jitter`` (a share of the wait) so that many workers do not come back at one moment. After
     ``attempts`` failures in a row (None: never) it is not offered again until the worker's state
-    or spec changes; a stop's actions always are.
+    or spec changes; a stop's actions always are. A worker's new config begins a new series: it is
+    tried at once, whatever wait the old one had grown.
     Source: fsmv2-behaviour.md, decision "retries".
     """
 

@@ -271,7 +271,7 @@ class Snapshot(_SnapshotFields):
         return None if before is None else before[0]
 
     def failures(self, kind: type[Action]) -> int:
-        """How many attempts of that action type have failed in a row, up to now."""
+        """How many attempts of that action type have failed in a row with this config."""
         return self._failures.get(kind, 0)
 
     def history(self, kind: type[Action]) -> tuple[Outcome, ...]:

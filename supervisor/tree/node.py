@@ -15,7 +15,8 @@ Invariants: I1, one writer per field:
 | fault_*, config_fault, raises, panic_since | `containment`, when worker code raises |
 | care, suspects | `childcare`; respecified: the parent's step 3, ended by step 2 |
 | state, entered_at, reason, attempt, stop_*by, forced, gone | step 6 |
-| status, results, successes, failures, history, retry_at, acted_at | the inbox |
+| status, results, successes, history, acted_at | the inbox |
+| failures, retry_at | `retrying`: steps 2, 6, the inbox |
 | observ*, thresholds, stale_reported, probe_*, is_lost | `observing`: steps 2, 6, the inbox |
 | outside | `outside` |
 | dirty, dirty_below, wake_at, observe_due, observe_wake_at | everybody who changes something |

@@ -180,7 +180,9 @@ def tend(node: Node, ctx: Context) -> None:
         return
     if node.leaving:
         refuse_waiting(node, ctx)
-    if queue.in_flight is not None and node.stop_asked and node.phase is not Phase.STOPPED:
+    if not node.stop_asked or node.phase is Phase.STOPPED:
+        queue.end_by = NEVER  # a stop that was withdrawn takes its deadline along
+    elif queue.in_flight is not None:
         if queue.end_by == NEVER:
             budget_s = node.spec.shutdown_timeout_s
             queue.end_by = ctx.now + min(STOP_ACTION_WAIT_S, budget_s / 2)

@@ -90,13 +90,15 @@ class KeptBreaker(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     """The document. Moments are seconds since the epoch; actions go by ``module:qualname``.
-    ``restarts``, ``waits`` and ``breakers`` are those of the children."""
+    ``restarts``, ``waits`` and ``breakers`` are those of the children; ``successes`` has the last
+    one of each action type whose last result is none."""
 
     restarts: tuple[KeptRestart, ...] = ()
     waits: dict[str, KeptWait] = {}
     breakers: dict[str, KeptBreaker] = {}
     failures: dict[str, int] = {}
     results: dict[str, KeptResult] = {}
+    successes: dict[str, KeptResult] = {}
 
 
 def resume_of(node: Node, now: float, wall: float) -> Resume:
@@ -106,13 +108,6 @@ def resume_of(node: Node, now: float, wall: float) -> Resume:
         return round(wall - (now - monotonic), 3)
 
     tracks = node.care.tracks if node.care is not None else {}
-    # An attempt that was cancelled, as by the end of this root, says nothing to the next one.
-    told = node.results | {
-        kind: success
-        for kind, (success, _) in node.successes.items()
-        if node.results[kind].status == "cancelled" and not node.failures.get(kind)
-    }
-    results = {_reference(kind): _keep(result, kind) for kind, result in told.items()}
     return Resume(
         restarts=tuple(
             KeptRestart(one.name, moment(one.at), one.started) for one in node.restarted
@@ -134,12 +129,18 @@ def resume_of(node: Node, now: float, wall: float) -> Resume:
             for name, track in tracks.items()
         },
         failures={_reference(kind): count for kind, count in node.failures.items()},
-        results={name: result for name, result in results.items() if result is not None},
+        results=_keep_all(node.results),
+        successes=_keep_all({kind: success for kind, (success, _) in node.successes.items()}),
     )
 
 
 def _reference(kind: type[Action]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _keep_all(results: dict[type[Action], ActionResult]) -> dict[str, KeptResult]:
+    kept = {_reference(kind): _keep(result, kind) for kind, result in results.items()}
+    return {name: result for name, result in kept.items() if result is not None}
 
 
 def _keep(result: ActionResult, kind: type[Action]) -> KeptResult | None:
@@ -284,16 +285,14 @@ def go_on_with_results(node: Node, ctx: Context) -> None:
     if not isinstance(kept, msgspec.Raw) or document(kept) != before:
         return
     resume = _resume_from(recalled.resume)
-    for reference, old in resume.results.items():
-        kind = _kind_of(reference)
-        result = _result_from(old, kind) if kind is not None else None
-        if kind is not None and result is not None:
-            node.results[kind] = result
-            node.result_ends[kind] = ctx.now - max(0.0, ctx.wall - old.ended_at)
+    for kind, (result, end) in _results_from(resume.results, ctx).items():
+        node.results[kind], node.result_ends[kind] = result, end
+    for kind, (result, end) in _results_from(resume.successes, ctx).items():
+        if result.succeeded:
+            node.successes[kind] = result, end
     for reference, count in resume.failures.items():
-        kind = _kind_of(reference)
-        if kind is not None:
-            node.failures[kind] = count
+        if (counted := _kind_of(reference)) is not None:
+            node.failures[counted] = count
 
 
 def _resume_from(plain: dict[str, Any]) -> Resume:
@@ -313,6 +312,19 @@ def _kind_of(reference: str) -> type[Action] | None:
     except (KeyError, AttributeError):
         return None
     return found if isinstance(found, type) and issubclass(found, Action) else None
+
+
+def _results_from(
+    kept: dict[str, KeptResult], ctx: Context
+) -> dict[type[Action], tuple[ActionResult, float]]:
+    """The results that can be read, each with the moment of its end."""
+    found = {}
+    for reference, one in kept.items():
+        kind = _kind_of(reference)
+        result = _result_from(one, kind) if kind is not None else None
+        if kind is not None and result is not None:
+            found[kind] = result, ctx.now - max(0.0, ctx.wall - one.ended_at)
+    return found
 
 
 def _result_from(kept: KeptResult, kind: type[Action]) -> ActionResult | None:

@@ -2,7 +2,8 @@
 
 Knows: a node's failures in a row, the policy of the type.
 Does not know: who offers the action, what its result was.
-Invariants: a series ends with a success, and with a new state or spec; given up is told once.
+Invariants: a series ends with a success and with a new config, and one that was given up with a new
+state or spec too; given up is told once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from fsmv2.supervisor.core import workevents
 from fsmv2.supervisor.core.action import Action
 from fsmv2.supervisor.core.backoff import delay_s
+from fsmv2.supervisor.core.same import same
+from fsmv2.supervisor.core.spec import DesiredState
 from fsmv2.supervisor.tree.context import Context
 from fsmv2.supervisor.tree.node import InFlight, Node
 
@@ -20,6 +23,16 @@ def begin_series(node: Node, ctx: Context) -> None:
         if given_up_after(node, ctx, kind):
             del node.failures[kind]
             node.retry_at.pop(kind, None)
+
+
+def begin_with(node: Node, ctx: Context, before: DesiredState | None) -> None:
+    """The desired state was ``before`` and is new: with another config nothing has failed yet, and
+    nothing waits. It changes with specs and variables only, so at the pace of who writes those."""
+    if before is None or node.desired is None or same(before.config, node.desired.config):
+        begin_series(node, ctx)
+        return
+    node.failures.clear()
+    node.retry_at.clear()
 
 
 def given_up_after(node: Node, ctx: Context, kind: type[Action]) -> int:

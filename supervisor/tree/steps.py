@@ -21,7 +21,7 @@ from fsmv2.supervisor.tree.leaving import children_to_wait_for, still_needed
 from fsmv2.supervisor.tree.node import NEVER, Node
 from fsmv2.supervisor.tree.nodesecrets import hider
 from fsmv2.supervisor.tree.resuming import go_on_with_results
-from fsmv2.supervisor.tree.retrying import begin_series
+from fsmv2.supervisor.tree.retrying import begin_with
 
 ALL_CLEAR = gate(Conditions())
 _states: dict[type[State], State] = {}
@@ -130,7 +130,7 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     except BaseException as error:  # worker code may raise anything at all
         contain(node, ctx, DERIVE, error)
         return
-    first = node.desired is None
+    before = node.desired
     node.derive_needed = node.respecified = False
     node.desired = desired
     node.config_fault = False
@@ -139,8 +139,8 @@ def derive(node: Node, ctx: Context, health: Gate) -> None:
     go_on_with_results(node, ctx)
     if in_time(node, ctx, DERIVE, took_s) and node.fault_step == DERIVE:
         recover(node, ctx)
-    begin_series(node, ctx)
-    observing.begin(node, ctx, first)
+    begin_with(node, ctx, before)
+    observing.begin(node, ctx, first=before is None)
 
 
 # --- 4 --------------------------------------------------------------------------------------

@@ -217,6 +217,22 @@ def test_a_changed_config_is_used_at_once_out_of_a_park(relay: Relay, site: Site
     site.until("syncing", 2)
 
 
+def test_a_changed_relay_is_tried_at_once_after_logins_that_were_killed(
+    relay: Relay, site: Site, context: Any
+) -> None:
+    """The engine waits too after each that hung, up to a minute; the new relay is not that one."""
+    site.sim.pool.answer(AuthenticateAction, None, takes_s=float("inf"))
+    site.sim.run(600)
+    site.sim.until(lambda: site.sim.node(PATH).attempt is not None, 120)
+    site.sim.until(lambda: site.sim.node(PATH).attempt is None, 120)
+    site.sim.pool.answer(AuthenticateAction, lambda action: action.execute(context))
+    site.sim.run(2)
+    assert relay.requests("login") == []
+    site.sim.reload([site.spec(relay_url=relay.url + "/")])
+    site.until("syncing", 2)
+    assert len(relay.requests("login")) == 1
+
+
 def test_hung_syncs_are_killed_degrade_and_recover(relay: Relay, site: Site, context: Any) -> None:
     """A relay, or a resolver, that holds an attempt beyond its deadline: the proc is killed, both
     directions count an error, and the next attempts come at their backoff."""

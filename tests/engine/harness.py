@@ -132,6 +132,7 @@ class FakePool:
             attempt_id=attempt.id,
             value=value,
             error=error,
+            ended_at=WALL + self._bench.now - START,
         )
         self._bench.engine.deliver(attempt.id, attempt.result)
 

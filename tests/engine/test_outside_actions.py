@@ -186,6 +186,22 @@ def test_one_that_hangs_holds_a_stop_up_for_a_bounded_time_only() -> None:
     assert len(bench.attempts(SwitchOff)) == 1
 
 
+def test_one_that_hangs_has_its_whole_time_at_each_stop() -> None:
+    """The deadline of a stop that was withdrawn is none of the next one's."""
+    bench = on()
+    bench.engine.submit_outside("root/p", Poke())
+    attempt = bench.open_attempt(Poke)
+    bench.redeclare(child("p", "pump", enabled=False))
+    bench.run(2)
+    bench.redeclare(child("p", "pump"))
+    bench.run(20)
+    assert attempt.cancelled is None
+    again = bench.now
+    bench.redeclare(child("p", "pump", enabled=False))
+    bench.run(10, until=lambda: attempt.cancelled is not None)
+    assert 5.0 <= bench.now - again <= 5.5
+
+
 def test_a_worker_that_leaves_takes_no_more_and_refuses_what_waits() -> None:
     """Scenario 104: what was not begun when the stop came is refused, and what comes after."""
     bench = on()

@@ -23,6 +23,7 @@ from fsmv2.supervisor.config.settings import (
 from fsmv2.supervisor.core.action import Action, ActionPolicy, Outcome, Retry
 from fsmv2.supervisor.core.events import ActionEnded, ActionStarted
 from fsmv2.supervisor.core.fsm import Decision, Snapshot
+from fsmv2.supervisor.core.variables import VariableBundle
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.core.workevents import ActionGivenUp
 
@@ -90,6 +91,13 @@ def test_the_wait_after_a_failure_is_the_policys() -> None:
     assert [round(wait) for wait in waits(bench, 4)] == [10, 30, 40, 40]
 
 
+class Uncomparable:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def limited(attempts: int) -> Bench:
     """A bench whose SwitchOn fails, and may so often."""
     retry = RetrySettings(attempts=attempts)
@@ -124,6 +132,40 @@ def test_a_new_spec_or_state_begins_a_new_series(what: str) -> None:
     bench.run(60)
     assert len(bench.attempts(SwitchOn)) == 4
     assert len(bench.heard(ActionGivenUp)) == 2
+
+
+def backing_off() -> Bench:
+    """A bench whose pump waits 40 s after its third failure."""
+    retry = RetrySettings(base_s=10.0, factor=2.0, max_s=40.0, jitter=0.0)
+    bench = Bench(child("p", "pump"), policies=resolved(SwitchOn=ActionSettings(retry=retry)))
+    bench.pool.answers |= {Look: lambda _a: "off", SwitchOn: lambda _a: OSError("no")}
+    bench.run(60, until=lambda: len(bench.attempts(SwitchOn)) == 3)
+    bench.run(2)
+    return bench
+
+
+@pytest.mark.parametrize("fields", [{"config": {"n": 1}}, {"config": Uncomparable()}])
+def test_a_new_config_is_tried_at_once_and_begins_a_new_series(fields: dict[str, Any]) -> None:
+    """What failed, failed on the old one; the wait that had grown is none of the new one's."""
+    bench = backing_off()
+    bench.redeclare(child("p", "pump", **fields))
+    bench.run(1)
+    assert len(bench.attempts(SwitchOn)) == 4
+    assert bench.node("p").failures == {SwitchOn: 1}
+    bench.run(7)
+    assert len(bench.attempts(SwitchOn)) == 4
+    bench.run(5)
+    assert len(bench.attempts(SwitchOn)) == 5
+
+
+def test_a_new_spec_with_the_same_config_waits_on() -> None:
+    """Neither a spec's other parts nor a variable nobody reads mends an action."""
+    bench = backing_off()
+    for fields in ({"shutdown_timeout_s": 7.0}, {"variables": VariableBundle({"n": 1})}):
+        bench.redeclare(child("p", "pump", **fields))
+        bench.run(5)
+        assert len(bench.attempts(SwitchOn)) == 3
+    assert bench.node("p").failures == {SwitchOn: 3}
 
 
 def test_a_stops_action_is_never_given_up() -> None:

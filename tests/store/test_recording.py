@@ -190,28 +190,56 @@ class Pinger(Caller):
     initial = stopping = PingingRest
 
 
-def test_the_result_before_one_that_was_cancelled_goes_on_with_the_next_root() -> None:
-    """The end of a root cancels what is under way, which says nothing of the world."""
+@pytest.mark.parametrize("status", ["cancelled", "crashed", "failed"])
+def test_the_last_result_and_the_last_success_both_go_on_with_the_next_roots(status: Any) -> None:
+    """The end of a root cancels what is under way; a kill of it may come after any attempt."""
     bench = Bench(child("c", "pinger"), workers=[Pinger])
     bench.pool.answers[Ping] = lambda _action: Limits(cpu_s=7)
     first = Kept(bench)
     first.run(1.0)
     del bench.pool.answers[Ping]
     first.run(4.0)
-    bench.pool.complete(bench.open_attempt(Ping), status="cancelled")
+    bench.pool.complete(bench.open_attempt(Ping), status=status)
     first.run(0.5)
-    assert bench.node("c").results[Ping].status == "cancelled"
-    second = first.next_root(child("c", "pinger"), workers=(Pinger,))
-    second.bench.run(0.5)
-    assert second.bench.node("c").results[Ping].value == Limits(cpu_s=7)
+    node = bench.node("c")
+    success, end = node.successes[Ping]
+    ends = [node.result_ends[Ping], end]
+    assert ends[0] - ends[1] > 2.0
+    wall = WALL + bench.now - START
+    for _ in range(2):
+        second = first.next_root(child("c", "pinger"), workers=(Pinger,))
+        for _ in range(2):
+            second.bench.now += 0.125
+            wall += 0.125
+            second.bench.engine.tick(second.bench.now, wall)
+        after = second.bench.node("c")
+        assert after.results[Ping].status == status
+        assert after.failures == node.failures == ({} if status == "cancelled" else {Ping: 1})
+        assert after.successes[Ping][0].value == success.value == Limits(cpu_s=7)
+        found = [after.result_ends[Ping], after.successes[Ping][1]]
+        past_s = (wall - WALL) - (second.bench.now - START)
+        assert [one + past_s for one in found] == pytest.approx(ends, abs=0.01)
+        second.save()
+        first = second
 
 
 def test_result_that_may_hold_a_secret_does_not_go_on() -> None:
-    """One that is a Secret, and one whose type does not say what it is."""
+    """One that is a Secret, and one whose type does not say what it is; as a last success too."""
     first = called()
+    node = first.bench.node("c")
+    for kind in (Login, Guess):
+        node.successes[kind] = (node.results[kind], node.result_ends[kind])
+        node.results[kind] = msgspec.structs.replace(
+            node.results[kind], status="failed", value=None
+        )
+    node.acted_at = first.bench.now
+    node.mark_dirty()
+    first.bench.tick()
+    first.save()
     second = first.next_root(child("c", "caller"), workers=(Caller,))
     second.bench.run(0.5)
-    assert second.bench.node("c").results.keys() == {Ping, Fall}
+    assert second.bench.node("c").results.keys() == {Ping, Login, Guess, Fall}
+    assert second.bench.node("c").successes == {}
     assert all(b"swordfish" not in write.document for write in first.writes)
 
 
