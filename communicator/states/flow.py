@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fsmv2.communicator.actions.authenticate import AuthenticateAction
 from fsmv2.communicator.actions.call import Access
 from fsmv2.communicator.actions.reset import ResetAction
 from fsmv2.communicator.actions.sync import (
@@ -114,9 +113,6 @@ def _directions(snap: Snapshot) -> Directions:
         )
         both = Directions(push, pull)
     attempts, problem = unfinished(snap, SyncAction)
-    is_elsewhere = outcome is not None and outcome.made_for != credentials(snap)
-    if is_elsewhere and snap.since_result_s(SyncAction) > snap.since_success_s(AuthenticateAction):
-        return both  # killed before this session was made, so at another relay
     if problem is None:
         return both
     return Directions(

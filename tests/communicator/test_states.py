@@ -478,18 +478,6 @@ def test_a_refusal_that_is_a_directions_own_outlives_a_renewal() -> None:
         assert (action.push_in_s > 2_900) is waits_on
 
 
-def test_syncs_killed_at_another_relay_are_no_errors_of_this_one() -> None:
-    """Once there is a session here."""
-    moved = msgspec.structs.replace(CONFIG, relay_url="https://other.example.com")
-    here = msgspec.structs.replace(MADE_FOR, relay_url="https://other.example.com")
-    logged_in = login(made_for=here)
-    fields: dict[str, Any] = {"sync": synced(tried(), tried()), "killed": {SyncAction: 8}}
-    fields |= {"logged_in": logged_in, "config": moved}
-    action = syncs(snapshot(Syncing, **fields, login_s=0.5, sync_s=30.0))
-    assert action.push == action.pull == Direction()
-    assert went(snapshot(Syncing, **fields, login_s=60.0, sync_s=30.0)) is Degraded
-
-
 def test_a_refusal_that_another_root_met_is_not_of_this_session() -> None:
     """Attempts are counted from 1 in every root; a kept outcome may have the number of the new
     login."""
