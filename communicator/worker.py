@@ -63,6 +63,9 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
                 f"auth_token_file begins with none of {begins}, want a path (a token belongs in "
                 "auth_token)"
             )
+        for name, folder in (("outbox", self.outbox), ("inbox", self.inbox)):
+            if folder is not None and ("\0" in folder or folder.splitlines() != [folder]):
+                raise ValueError(f"{name} has a NUL or a line break in it, want a path on one line")
         if self.outbox is None or self.inbox is None:
             return
         if _written_out(self.outbox) == _written_out(self.inbox):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -300,6 +301,7 @@ def _decode(data: bytes | msgspec.Raw, what: str, wanted: msgspec.json.Decoder[A
         raise CodecError(f"cannot read {what}: {size} bytes are no JSON") from None
 
 
+_NO_BLANK = re.compile(rb"[^ \t\r\n]")
 _KINDS = {
     **dict.fromkeys(b"-0123456789", "number"),
     **dict(zip(b'{["ntf', ("object", "list", "text", "null", "true", "false"), strict=True)),
@@ -310,9 +312,9 @@ def _kind(data: bytes | msgspec.Raw) -> str:
     """What a JSON value is, by its first character."""
     view = memoryview(data)
     kind = _KINDS.get(view[0]) if view.nbytes else None
-    if kind is None:
-        first = bytes(view[:64]).lstrip(b" \t\r\n")[:1]
-        kind = _KINDS.get(first[0]) if first else None
+    if kind is None:  # any number of blanks may be before it
+        first = _NO_BLANK.search(view)
+        kind = _KINDS.get(view[first.start()]) if first else None
     return kind or "no JSON"
 
 

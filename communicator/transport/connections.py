@@ -9,6 +9,8 @@ on a connection that was idle for longer than `IDLE_S_MAX`.
 
 A socket's timeout starts anew with every byte. So before each read and each send it is set to
 what is left: the one place where both go through is the connection's, and that of its response.
+Beneath them TLS reads and sends of its own, in its handshake and, within a proxy's TLS, for as many
+pieces as it likes; there its socket is held as well.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 import urllib3
 import urllib3.connection
 import urllib3.exceptions
+import urllib3.util.ssl_
 
 from fsmv2.communicator.transport import dialing
 from fsmv2.communicator.transport.proxies import proxy_for
@@ -58,7 +61,8 @@ class Hold:
 
     ``was_cut``: the other end has gone before it had the whole of the request; an answer may have
     come all the same, and urllib3 reads it, as a refusal often does not wait for the end.
-    ``is_over``: this time is what ended it, and not a silence within.
+    ``is_over``: this time is what ended it, and not a silence within. ``is_unconnected``: if it
+    was not, then the time for connecting, of which TLS is a part.
     """
 
     def __init__(self, ends_at: float) -> None:
@@ -66,6 +70,7 @@ class Hold:
         self._began_at = time.monotonic()
         self.was_cut = False
         self.is_over = False
+        self.is_unconnected = False
 
     @property
     def whole_s(self) -> float:
@@ -127,13 +132,44 @@ class _HeldReader(io.RawIOBase):
         try:
             count: int | None = self._inner.readinto(buffer)
         except TimeoutError:
-            hold.is_over = left <= silence
+            hold.is_over = hold.is_over or left <= silence
             raise
         return count
 
     def close(self) -> None:
         self._inner.close()
         super().close()
+
+
+class _HeldTls(ssl.SSLSocket):
+    """Looks at the deadline before all that it does on the wire, whoever asks for it. The timeout
+    that it is given is how long one of these may take."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        with self._in_time():
+            super().do_handshake(block)
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        with self._in_time():
+            return super().read(*arguments, **options)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        with self._in_time():
+            return super().send(data, flags)
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        hold: Hold = _held.by
+        left = hold.left_s()
+        given = self.gettimeout()
+        is_last = given is None or left <= given
+        if is_last:
+            self.settimeout(left)
+        try:
+            yield
+        except TimeoutError:
+            hold.is_over = hold.is_over or is_last
+            raise
 
 
 class _HeldResponse(http.client.HTTPResponse):
@@ -168,6 +204,19 @@ class _Held:
         self._used_at = time.monotonic()
         return response
 
+    def connect(self: Any) -> None:
+        try:
+            super().connect()  # type: ignore[misc]
+        except (TimeoutError, urllib3.exceptions.ConnectTimeoutError) as error:
+            # What is refused is a NewConnectionError, which urllib3 derives from the timeout's.
+            refused = isinstance(error, urllib3.exceptions.NewConnectionError)
+            _held.by.is_unconnected = not refused
+            raise
+
+    def _tunnel(self: Any) -> None:
+        super()._tunnel()  # type: ignore[misc]
+        self.sock.settimeout(self.timeout)  # for TLS through it
+
     def _new_conn(self: Any) -> socket.socket:
         """As urllib3's, but that each address of a host would have all of the time there."""
         try:
@@ -187,7 +236,7 @@ class _Held:
             raise urllib3.exceptions.ConnectTimeoutError(self, "no answer") from error
         except OSError as error:
             raise urllib3.exceptions.NewConnectionError(self, "no connection") from error
-        sock.settimeout(within_s)  # for TLS, before the first send
+        sock.settimeout(self.timeout)  # for TLS, before the first send
         return sock
 
     def send(self: Any, data: Any) -> None:
@@ -221,6 +270,15 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HeldHttps
 
 
+def _tls(allow_insecure_tls: bool) -> ssl.SSLContext:
+    """As urllib3 would make it, with the system's trust store, but for its sockets."""
+    checks = ssl.CERT_NONE if allow_insecure_tls else ssl.CERT_REQUIRED
+    context = urllib3.util.ssl_.create_urllib3_context(cert_reqs=checks)
+    context.load_default_certs()
+    context.sslsocket_class = _HeldTls
+    return context
+
+
 def new_manager(url: str, allow_insecure_tls: bool) -> urllib3.PoolManager:
     """Connections for ``url``, through the proxy that the environment names, if it does."""
     options: dict[str, Any] = {
@@ -228,11 +286,14 @@ def new_manager(url: str, allow_insecure_tls: bool) -> urllib3.PoolManager:
         "maxsize": CONNECTIONS_MAX,
         "socket_options": _OPTIONS,
     }
+    proxy = proxy_for(url)
+    tls = None
+    if any((one or "").lower().startswith("https:") for one in (url, proxy)):
+        tls = options["ssl_context"] = _tls(allow_insecure_tls)
     if allow_insecure_tls:
         # The operator's choice, logged at every login; urllib3 would warn on each request.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         options |= {"cert_reqs": "CERT_NONE", "assert_hostname": False}
-    proxy = proxy_for(url)
     if proxy is None:
         manager = urllib3.PoolManager(**options)
     else:
@@ -244,7 +305,9 @@ def new_manager(url: str, allow_insecure_tls: bool) -> urllib3.PoolManager:
             )
             headers = urllib3.make_headers(proxy_basic_auth=f"{name}:{password}")
         bare = urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
-        manager = urllib3.ProxyManager(bare, proxy_headers=headers, **options)
+        manager = urllib3.ProxyManager(
+            bare, proxy_headers=headers, proxy_ssl_context=tls, **options
+        )
     manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return manager
 

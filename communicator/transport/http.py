@@ -326,9 +326,7 @@ def _network_text(error: Exception, timeout_s: float, hold: Hold) -> str:
     password."""
     if hold.is_over:
         return f"the whole of it took longer than {hold.whole_s:g} s"
-    # A refused connection is a NewConnectionError, which urllib3 derives from the timeout's.
-    refused = isinstance(error, urllib3.exceptions.NewConnectionError)
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:
+    if hold.is_unconnected:
         return f"no connection within {CONNECT_S:.0f} s"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
         return f"no answer, or none that went on, within {timeout_s:g} s"

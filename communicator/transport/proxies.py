@@ -49,8 +49,9 @@ def _variable(name: str) -> str:
 def _exempts(entry: str, target: _Target) -> bool:
     """Whether an entry of NO_PROXY names ``target``.
 
-    A network names its addresses; an address or a domain may go with a port; a domain names what
-    is below it too, and with a dot before it (or ``*.``) nothing else.
+    A network, with the length of its prefix, names its addresses; an address or a domain may go
+    with a port; a domain names what is below it too, and with a dot before it (or ``*.``) nothing
+    else. No other ``*`` means anything.
     """
     entry = entry.strip().lower()
     if entry == "*":
@@ -63,17 +64,18 @@ def _exempts(entry: str, target: _Target) -> bool:
     ip = _ip(host)
     if ip is not None:
         return ip == target.ip
-    domain = _plain(host.removeprefix("*"))
+    domain = _plain(host[1:] if host.startswith("*.") else host)
     if domain.startswith("."):
         return target.host.endswith(domain)
     return target.host == domain or target.host.endswith(f".{domain}")
 
 
 def _host_and_port(entry: str) -> tuple[str, str]:
-    """``host:port``, ``[IPv6]:port`` or either alone; a bare IPv6 has colons and no port."""
+    """``host:port``, ``[IPv6]:port`` or a bare host; a bare IPv6 has colons and no port. Brackets
+    without a port, or that do not close, hold no host."""
     if entry.startswith("["):
         host, _, rest = entry[1:].partition("]")
-        return host, rest.removeprefix(":")
+        return (host, rest[1:]) if rest.startswith(":") else ("", "")
     if entry.count(":") == 1:
         host, _, port = entry.partition(":")
         return host, port
@@ -81,6 +83,9 @@ def _host_and_port(entry: str) -> tuple[str, str]:
 
 
 def _is_in(ip: _IpAddress, network: str) -> bool:
+    prefix = network.rpartition("/")[2]
+    if not (prefix.isascii() and prefix.isdigit()) or "%" in network:
+        return False  # the library takes masks and zones too
     try:
         return ip in ipaddress.ip_network(network, strict=False)
     except ValueError:

@@ -32,7 +32,7 @@ def is_direct(monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str) -> bool:
         ("10.0.0.1:443", "https://10.0.0.1", "http://10.0.0.1"),
         ("fd00::1", "https://[fd00:0::1]:8443", "https://[fd00::2]"),
         ("[fd00::1]:443", "https://[fd00::1]", "https://[fd00::1]:8443"),
-        ("[fd00::1]", "https://[fd00::1]", "https://[fd00::2]"),
+        ("[fd00::1]:", "https://[fd00::1]", "https://[fd00::2]"),
         ("example.com", RELAY, "https://notexample.com"),
         ("example.com", "https://example.com", "https://example.com.evil.org"),
         ("Example.COM", RELAY, "https://example.org"),
@@ -70,6 +70,31 @@ def test_entry_that_means_nothing_exempts_nothing(
 def test_loopback_is_always_direct(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     assert is_direct(monkeypatch, "", f"http://{host}/api")
     assert not is_direct(monkeypatch, "", "http://127.example.com")
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url"),
+    [
+        ("*example.com", RELAY),
+        ("*example.com", "https://example.com"),
+        ("relay.*", RELAY),
+        ("*:443", "https://relay.example.com."),
+        ("*10.1.2.3", "https://10.1.2.3"),
+        ("*2001:db8::1", "https://[2001:db8::1]"),
+        ("10.0.0.0/255.0.0.0", "https://10.1.2.3"),
+        ("10.0.0.0/0.255.255.255", "https://10.1.2.3"),
+        ("fe80::%1/64", "https://[fe80::1]"),
+        ("[2001:db8::1", "https://[2001:db8::1]"),
+        ("[2001:db8::1]", "https://[2001:db8::1]"),
+        ("[2001:db8::1]443", "https://[2001:db8::1]"),
+    ],
+)
+def test_entry_that_means_nothing_to_the_field_exempts_nothing_here(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str
+) -> None:
+    """Other wildcards, masks, brackets without a port: a site that must not be reached past its
+    proxy is not, as before."""
+    assert not is_direct(monkeypatch, no_proxy, url)
 
 
 def test_the_variable_is_that_of_the_scheme(monkeypatch: pytest.MonkeyPatch) -> None:

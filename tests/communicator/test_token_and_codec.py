@@ -17,6 +17,7 @@ from fsmv2.communicator.transport.codec import (
     decode_content,
     encode_batch,
     encode_content,
+    read_texts,
 )
 from fsmv2.communicator.transport.compression import zstd
 from fsmv2.communicator.transport.token import (
@@ -106,6 +107,22 @@ def test_batch_is_emitted_with_the_exact_keys() -> None:
 def test_nothing_is_a_legal_pull_reply(body: bytes) -> None:
     """Idle relays say it in many ways."""
     assert decode_batch(body).messages == ()
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 1 << 20])
+@pytest.mark.parametrize("blank", [b" ", b"\t", b"\r\n"])
+def test_any_number_of_blanks_may_be_before_a_reply(count: int, blank: bytes) -> None:
+    """The relay has deleted what stands behind them."""
+    before = blank * count
+    body = before + b'{"UMHMessages":' + before + b'[{"email":' + before + b'"a"}]}'
+    batch = decode_batch(body)
+    assert [message.email for message in batch.messages] == ["a"]
+    assert batch.unreadable == 0
+    assert decode_batch(before + b"null").messages == ()
+    assert decode_batch(before).messages == ()
+    assert read_texts(before + b'{"uuid":"u"}', "login reply", ["uuid"]) == ["u"]
+    with pytest.raises(CodecError, match="got list, want an object"):
+        decode_batch(before + b"[]")
 
 
 def test_keys_are_read_in_any_case_and_nulls_are_skipped() -> None:

@@ -145,6 +145,17 @@ def test_what_is_no_url_and_no_path_is_not_shown(name: str, text: str) -> None:
     assert "t0ken" not in repr(caught.value)
 
 
+@pytest.mark.parametrize("name", ["outbox", "inbox"])
+@pytest.mark.parametrize("text", ["/t0ken\0", "/t0ken\nb", "/t0ken\n", "\r/t0ken", "/t0ken\u2028"])
+def test_a_folder_that_is_no_path_on_one_line_is_refused_and_not_shown(
+    name: str, text: str
+) -> None:
+    """No folder has such a name; a key of several lines that was put there would be shown."""
+    with pytest.raises(SpecError, match=f"{name} has a NUL or a line break") as caught:
+        Communicator().derive_desired_state(UserSpec(config={name: text}))
+    assert "t0ken" not in repr(caught.value)
+
+
 @pytest.mark.parametrize(
     "inbox",
     [
