@@ -12,8 +12,10 @@ import prometheus_client.values
 import pytest
 
 from fsmv2.communicator import metrics
+from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import http
+from fsmv2.supervisor import Secret
 
 
 class FakeContext:
@@ -49,6 +51,16 @@ def metrics_are_left_to_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         for family in families().values():
             prometheus_client.REGISTRY.unregister(family)
         families.cache_clear()
+
+
+@pytest.fixture
+def client(relay: Relay) -> http.HttpTransport:
+    return http.transport_for(http.Relay(relay.url))
+
+
+@pytest.fixture
+def jwt(client: http.HttpTransport) -> Secret:
+    return client.authenticate(Secret(DEMO_TOKEN)).token
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from problems import problem_of
 
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault
@@ -19,7 +20,7 @@ from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import connections, dialing, http
 from fsmv2.communicator.transport.codec import Message, encode_content
 from fsmv2.communicator.transport.connections import CONNECTIONS_MAX, IDLE_S_MAX, KEEPALIVE_S
-from fsmv2.communicator.transport.errors import Kind, TransportError
+from fsmv2.communicator.transport.errors import Kind
 from fsmv2.supervisor import Secret
 
 WAIT_S = 20.0
@@ -46,16 +47,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in (http, connections):
         monkeypatch.setattr(module, "time", clock)
     return clock
-
-
-@pytest.fixture
-def client(relay: Relay) -> http.HttpTransport:
-    return http.transport_for(http.Relay(relay.url))
-
-
-@pytest.fixture
-def jwt(client: http.HttpTransport) -> Secret:
-    return client.authenticate(Secret(DEMO_TOKEN)).token
 
 
 def side_by_side(relay: Relay, *calls: tuple[str, Callable[[], Any]]) -> list[int]:
@@ -148,10 +139,9 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> http.HttpTranspo
 
 
 def problem_text(client: http.HttpTransport) -> str:
-    with pytest.raises(TransportError) as caught:
-        client.pull(Secret("jwt"))
-    assert caught.value.problem.kind is Kind.NETWORK
-    return caught.value.problem.text
+    problem = problem_of(client.pull, Secret("jwt"))
+    assert problem.kind is Kind.NETWORK
+    return problem.text
 
 
 def closed_port() -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-from typing import Any
 
 import pytest
+from problems import problem_of
 
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.faults import Fault, captive_portal
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import http
 from fsmv2.communicator.transport.codec import Message, decode_batch, encode_content
-from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
+from fsmv2.communicator.transport.errors import Kind
 from fsmv2.supervisor import Secret
 
 HTML = (("Content-Type", "text/html; charset=utf-8"),)
@@ -20,22 +20,6 @@ JSON = (("Content-Type", "application/json"),)
 PAGE = captive_portal().body
 MESSAGE = Message(email="ada@example.com", content=encode_content("status", 1))
 REPLY = b'{"UMHMessages":[{"umhInstance":"","email":"ada@example.com","content":"eyJ9"}]}'
-
-
-@pytest.fixture
-def client(relay: Relay) -> http.HttpTransport:
-    return http.transport_for(http.Relay(relay.url))
-
-
-@pytest.fixture
-def jwt(client: http.HttpTransport) -> Secret:
-    return client.authenticate(Secret(DEMO_TOKEN)).token
-
-
-def problem_of(call: Any, *arguments: Any) -> Problem:
-    with pytest.raises(TransportError) as caught:
-        call(*arguments)
-    return caught.value.problem
 
 
 def test_a_reply_that_is_called_a_page_is_not_lost(

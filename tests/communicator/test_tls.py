@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import trustme
 from handmade import WAIT_S, read_head, serving
+from problems import problem_of
 
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
 from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import http
 from fsmv2.communicator.transport.codec import Message, decode_batch
 from fsmv2.communicator.transport.connections import Hold, held_to
-from fsmv2.communicator.transport.errors import Kind, TransportError
+from fsmv2.communicator.transport.errors import Kind
 from fsmv2.communicator.transport.http import HttpTransport
 from fsmv2.supervisor import Secret
 
@@ -57,11 +58,10 @@ def client_of(url: str, timeout_s: float = 0.3) -> HttpTransport:
 
 def problem_text(call: Callable[..., Any], *arguments: Any) -> str:
     began = time.monotonic()
-    with pytest.raises(TransportError) as caught:
-        call(*arguments)
+    problem = problem_of(call, *arguments)
     assert time.monotonic() - began < WAIT_S / 2
-    assert caught.value.problem.kind is Kind.NETWORK
-    return caught.value.problem.text
+    assert problem.kind is Kind.NETWORK
+    return problem.text
 
 
 def server_context(authority: trustme.CA, host: str) -> ssl.SSLContext:

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import trustme
 from handmade import WAIT_S, read_head, serving
+from problems import problem_of
 
 from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN, DEMO_UUID
@@ -32,7 +33,7 @@ from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import connections, http
 from fsmv2.communicator.transport.codec import Message, decode_batch, encode_content
 from fsmv2.communicator.transport.connections import Hold, held_to
-from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
+from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.communicator.transport.http import HttpTransport
 from fsmv2.communicator.transport.token import double_hash
 from fsmv2.supervisor import Secret
@@ -52,13 +53,6 @@ def logged_in(relay: Relay, **fields: Any) -> tuple[HttpTransport, Secret]:
 
 def message(payload: Any = 1) -> Message:
     return Message(email="ada@example.com", content=encode_content("status", payload))
-
-
-def problem_of(call: Any, *arguments: Any) -> Problem:
-    with pytest.raises(TransportError) as caught:
-        call(*arguments)
-    assert DEMO_TOKEN not in str(caught.value)
-    return caught.value.problem
 
 
 @pytest.fixture

@@ -186,6 +186,11 @@ class Cooperate(Action, frozen=True):
         return "cleaned up"
 
 
+def _mark_running(path: str) -> None:
+    with open(path, "w") as file:
+        file.write("running")
+
+
 class Cancellable(Action, frozen=True):
     """Marks a file when it runs, then waits to be told to end."""
 
@@ -194,8 +199,7 @@ class Cancellable(Action, frozen=True):
     timeout_s = 60.0
 
     def execute(self, ctx: ActionContext) -> str:
-        with open(self.path, "w") as file:
-            file.write("running")
+        _mark_running(self.path)
         while not ctx.cancelled:
             time.sleep(0.005)
         raise InterruptedError("told to end")
@@ -209,8 +213,7 @@ class Heed(Action, frozen=True):
     timeout_s = 60.0
 
     def execute(self, ctx: ActionContext) -> str:
-        with open(self.path, "w") as file:
-            file.write("running")
+        _mark_running(self.path)
         while not ctx.stopping:
             time.sleep(0.005)
         return "cancelled" if ctx.cancelled else "ended"
