@@ -211,9 +211,7 @@ class _Sides:
     @property
     def push_may_go_on(self) -> bool:
         """Whether a push may begin, or go on with its next request."""
-        if self._pull is not None and self._pull.busy:
-            return self._has_time
-        return self._has_time and self._is_early
+        return self._has_time and (self._is_early or (self._pull is not None and self._pull.busy))
 
     @property
     def pull_may_begin(self) -> bool:

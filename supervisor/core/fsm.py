@@ -264,11 +264,8 @@ class Snapshot(_SnapshotFields):
     def last_success(self, kind: type[Action]) -> ActionResult | None:
         """The last result of that action type in this incarnation that succeeded: `result` itself,
         or what was there before attempts that failed, were killed or cancelled."""
-        result = self._results.get(kind)
-        if result is not None and result.succeeded:
-            return result
-        before = self._successes.get(kind)
-        return None if before is None else before[0]
+        success = self._success(kind)
+        return None if success is None else success[0]
 
     def failures(self, kind: type[Action]) -> int:
         """How many attempts of that action type have failed in a row with this config."""
@@ -287,12 +284,16 @@ class Snapshot(_SnapshotFields):
 
     def since_success_s(self, kind: type[Action]) -> float:
         """Seconds since the attempt of `last_success` ended; infinite if there is none."""
+        self._time_read.append(True)
+        success = self._success(kind)
+        return float("inf") if success is None else self._monotonic - success[1]
+
+    def _success(self, kind: type[Action]) -> tuple[ActionResult, float] | None:
+        """That result and when its attempt ended."""
         result = self._results.get(kind)
         if result is not None and result.succeeded:
-            return self.since_result_s(kind)
-        self._time_read.append(True)
-        before = self._successes.get(kind)
-        return float("inf") if before is None else self._monotonic - before[1]
+            return result, self._result_ends.get(kind, float("-inf"))
+        return self._successes.get(kind)
 
     @property
     def depends_on_time(self) -> bool:
