@@ -189,7 +189,7 @@ def test_a_death_is_logged_with_its_certificate_and_then_its_stack(
         stack=STACK,
     )
     _json_sink(pipe).emit(_ended(certificate=certificate))
-    ended, stack = _records(pipe)
+    ended, stack, other = _records(pipe)
     assert ended["level"] == "warning"
     assert ended["signal"] == "SIGKILL"
     assert ended["sent_by"] == "the pool, at the deadline"
@@ -199,7 +199,44 @@ def test_a_death_is_logged_with_its_certificate_and_then_its_stack(
     assert "stack" not in ended
     assert stack["event"] == "death_stack"
     assert stack["attempt_id"] == 7
-    assert stack["frames"][3] == 'File "guilty.py", line 7 in hang'
+    assert stack["frames"][1] == 'File "guilty.py", line 7 in hang'
+    assert (stack["thread"], other["thread"], other["threads"]) == (1, 2, 2)
+    assert other["frames"][1] == 'File "idle.py", line 1 in wait'
+
+
+def test_a_deep_stack_pushes_out_no_other_thread_and_no_last_words(pipe: tuple[int, int]) -> None:
+    """Each has a line of its own, with its innermost frames whole, however long their paths."""
+    folder = "/a-long-name" * 8
+    deep = [f'File "{folder}/deep.py", line {n} in sink' for n in range(100)]
+    dump = [
+        "(read from outside: it hangs)", "Thread 0x9 (most recent call first):", *deep,
+        "Thread 0x8 (most recent call first):", *deep,
+        "Current thread 0x2 (most recent call first):", "Garbage-collecting", *deep,
+    ]  # fmt: skip
+    words = tuple(f"{n} " + "word " * 40 for n in range(20))
+    stack = "\n".join(dump)
+    _json_sink(pipe).emit(
+        _ended(certificate=DeathCertificate(verdict="x", stack=stack, log_tail=words))
+    )
+    _, guilty, second, third, tail = _records(pipe)
+    assert guilty["frames"][:4] == [dump[0], dump[203], "Garbage-collecting", deep[0]]
+    for record, before in ((guilty, 3), (second, 1), (third, 1)):
+        shown = record["frames"][before:]
+        assert shown == deep[: len(shown)]
+        assert len(shown) + record["frames_left_out"] == 100
+        assert len(shown) >= 20
+        assert "cut" not in record
+    assert tail["event"] == "death_log_tail"
+    assert len(tail["log_tail"]) == 20
+    assert tail["attempt_id"] == 7
+
+
+def test_the_console_shows_the_last_words_under_the_stack(pipe: tuple[int, int]) -> None:
+    words = tuple(f"step {n}" for n in range(20))
+    _console_sink(pipe).emit(_ended(certificate=DeathCertificate(verdict="x", log_tail=words)))
+    _, head, *lines = [line.decode().strip() for line in _lines(pipe)]
+    assert head.endswith("#7 x, it printed last")
+    assert lines == list(words[-12:])
 
 
 def test_the_console_shows_the_guilty_thread_only(pipe: tuple[int, int]) -> None:

@@ -21,15 +21,19 @@ from typing import Any, Literal
 
 import structlog
 
+from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.core.events import ActionEnded, Event, Level, level_of
 from fsmv2.supervisor.core.runbooks import page_of
 from fsmv2.supervisor.telemetry.loglines import (
+    STACK_LINES_MAX,
     ConsoleForm,
     guilty_frames,
     json_line,
     last_frames,
     pairs,
     plain,
+    that_fit,
+    threads_of,
     timestamp,
 )
 from fsmv2.supervisor.telemetry.logsentences import sentence_of
@@ -39,7 +43,12 @@ CERTIFICATE_FIELDS = (
     "signal", "sent_by", "exit_code", "cpu_s", "peak_memory_bytes", "wait_channel",
     "descendants_killed", "slot_back_s", "detail",
 )  # fmt: skip
-STACK_FRAMES_MAX = 64
+# Of one thread; leaves room in a line for the path and the rest of the record.
+STACK_BYTES_MAX = 3200
+STACK_THREADS_MAX = 8
+
+# What follows the record of an action that ended by a death.
+DEATH_STACK, DEATH_LOG_TAIL = "death_stack", "death_log_tail"
 
 _RANKS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _EVENT, _DETAIL, _SUBJECT = "_event", "_detail", "_subject"
@@ -154,8 +163,9 @@ class LogSink:
     def emit(self, event: Event, **extra: Any) -> None:
         """Write ``event``, and ``extra`` fields with it, if it is loud enough.
 
-        Fields that are None or empty are left out. A death's stack follows as a record of its
-        own, ``death_stack``, so that a long stack cannot push out the facts.
+        Fields that are None or empty are left out. A death's stack follows in records of its
+        own, ``death_stack``, one for each thread, the guilty one first, and so do the last lines
+        it printed, ``death_log_tail``: what is long cannot push out the rest.
         """
         level = level_of(event)
         if _RANKS[level] < _rank_min:
@@ -165,20 +175,29 @@ class LogSink:
         if level == "error" and "runbook" in extra:
             detail = [*detail, f"what to do: fsmv2 runbook {page_of(extra['runbook'])}"]
         _log(level, _name_of(type(event)), {**fields, **extra, _EVENT: event, _DETAIL: detail})
-        certificate = event.certificate if isinstance(event, ActionEnded) else None
-        if isinstance(event, ActionEnded) and certificate is not None and certificate.stack:
-            frames = certificate.stack.splitlines()[:STACK_FRAMES_MAX]
-            stack = {
-                "path": event.path,
-                "action_type": event.action_type,
-                "attempt_id": event.attempt_id,
-                "verdict": certificate.verdict,
-                "frames": [frame.strip() for frame in frames if frame.strip()],
-                "log_tail": list(certificate.log_tail),
-                _DETAIL: guilty_frames(certificate.stack),
-                _SUBJECT: event.path,
-            }
-            _log(level, "death_stack", {k: v for k, v in stack.items() if v})
+        if isinstance(event, ActionEnded) and event.certificate is not None:
+            _log_evidence(level, event, event.certificate)
+
+
+def _log_evidence(level: str, event: ActionEnded, certificate: DeathCertificate) -> None:
+    whose = {
+        "path": event.path,
+        "action_type": event.action_type,
+        "attempt_id": event.attempt_id,
+        "verdict": certificate.verdict,
+    }
+    threads = threads_of(certificate.stack or "")
+    for number, frames in enumerate(threads[:STACK_THREADS_MAX], 1):
+        fit = that_fit(frames, STACK_BYTES_MAX)
+        more: dict[str, Any] = {"frames": fit, "thread": number, "threads": len(threads)}
+        if len(fit) < len(frames):
+            more["frames_left_out"] = len(frames) - len(fit)
+        guilty = guilty_frames(certificate.stack or "") if number == 1 else None
+        _log(level, DEATH_STACK, {**whose, **more, _DETAIL: guilty, _SUBJECT: event.path})
+    if certificate.log_tail:
+        tail = list(certificate.log_tail)
+        more = {"log_tail": tail, _DETAIL: tail[-STACK_LINES_MAX:], _SUBJECT: event.path}
+        _log(level, DEATH_LOG_TAIL, {**whose, **more})
 
 
 @lru_cache(maxsize=256)
@@ -249,8 +268,13 @@ class _ConsoleRenderer:
         if isinstance(event, Event):
             words = sentence_of(event)
             head = self._form.line(method, now, words.subject, words.text, words.phase)
-        elif name == "death_stack":
+        elif name == DEATH_STACK:
+            if not detail:
+                return ([],), {}  # of another thread than the guilty one
             text = f"#{fields.get('attempt_id')} {fields.get('verdict')}, it was at"
+            head = self._form.line(method, now, subject, text)
+        elif name == DEATH_LOG_TAIL:
+            text = f"#{fields.get('attempt_id')} {fields.get('verdict')}, it printed last"
             head = self._form.line(method, now, subject, text)
         elif name == "library_logged":
             head = self._form.line(method, now, subject, str(fields.get("message", "")))

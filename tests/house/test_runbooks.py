@@ -25,6 +25,7 @@ from fsmv2.supervisor.core.absences import RULES as ABSENCES
 from fsmv2.supervisor.core.eventbase import Event
 from fsmv2.supervisor.core.explaining import RULES
 from fsmv2.supervisor.core.runbooks import BASE_URL, BY_EVENT, BY_RULE, PAGES, url
+from fsmv2.supervisor.telemetry.logs import DEATH_LOG_TAIL, DEATH_STACK
 from fsmv2.supervisor.telemetry.logsentences import sentence_of
 from fsmv2.supervisor.telemetry.metrictable import TABLE
 from fsmv2.supervisor.telemetry.runbookpages import INDEX, read_page
@@ -117,7 +118,7 @@ def test_what_is_no_page_is_not_read(name: str) -> None:
 
 def test_names_of_events_and_metrics_in_pages_exist() -> None:
     """In code marks; what reads like one of ours is one."""
-    names = {kind.name() for kind in all_events()}
+    names = {kind.name() for kind in all_events()} | {DEATH_STACK, DEATH_LOG_TAIL}
     metrics = {row.name for row in TABLE}
     fields = {field for kind in all_events() for field in kind.__struct_fields__}
     for page in PAGES:
