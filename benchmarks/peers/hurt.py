@@ -28,7 +28,7 @@ from peers.measure import Record, Size
 from peers.ours import Ours
 
 LIMIT_S = 0.05
-START_S = 8.0  # until a fresh pool runs its first task; nothing is measured meanwhile
+START_S = 20.0  # until a fresh pool runs its first task; nothing is measured meanwhile
 LARGE_BYTES = 900_000
 SHAPES: dict[str, Callable[[str], None]] = {
     "loop": tasks.guilty_loop,
@@ -204,7 +204,9 @@ def kills(peer: Peer, size: Size, record: Record) -> None:
     peer.open()
     choice = random.Random(3)
     with _traffic(peer) as counts:
-        _until(lambda: counts["fine"] > 20, size.still_s)
+        if not _until(lambda: counts["fine"] > 20, START_S):
+            # Killing nobody would look like a pool that no kill was survived by.
+            raise TimeoutError(f"cannot kill under traffic: no 20 tasks were run in {START_S} s")
         fds, survived = len(os.listdir("/proc/self/fd")), 0
         while survived < size.kills and (pids := peer.pids()):
             time.sleep(choice.uniform(0.0, 0.03))
@@ -252,10 +254,12 @@ def _traffic(peer: Peer, clients: int = 4) -> Iterator[dict[str, int]]:
     threads = [threading.Thread(target=client, args=(n,), daemon=True) for n in range(clients)]
     for thread in threads:
         thread.start()
-    yield counts
-    ended.set()
-    for thread in threads:
-        thread.join(3.0)
+    try:
+        yield counts
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(3.0)
 
 
 def _until(claim: Callable[[], bool], patience_s: float) -> bool:
