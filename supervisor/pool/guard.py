@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fsmv2.supervisor.pool.procs import ProcHandle
 
 SAMPLE_S = 0.05
-OOM_LOOK_S = 1.0
+LOOK_S = 1.0
 # A sample of many processes takes longer: at most a tenth of the root's time goes into them.
 REST_PER_LOOK = 10.0
 # Of one sample, for reading shares; what was not read is read by the next ones.
@@ -50,14 +50,16 @@ class Guard:
         self.is_awake = False
 
     def be_awake(self) -> None:
-        """Something is at work: note the OOM killer's counters every `OOM_LOOK_S` until nothing
-        is, so that a rise is about the death that follows it."""
+        """Something is at work: look around every `LOOK_S` until nothing is. The OOM killer's
+        counters are noted, so that a rise is about the death that follows it; what actions have
+        left behind is reaped."""
         self.is_awake = True
-        self._pool.deadlines.call(time.monotonic() + OOM_LOOK_S, self._look_at_counters)
+        self._pool.deadlines.call(time.monotonic() + LOOK_S, self._look_around)
 
-    def _look_at_counters(self) -> None:
+    def _look_around(self) -> None:
         self._pool.nursery.oom.look()
-        if len(self._pool.ledger):
+        has_orphans = self._pool.nursery.reap_orphans()
+        if has_orphans or len(self._pool.ledger):
             self.be_awake()
         else:
             self.is_awake = False

@@ -374,9 +374,14 @@ class Nursery:
     def sweep(self) -> int:
         """Kill and reap what dead procs left behind; how many were killed now."""
         self.groups.sweep()
-        known = self.known_pids()
-        living = {proc.pid for proc in self.procs if proc.state in ALIVE}
-        return self.orphans.sweep(known, living)
+        return self.orphans.sweep(self.known_pids(), self._living())
+
+    def reap_orphans(self) -> bool:
+        """Reap what living procs left behind and is dead; whether more of it lives."""
+        return self.orphans.reap(self.known_pids(), self._living())
+
+    def _living(self) -> set[int]:
+        return {proc.pid for proc in self.procs if proc.state in ALIVE}
 
     def close(self) -> None:
         """End the template; reap what it still forked; forget procs that would not die."""

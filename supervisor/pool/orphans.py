@@ -1,10 +1,16 @@
-"""What dead procs leave behind: orphans that come to the root as sub-reaper, killed and reaped.
+"""Orphans that come to the root as sub-reaper: killed when their proc is dead, reaped when they
+are dead themselves.
 
 Knows: which children of the root are procs, whose mark or session an unknown one carries.
 Does not know: lanes, attempts, what the orphans were for.
 Invariants: only processes that carry our mark or belong to a proc's session are touched, and
-only once their proc is dead; the host's own children, and those of other pools, are left alone;
-one sweep looks at `LOOKS_MAX` of them, and says when it has to go on.
+killed only once their proc is dead; the host's own children, and those of other pools, are left
+alone; one sweep looks at `LOOKS_MAX` of them, and says when it has to go on.
+
+An action may leave daemons behind that go on while its proc does. When they end they are reaped
+all the same (`reap`): a process that has nothing but this supervisor reaps what nobody else knows,
+as the first process of a container has to. In somebody else's process a dead one has no mark left
+to be known by, so only those are reaped that were seen alive, or are of a proc's session.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ SWEEP_AGAIN_S = 0.05
 # A look costs some 20 to 100 µs; a proc may have left ten thousand of them.
 LOOKS_MAX = 300
 SWEEP_ON_S = 0.005
+REAPS_MAX = 3_000
 BURIED_MAX = 1_000
 
 
@@ -32,6 +39,10 @@ class Orphans:
         self._name = name
         self._buried: deque[int] = deque(maxlen=BURIED_MAX)
         self._doomed: set[int] = set()
+        # Seen alive with the mark of a proc that lives.
+        self._adopted: set[int] = set()
+        # Found dead with a proc's name, whose pid nobody has told us yet.
+        self._untold: set[int] = set()
         # Children that the last sweep has not come to.
         self._left: list[int] = []
         self.sweep_at: float | None = None
@@ -65,9 +76,7 @@ class Orphans:
             if orphan.is_zombie:
                 # A proc that died before anybody told us its pid still bears its name.
                 if ours or self.owns_process or orphan.name.startswith(self._name):
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(pid, os.WNOHANG)
-                    self._doomed.discard(pid)
+                    self._bury_one(pid)
             elif ours and orphan.proc_pid not in living:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
@@ -78,6 +87,60 @@ class Orphans:
         elif self._doomed:
             self.sweep_at = time.monotonic() + SWEEP_AGAIN_S
         return killed
+
+    def reap(self, known: set[int], living: set[int]) -> bool:
+        """Reap orphans that have ended, also while their procs live; whether there are more that
+        will end. ``known`` and ``living`` as for `sweep`."""
+        known = known | self.known_pids()
+        if self.owns_process:
+            self._reap_unknown(known)
+            return any(pid not in known for pid in children_of(os.getpid()))
+        theirs = living | set(self._buried)
+        children = [pid for pid in children_of(os.getpid()) if pid not in known]
+        self._adopted.intersection_update(children)
+        for pid in children[:LOOKS_MAX]:
+            orphan = orphan_of(pid)
+            if pid not in self._adopted and orphan.proc_pid not in theirs:
+                continue
+            if orphan.is_zombie:
+                self._bury_one(pid)
+            else:
+                self._adopted.add(pid)
+        return bool(self._adopted)
+
+    def _reap_unknown(self, known: set[int]) -> None:
+        # With a proc's name: its exit status is wanted, and the template says in a moment who it
+        # is. One that was found so before, a look ago, is nobody's.
+        untold, self._untold = self._untold, set()
+
+        def is_nobodys(pid: int) -> bool:
+            if pid in known:
+                return False
+            if pid in untold or not orphan_of(pid).name.startswith(self._name):
+                return True
+            self._untold.add(pid)
+            return False
+
+        for _ in range(REAPS_MAX):
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            if not is_nobodys(found.si_pid):
+                break  # the kernel names no other before that one is reaped
+            self._bury_one(found.si_pid)
+        for pid in children_of(os.getpid())[:LOOKS_MAX]:
+            place = place_of(pid)
+            if place is not None and place.state == "Z" and is_nobodys(pid):
+                self._bury_one(pid)
+
+    def _bury_one(self, pid: int) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        self._doomed.discard(pid)
+        self._adopted.discard(pid)
 
     def _is_over(self, pid: int) -> bool:
         """Whether a doomed one that is no child of ours needs nobody: it is gone, or dead with a

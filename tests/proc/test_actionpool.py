@@ -18,7 +18,7 @@ from typing import Any
 import pool_actions as acts
 import pytest
 
-from fsmv2.ipc.linux import is_alive
+from fsmv2.ipc.linux import children_of, is_alive, orphan_of
 from fsmv2.supervisor import ActionPool, ActionResult
 from fsmv2.supervisor.core.errors import FsmError, SpecError
 from fsmv2.supervisor.library import handles, naps
@@ -351,7 +351,7 @@ def test_a_leader_gets_a_result_that_another_thread_brings_about(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It polls, and from what it waits for nothing will come: that has not begun."""
-    monkeypatch.setattr(guard, "OOM_LOOK_S", 3600.0)  # or that would wake it
+    monkeypatch.setattr(guard, "LOOK_S", 3600.0)  # or that would wake it
     with ActionPool(procs=1) as pool:
         assert pool.run(acts.Echo(0)).succeeded
         until(lambda: pool.statistics()["starts"] == 2, "the spare is there, too")
@@ -364,6 +364,19 @@ def test_a_leader_gets_a_result_that_another_thread_brings_about(
         assert waiting.cancel()
         leader.join(PATIENCE_S / 2)
         assert not leader.is_alive()
+
+
+def test_what_an_action_leaves_behind_is_reaped_when_it_ends_though_no_proc_dies() -> None:
+    def dead() -> list[int]:
+        return [pid for pid in children_of(os.getpid()) if orphan_of(pid).is_zombie]
+
+    before = set(dead())
+    with ActionPool(procs=1) as pool:
+        assert pool.run(acts.LeaveDaemons(20)).succeeded
+        left = set(children_of(os.getpid()))
+        until(lambda: set(dead()) <= before, "all are reaped")
+        until(lambda: len(left & set(children_of(os.getpid()))) <= len(left) - 20, "all ended")
+        assert pool.statistics()["deaths"] == 0
 
 
 def test_a_large_value_is_read_once_by_whoever_asks_first(shared: ActionPool) -> None:

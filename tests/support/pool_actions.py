@@ -25,6 +25,16 @@ class WhoAmI(Action, frozen=True):
         return os.getpid()
 
 
+class LeaveDaemons(Action, frozen=True):
+    """What it starts ends at once and leaves something behind that ends later."""
+
+    count: int
+
+    def execute(self, ctx: ActionContext) -> None:
+        for _ in range(self.count):
+            subprocess.run(["sh", "-c", "sleep 0.3 & exit 0"], check=True)
+
+
 class Sleep(Action, frozen=True):
     seconds: float
     timeout_s = 60.0
