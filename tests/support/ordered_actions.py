@@ -43,6 +43,10 @@ class Hang(Action, frozen=True):
         time.sleep(600)
 
 
+class Long(Hang, frozen=True):
+    timeout_s = 20.0
+
+
 class Fail(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> None:
         raise ValueError("no such pump")
@@ -86,6 +90,6 @@ class Greet(Action, frozen=True):
 
 
 KINDS = {
-    "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail,
+    "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "long": Long, "fail": Fail,
     "greet": Greet, "exit": Exit, "huge": Huge, "keep": Keep,
 }  # fmt: skip
