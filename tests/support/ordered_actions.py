@@ -90,6 +90,6 @@ class Greet(Action, frozen=True):
 
 
 KINDS = {
-    "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "long": Long, "fail": Fail,
-    "greet": Greet, "exit": Exit, "huge": Huge, "keep": Keep,
+    "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail,
+    "greet": Greet, "exit": Exit, "huge": Huge, "keep": Keep, "long": Long,
 }  # fmt: skip
