@@ -128,7 +128,8 @@ def test_what_a_message_says_is_nowhere_but_in_its_reply(
     with Switchboard(out, box, watched, KINDS, lambda full: full) as board:
         registry.register(metrics.collector(board))
         for how in ("crash", "hang", "fail", "return"):
-            send_order(box, how, kind="keep", text=SECRET, how=how)
+            kind = "keep too long" if how == "hang" else "keep"
+            send_order(box, how, kind=kind, text=SECRET, how=how)
         send_order(box, "unknown", kind=SECRET)
         send_order(box, "fields", kind="add", left=SECRET, more=SECRET)
         until(lambda: board.router.in_flight or board.counts["orders"], "they were read")
