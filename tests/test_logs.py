@@ -19,11 +19,11 @@ import structlog
 from fsmv2.supervisor import Secret
 from fsmv2.supervisor.core import events as ev
 from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.core.workevents import OutsideActionEnded
 from fsmv2.supervisor.telemetry import logs
 from fsmv2.supervisor.telemetry.loglines import (
     LINE_BYTES_MAX,
     escape,
-    guilty_frames,
     json_line,
     timestamp,
 )
@@ -197,38 +197,76 @@ def test_a_death_is_logged_with_its_certificate_and_then_its_stack(
     assert ended["peak_memory_bytes"] == 1 << 20
     assert "exit_code" not in ended
     assert "stack" not in ended
-    assert stack["event"] == "death_stack"
+    assert stack["event"] == other["event"] == "death_stack"
     assert stack["attempt_id"] == 7
     assert stack["frames"][1] == 'File "guilty.py", line 7 in hang'
     assert (stack["thread"], other["thread"], other["threads"]) == (1, 2, 2)
     assert other["frames"][1] == 'File "idle.py", line 1 in wait'
 
 
-def test_a_deep_stack_pushes_out_no_other_thread_and_no_last_words(pipe: tuple[int, int]) -> None:
-    """Each has a line of its own, with its innermost frames whole, however long their paths."""
-    folder = "/a-long-name" * 8
-    deep = [f'File "{folder}/deep.py", line {n} in sink' for n in range(100)]
-    dump = [
-        "(read from outside: it hangs)", "Thread 0x9 (most recent call first):", *deep,
-        "Thread 0x8 (most recent call first):", *deep,
-        "Current thread 0x2 (most recent call first):", "Garbage-collecting", *deep,
-    ]  # fmt: skip
-    words = tuple(f"{n} " + "word " * 40 for n in range(20))
-    stack = "\n".join(dump)
-    _json_sink(pipe).emit(
-        _ended(certificate=DeathCertificate(verdict="x", stack=stack, log_tail=words))
+@pytest.mark.parametrize(
+    "event",
+    [
+        ev.ObservationFailed(
+            path="a/b", action_type="Look", status="timed_out", verdict="timed_out", error=None,
+            retry_in_s=1.0, attempt_id=7,
+        ),
+        OutsideActionEnded(
+            path="a/b", action_type="Poke", ticket=1, attempt_id=7, status="timed_out",
+            verdict="timed_out", waited_s=0.0, ran_s=1.0,
+        ),
+    ],
+)  # fmt: skip
+def test_other_deaths_than_those_of_actions_leave_their_evidence_too(
+    pipe: tuple[int, int], event: ev.Event
+) -> None:
+    certificate = DeathCertificate(
+        verdict="timed_out", signal="SIGKILL", stack=STACK, log_tail=("asking",)
     )
-    _, guilty, second, third, tail = _records(pipe)
-    assert guilty["frames"][:4] == [dump[0], dump[203], "Garbage-collecting", deep[0]]
-    for record, before in ((guilty, 3), (second, 1), (third, 1)):
-        shown = record["frames"][before:]
-        assert shown == deep[: len(shown)]
-        assert len(shown) + record["frames_left_out"] == 100
-        assert len(shown) >= 20
-        assert "cut" not in record
-    assert tail["event"] == "death_log_tail"
-    assert len(tail["log_tail"]) == 20
-    assert tail["attempt_id"] == 7
+    died = msgspec.structs.replace(event, certificate=certificate)
+    _json_sink(pipe).emit(died)
+    _console_sink(pipe).emit(died)
+    facts, stack, tail, _, *shown = _lines(pipe)
+    assert b'"signal":"SIGKILL"' in facts
+    assert b'"attempt_id":7' in facts
+    assert b"guilty.py" in stack
+    assert b"asking" in tail
+    text = b"".join(shown).decode()
+    assert f"{event.action_type} #7" in text  # type: ignore[attr-defined]
+    assert "SIGKILL" in text
+    assert "guilty.py" in text
+    assert "asking" in text
+
+
+def test_of_many_deaths_the_facts_come_first_and_other_threads_last(pipe: tuple[int, int]) -> None:
+    """A reader that is a little slow misses what is written last."""
+    idle = "".join(f'  File "idle.py", line {n} in wait\n' for n in range(40))
+    stack = f"Thread 0x1 (most recent call first):\n{idle}" * 20 + STACK
+    certificate = DeathCertificate(verdict="timed_out", stack=stack, log_tail=("asking",))
+    batch = [(_ended(attempt_id=n, certificate=certificate), {"n": n}) for n in range(10)]
+    _json_sink(pipe).emit_all(batch)
+    records = _records(pipe)
+    assert [each["event"] for each in records[:10]] == ["action_ended"] * 10
+    assert [each["n"] for each in records[:10]] == list(range(10))
+    firsts = records[10:30]
+    assert [each["event"] for each in firsts] == ["death_stack", "death_log_tail"] * 10
+    assert all("guilty.py" in each["frames"][1] for each in firsts[::2])
+    assert firsts[0]["threads"] == 22
+    others = records[30:]
+    assert 0 < sum(len(json.dumps(each)) for each in others) <= 1.1 * logs.OTHERS_BYTES_MAX
+    assert {each["thread"] for each in others} <= set(range(2, 9))
+
+
+def test_the_console_shows_the_guilty_thread_only(pipe: tuple[int, int]) -> None:
+    deep = "".join(f'  File "deep.py", line {n} in f\n' for n in range(50))
+    for stack, frames in ((STACK + deep, 12), (STACK + "Thread 0x3 (most recent):\n" + deep, 3)):
+        _console_sink(pipe).emit(_ended(certificate=DeathCertificate(verdict="x", stack=stack)))
+        _, head, *lines = [line.decode() for line in _lines(pipe)]
+        assert "#7 x, it was at (1 of " in head
+        assert len(lines) == frames
+        assert not any("idle.py" in line for line in lines)
+        assert ("deep.py" in lines[-1]) == (frames == 12)
+        assert all(line.startswith(" " * 15) for line in lines)
 
 
 def test_the_console_shows_the_last_words_under_the_stack(pipe: tuple[int, int]) -> None:
@@ -237,16 +275,6 @@ def test_the_console_shows_the_last_words_under_the_stack(pipe: tuple[int, int])
     _, head, *lines = [line.decode().strip() for line in _lines(pipe)]
     assert head.endswith("#7 x, it printed last")
     assert lines == list(words[-12:])
-
-
-def test_the_console_shows_the_guilty_thread_only(pipe: tuple[int, int]) -> None:
-    deep = STACK + "".join(f'  File "deep.py", line {n} in f\n' for n in range(50))
-    _console_sink(pipe).emit(_ended(certificate=DeathCertificate(verdict="x", stack=deep)))
-    lines = [line.decode() for line in _lines(pipe)]
-    assert len(lines) == 2 + 12
-    assert not any("idle.py" in line for line in lines)
-    assert all(line.startswith(" " * 15) for line in lines[2:])
-    assert guilty_frames("no such header") == ["no such header"]
 
 
 @pytest.mark.parametrize("base", ["/runbooks/", "https://wiki.example/"])
@@ -296,6 +324,22 @@ def test_an_event_that_is_too_long_for_who_listens_is_cut_and_says_so() -> None:
     assert (event["seq"], event["event"], event["cut"]) == (1, "action_ended", True)
     assert event["stack"].startswith("frame\nframe")
     assert event["path"]
+
+
+def test_of_a_stack_that_is_too_long_who_listens_gets_the_guilty_thread() -> None:
+    """It is the last of a dump, and what is cut is the end."""
+    told: list[bytes] = []
+    metrics: Any = SimpleNamespace(observe=lambda event: None)
+    telemetry = Telemetry(metrics, ())
+    telemetry.publish = lambda _topic, body: told.append(body) is None
+    idle = "Thread 0x1 (most recent call first):\n" + '  File "idle.py", line 1 in wait\n' * 90
+    telemetry(_ended(certificate=DeathCertificate(verdict="x", stack=idle * 40 + STACK)))
+    telemetry.flush()
+
+    stack = json.loads(told[0])["stack"]
+    assert stack.startswith("Current thread 0x2")
+    assert "guilty.py" in stack
+    assert "idle.py" in stack
 
 
 def test_the_console_says_which_runbook_helps_with_an_error(pipe: tuple[int, int]) -> None:

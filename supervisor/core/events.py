@@ -208,6 +208,8 @@ class ObservationFailed(Event, frozen=True, kw_only=True):
     verdict: str
     error: str | None
     retry_in_s: float
+    attempt_id: int | None = None
+    certificate: DeathCertificate | None = None
 
 
 class ObservationStale(Event, frozen=True, kw_only=True):

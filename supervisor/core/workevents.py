@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.core.events import Event, Level
 
 
@@ -57,6 +58,7 @@ class OutsideActionEnded(Event, frozen=True, kw_only=True):
     waited_s: float
     ran_s: float
     error: str | None = None
+    certificate: DeathCertificate | None = None
 
     def loudness(self) -> Level:
         """A router's may be many: quiet while all is well."""

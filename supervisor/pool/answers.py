@@ -289,7 +289,7 @@ class Answers:
             proc.worn = f"a limit of {kind.name} could not be lifted"
         proc.cause = proc.detail = proc.overdue_at = None
         if proc.output.tail:  # a certificate shows the attempt's own last lines
-            proc.output.tail.clear()
+            proc.output.forget()
         result = self.result_of(proc, attempt, message)
         if kind.record is not CLEAN:
             pool.endings.survived(attempt, result)

@@ -25,6 +25,7 @@ from fsmv2.supervisor.pool.certificate import (
     signal_name,
 )
 from fsmv2.supervisor.pool.lanes import QUARANTINE
+from fsmv2.supervisor.pool.procs import without_our_frames
 
 if TYPE_CHECKING:
     from fsmv2.supervisor.pool.attempts import Attempt
@@ -132,19 +133,23 @@ class Endings:
         back_s = None
         if proc.replaced_at is not None and proc.overdue_at is not None:
             back_s = max(0.0, proc.replaced_at - proc.overdue_at)
+        stack, log_tail, detail = proc.stack, tuple(proc.output.tail), proc.detail
+        if stack is None and code == -signal.SIGABRT and proc.output.fatal is not None:
+            text, log_tail = proc.output.fatal
+            stack, detail = without_our_frames(text), text.partition("\n")[0]
         status, certificate = certify(
             Ending(
                 cause=proc.cause,
                 exit_code=code,
                 look=proc.look,
-                stack=redact(proc.stack, attempt.secrets()) if proc.stack else None,
+                stack=redact(stack, attempt.secrets()) if stack else None,
                 descendants_killed=proc.descendants_killed,
-                log_tail=tuple(proc.output.tail),
+                log_tail=log_tail,
                 started_at=wall - (now - begun_at) if began else None,
                 ended_at=wall,
                 cpu_s=max(0.0, cpu_s - begun_cpu_s) if began and cpu_s else None,
                 slot_back_s=back_s,
-                detail=proc.detail,
+                detail=redact(detail, attempt.secrets()) if detail else None,
                 hangs_in_c=proc.hangs_in_c,
                 was_killed=proc.killed_at is not None,
                 status_lost=proc.status_lost,

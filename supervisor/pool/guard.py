@@ -127,10 +127,10 @@ class Guard:
         if share is None:
             return None
         return (
-            f"{share} bytes were its share of what was resident in {len(sizes)} process"
-            f"{'es' if len(sizes) != 1 else ''} ({sum(sizes.values())} bytes), its limit is "
-            f"{limit_bytes} bytes (/proc/PID/statm, read every {SAMPLE_S:g} s, and the Pss of "
-            "smaps_rollup)"
+            f"{share} bytes, its limit is {limit_bytes} bytes (its share of the "
+            f"{sum(sizes.values())} bytes resident in {len(sizes)} process"
+            f"{'es' if len(sizes) != 1 else ''}: /proc/PID/statm, read every {SAMPLE_S:g} s, and "
+            "the Pss of smaps_rollup)"
         )
 
     def limit_processes(self, proc: ProcHandle, wanted: int | None) -> None:

@@ -1,6 +1,7 @@
 """What a proc writes to its standard output and error: lines, their last few, how many per second.
 
-Knows: bytes in, whole redacted lines out; the tail that a death certificate shows; a budget.
+Knows: bytes in, whole redacted lines out; the tail that a death certificate shows, and the
+dump of an interpreter that gives up; a budget.
 Does not know: descriptors, attempts, who reads the lines.
 Invariants: a line is redacted first and cut to its length afterwards: the other way round a cut
 could go through a secret; of a line that does not end only the beginning is told; lines over the
@@ -16,6 +17,10 @@ from fsmv2.ipc.redact import redact
 TAIL_LINES = 20
 LINE_CHARS_MAX = 1_000
 PARTIAL_BYTES_MAX = 64 * 1024
+# What the interpreter writes when it gives up by itself, after it has switched our crash handler
+# off. Source: CPython, Py_FatalError.
+FATAL = "Fatal Python error: "
+FATAL_LINES_MAX = 400
 LINES_PER_S = 100.0
 LINES_AT_ONCE = 500.0
 
@@ -50,10 +55,12 @@ class Allowance:
 class OutputLines:
     """The lines of one proc."""
 
-    __slots__ = ("_allowance", "_is_endless", "partial", "tail")
+    __slots__ = ("_allowance", "_before", "_fatal", "_is_endless", "partial", "tail")
 
     def __init__(self) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._fatal: list[str] = []
+        self._before: tuple[str, ...] = ()
         self.partial = b""
         self._is_endless = False
         self._allowance = Allowance(LINES_PER_S, LINES_AT_ONCE)
@@ -62,6 +69,23 @@ class OutputLines:
     def is_between_lines(self) -> bool:
         """Whether no part of a line is waiting for its end."""
         return not (self.partial or self._is_endless)
+
+    @property
+    def fatal(self) -> tuple[str, tuple[str, ...]] | None:
+        """The dump that the interpreter wrote when it gave up by itself, and the last lines before
+        it. None: it has not."""
+        return ("\n".join(self._fatal), self._before) if self._fatal else None
+
+    def forget(self) -> None:
+        """Who wrote these lines has ended well."""
+        self.tail.clear()
+        self._fatal, self._before = [], ()
+
+    def _look_for_fatal(self, text: str) -> None:
+        if text.startswith(FATAL):
+            self._fatal, self._before = [text], tuple(self.tail)
+        elif self._fatal and len(self._fatal) < FATAL_LINES_MAX:
+            self._fatal.append(text)
 
     def feed(
         self, data: bytes, secrets: tuple[str, ...], now: float, *, flush: bool = False
@@ -90,6 +114,7 @@ class OutputLines:
         # ones are looked at, for they explain a death.
         for number in (*range(granted), *range(max(granted, len(lines) - TAIL_LINES), len(lines))):
             text = redact(lines[number].decode("utf-8", "replace"), secrets)[:LINE_CHARS_MAX]
+            self._look_for_fatal(text)
             self.tail.append(text)
             if number < granted:
                 told.append(text)

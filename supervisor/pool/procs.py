@@ -38,6 +38,8 @@ CHATTER_AT_ONCE = 5_000.0
 BELOW_MAX = 200
 # The signal of workerproc.evidence, named again: the shell may not import workerproc.
 DUMP_SIGNAL = signal.SIGRTMIN + 12
+# The thread that got a signal, in a dump; a proc's main thread gets that one.
+CURRENT_THREAD = "Current thread 0x"
 STATUS_TAKEN = "its exit status was taken by another waiter of this process"
 SIGCHLD_IGNORED = "its exit status was not kept: this process ignores SIGCHLD"
 _NO_BYTES = bytes(4)
@@ -267,7 +269,8 @@ class ProcHandle:
         """Keep what was dumped, also by a crash handler of the proc's own."""
         with contextlib.suppress(OSError):
             text = read_dump(self.page_fd)
-            if text:
+            # One without the main thread is worth less than what was read from outside since.
+            if text and (self.stack is None or CURRENT_THREAD in text):
                 self.stack = without_our_frames(text)
 
     def terminate(self) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.pool.certificate import main_thread_cpu_now_s, signs_of
-from fsmv2.supervisor.pool.procs import DUMP_SIGNAL, without_our_frames
+from fsmv2.supervisor.pool.procs import CURRENT_THREAD, DUMP_SIGNAL, without_our_frames
 from fsmv2.supervisor.stacks.outsidereader import read_stacks
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ STACK_BUDGET_S = 0.020
 # cannot be read now is tried again until its time for evidence is over; then its certificate
 # says so.
 READER_BUDGET_S = 0.010
+FROM_OUTSIDE = "(read from outside"
 READ_S_MIN = 0.002
 READ_SOON_S = 0.0003
 READ_AGAIN_S = 0.002
@@ -138,9 +139,15 @@ class Witness:
             self._look_later(silence, number + 1)
 
     def make_do(self, proc: ProcHandle) -> None:
-        """The proc is killed next: without a stack of its own, read it from outside."""
+        """The proc is killed next: without a stack of its own, or with one that lacks the main
+        thread, read it from outside. A dump has the newest 100 threads."""
         proc.keep_stack()
-        if proc.stack is None and proc.attempt is not None and proc.cause != "stop":
+        told = proc.stack or ""
+        if told.startswith(FROM_OUTSIDE) or CURRENT_THREAD in told:
+            return
+        if proc.attempt is not None and proc.cause != "stop":
+            if proc.stack is not None:
+                proc.silence = "its own dump had more threads than it could tell"
             self._read_from_outside(proc)
 
     def _read_soon(self, proc: ProcHandle, attempt: Attempt | None) -> None:
@@ -170,6 +177,7 @@ class Witness:
         self._reader_left_at = time.monotonic()
         self._reader_left_s -= self._reader_left_at - began
         proc.unread = None
-        if stack:
-            proc.stack = f"(read from outside: {proc.silence})\n{without_our_frames(stack)}"
+        # Short of time, it may know of threads and of no frame: what the proc told is worth more.
+        if stack and (proc.stack is None or '  File "' in stack.partition("\n\n")[0]):
+            proc.stack = f"{FROM_OUTSIDE}: {proc.silence})\n{without_our_frames(stack)}"
         return True

@@ -19,11 +19,8 @@ from fsmv2.ipc import to_builtins
 
 # What a pipe takes in one piece, whoever else writes to it (PIPE_BUF).
 LINE_BYTES_MAX = 4096
-STACK_LINES_MAX = 12
+TRACEBACK_LINES_MAX = 12
 CUT = "…"
-
-_CURRENT = "Current thread"
-_THREAD = re.compile(f"({_CURRENT}|Thread) 0x")
 
 _HEAD = ("seq", "ts", "timestamp", "level", "event")
 # Also C1 controls, line and paragraph separators and the marks that reorder text: a terminal
@@ -215,42 +212,6 @@ def pairs(fields: Mapping[str, Any]) -> str:
     )
 
 
-def threads_of(stack: str) -> list[list[str]]:
-    """The lines of ``stack``, a dump of all threads, by thread: the guilty one first, with what
-    stands before them all.
-
-    A dump names the thread that was running "Current thread", and has it anywhere: the main
-    thread is the last. Each begins with its innermost frame.
-    """
-    said: list[str] = []
-    threads: list[list[str]] = []
-    for line in (line.strip() for line in stack.splitlines()):
-        if _THREAD.match(line):
-            threads.append([line])
-        elif line:
-            (threads[-1] if threads else said).append(line)
-    threads.sort(key=lambda lines: not lines[0].startswith(_CURRENT))
-    guilty, others = threads[:1] or [[]], threads[1:]
-    return [thread for thread in ([*said, *guilty[0]], *others) if thread]
-
-
-def that_fit(lines: list[str], bytes_max: int) -> list[str]:
-    """The first of ``lines`` that take no more than ``bytes_max`` as JSON."""
-    left = bytes_max
-    for count, line in enumerate(lines):
-        left -= len(as_json({"": line}))
-        if left < 0:
-            return lines[:count]
-    return lines
-
-
-def guilty_frames(stack: str) -> list[str]:
-    """The top of the stack that was running, at most `STACK_LINES_MAX` lines."""
-    lines = [line.rstrip() for line in stack.splitlines() if line.strip()]
-    start = next((i for i, line in enumerate(lines) if line.startswith(_CURRENT)), 0)
-    return lines[start : start + STACK_LINES_MAX]
-
-
 def last_frames(traceback: str) -> list[str]:
-    """The end of a traceback, where the error is, at most `STACK_LINES_MAX` lines."""
-    return [line.rstrip() for line in traceback.splitlines() if line.strip()][-STACK_LINES_MAX:]
+    """The end of a traceback, where the error is, at most `TRACEBACK_LINES_MAX` lines."""
+    return [line.rstrip() for line in traceback.splitlines() if line.strip()][-TRACEBACK_LINES_MAX:]

@@ -15,25 +15,22 @@ import os
 import select
 import stat
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 import structlog
 
-from fsmv2.supervisor.core.action import DeathCertificate
-from fsmv2.supervisor.core.events import ActionEnded, Event, Level, level_of
+from fsmv2.supervisor.core.events import Event, Level, level_of
 from fsmv2.supervisor.core.runbooks import page_of
+from fsmv2.supervisor.telemetry.evidence import SHOWN_LINES_MAX, evidence_of, words_of
 from fsmv2.supervisor.telemetry.loglines import (
-    STACK_LINES_MAX,
     ConsoleForm,
-    guilty_frames,
+    as_json,
     json_line,
     last_frames,
     pairs,
     plain,
-    that_fit,
-    threads_of,
     timestamp,
 )
 from fsmv2.supervisor.telemetry.logsentences import sentence_of
@@ -43,15 +40,14 @@ CERTIFICATE_FIELDS = (
     "signal", "sent_by", "exit_code", "cpu_s", "peak_memory_bytes", "wait_channel",
     "descendants_killed", "slot_back_s", "detail",
 )  # fmt: skip
-# Of one thread; leaves room in a line for the path and the rest of the record.
-STACK_BYTES_MAX = 3200
-STACK_THREADS_MAX = 8
+# Of the threads that are not the guilty ones, of all deaths in one tick.
+OTHERS_BYTES_MAX = 16 * 1024
 
 # What follows the record of an action that ended by a death.
 DEATH_STACK, DEATH_LOG_TAIL = "death_stack", "death_log_tail"
 
 _RANKS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_EVENT, _DETAIL, _SUBJECT = "_event", "_detail", "_subject"
+_EVENT, _DETAIL, _SUBJECT, _WORDS = "_event", "_detail", "_subject", "_words"
 
 
 class LineWriter:
@@ -107,6 +103,7 @@ def _reopened_terminal(fd: int) -> int | None:
 
 
 _writer: LineWriter | None = None
+_is_for_people = False
 _rank_min = 100
 _logger: Any = None
 
@@ -122,11 +119,12 @@ def configure(
     ``clock`` gives seconds since the epoch. Colours show on a terminal only, and not when
     NO_COLOR is set. Calling it again replaces the former configuration.
     """
-    global _writer, _rank_min, _logger
+    global _writer, _is_for_people, _rank_min, _logger
     if _writer is not None:
         _writer.close()
     writer = _writer = LineWriter(fd)
     _rank_min = _RANKS[level]
+    _is_for_people = format == "console"
     render: Callable[[Any, str, MutableMapping[str, Any]], Any]
     if format == "json":
         render = _JsonRenderer(clock)
@@ -161,43 +159,69 @@ class LogSink:
     """Turns events into records. Silent until `configure` was called."""
 
     def emit(self, event: Event, **extra: Any) -> None:
-        """Write ``event``, and ``extra`` fields with it, if it is loud enough.
+        """`emit_all` of one event."""
+        self.emit_all([(event, extra)])
 
-        Fields that are None or empty are left out. A death's stack follows in records of its
-        own, ``death_stack``, one for each thread, the guilty one first, and so do the last lines
-        it printed, ``death_log_tail``: what is long cannot push out the rest.
+    def emit_all(self, batch: Sequence[tuple[Event, Mapping[str, Any]]]) -> None:
+        """Write the events that are loud enough, each with its extra fields.
+
+        Fields that are None or empty are left out. The stacks of deaths follow in records of their
+        own, ``death_stack``, one for each thread, the guilty one first, and so does what they
+        printed last, ``death_log_tail``. When many die at once, a reader that is a little slow
+        misses what is written last: so the facts of all come first, then the guilty thread and the
+        last lines of each, then other threads, as far as `OTHERS_BYTES_MAX` goes.
         """
-        level = level_of(event)
-        if _RANKS[level] < _rank_min:
-            return
-        fields = fields_of(event)
-        detail = last_frames(getattr(event, "traceback", "") or "")
-        if level == "error" and "runbook" in extra:
-            detail = [*detail, f"what to do: fsmv2 runbook {page_of(extra['runbook'])}"]
-        _log(level, _name_of(type(event)), {**fields, **extra, _EVENT: event, _DETAIL: detail})
-        if isinstance(event, ActionEnded) and event.certificate is not None:
-            _log_evidence(level, event, event.certificate)
+        deaths = []
+        for event, extra in batch:
+            level = level_of(event)
+            if _RANKS[level] < _rank_min:
+                continue
+            detail = last_frames(getattr(event, "traceback", "") or "")
+            if level == "error" and "runbook" in extra:
+                detail = [*detail, f"what to do: fsmv2 runbook {page_of(extra['runbook'])}"]
+            more = {**extra, _EVENT: event, _DETAIL: detail}
+            _log(level, _name_of(type(event)), {**fields_of(event), **more})
+            if getattr(event, "certificate", None) is not None:
+                deaths.append(event)
+        if deaths and _writer is not None:
+            (_show_evidence if _is_for_people else _log_evidence)(deaths)
 
 
-def _log_evidence(level: str, event: ActionEnded, certificate: DeathCertificate) -> None:
-    whose = {
+def _log_evidence(deaths: Sequence[Any]) -> None:
+    later = []
+    for event in deaths:
+        level, evidence = level_of(event), evidence_of(event.certificate, _whose(event))
+        for record in evidence.first:
+            _log(level, DEATH_STACK, record)
+        if evidence.tail is not None:
+            _log(level, DEATH_LOG_TAIL, evidence.tail)
+        later += [(level, record) for record in evidence.others]
+    left = OTHERS_BYTES_MAX
+    for level, record in later:
+        left -= len(as_json(record))
+        if left < 0:
+            break
+        _log(level, DEATH_STACK, record)
+
+
+def _show_evidence(deaths: Sequence[Any]) -> None:
+    for event in deaths:
+        level, whose = level_of(event), {**_whose(event), _SUBJECT: event.path}
+        what, lines = words_of(event.certificate)
+        if lines:
+            _log(level, DEATH_STACK, {**whose, _WORDS: what, _DETAIL: lines})
+        if event.certificate.log_tail:
+            lines = list(event.certificate.log_tail[-SHOWN_LINES_MAX:])
+            _log(level, DEATH_LOG_TAIL, {**whose, _WORDS: "it printed last", _DETAIL: lines})
+
+
+def _whose(event: Any) -> dict[str, Any]:
+    return {
         "path": event.path,
         "action_type": event.action_type,
         "attempt_id": event.attempt_id,
-        "verdict": certificate.verdict,
+        "verdict": event.certificate.verdict,
     }
-    threads = threads_of(certificate.stack or "")
-    for number, frames in enumerate(threads[:STACK_THREADS_MAX], 1):
-        fit = that_fit(frames, STACK_BYTES_MAX)
-        more: dict[str, Any] = {"frames": fit, "thread": number, "threads": len(threads)}
-        if len(fit) < len(frames):
-            more["frames_left_out"] = len(frames) - len(fit)
-        guilty = guilty_frames(certificate.stack or "") if number == 1 else None
-        _log(level, DEATH_STACK, {**whose, **more, _DETAIL: guilty, _SUBJECT: event.path})
-    if certificate.log_tail:
-        tail = list(certificate.log_tail)
-        more = {"log_tail": tail, _DETAIL: tail[-STACK_LINES_MAX:], _SUBJECT: event.path}
-        _log(level, DEATH_LOG_TAIL, {**whose, **more})
 
 
 @lru_cache(maxsize=256)
@@ -214,6 +238,8 @@ def fields_of(event: Event) -> dict[str, Any]:
         fields |= {name: certificate[name] for name in CERTIFICATE_FIELDS}
         if not certificate["descendants_killed"]:
             del fields["descendants_killed"]
+        if certificate["detail"] and certificate["detail"] in (certificate["sent_by"] or ""):
+            del fields["detail"]
     return {key: value for key, value in fields.items() if value is not None and value != ""}
 
 
@@ -246,7 +272,7 @@ class _JsonRenderer:
 
     def __call__(self, _: Any, method: str, fields: MutableMapping[str, Any]) -> Any:
         name = fields.pop("event", "")
-        for private in (_EVENT, _DETAIL, _SUBJECT):
+        for private in (_EVENT, _DETAIL, _SUBJECT, _WORDS):
             fields.pop(private, None)
         head = {"timestamp": timestamp(self._clock()), "level": method, "event": name}
         # The head wins: a library's field called "level" must not change how loud a line is.
@@ -268,13 +294,9 @@ class _ConsoleRenderer:
         if isinstance(event, Event):
             words = sentence_of(event)
             head = self._form.line(method, now, words.subject, words.text, words.phase)
-        elif name == DEATH_STACK:
-            if not detail:
-                return ([],), {}  # of another thread than the guilty one
-            text = f"#{fields.get('attempt_id')} {fields.get('verdict')}, it was at"
-            head = self._form.line(method, now, subject, text)
-        elif name == DEATH_LOG_TAIL:
-            text = f"#{fields.get('attempt_id')} {fields.get('verdict')}, it printed last"
+        elif name in (DEATH_STACK, DEATH_LOG_TAIL):
+            words = fields.get(_WORDS, "")
+            text = f"#{fields.get('attempt_id')} {fields.get('verdict')}, {words}"
             head = self._form.line(method, now, subject, text)
         elif name == "library_logged":
             head = self._form.line(method, now, subject, str(fields.get("message", "")))

@@ -74,6 +74,14 @@ def certificate_words(certificate: DeathCertificate) -> str:
     return ", ".join(parts)
 
 
+def _death(certificate: DeathCertificate | None) -> str:
+    return f"  {certificate_words(certificate)}" if certificate is not None else ""
+
+
+def _number(attempt_id: int | None) -> str:
+    return f" #{attempt_id}" if attempt_id is not None else ""
+
+
 def _node_sentence(event: ev.Event) -> Sentence | None:
     match event:
         case ev.StateChanged(path=path, from_state=old, to_state=new, phase=phase, reason=reason):
@@ -101,7 +109,8 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
         case ev.ObservationFailed(path=path, action_type=kind, verdict=verdict, error=error):
             why = f": {error}" if error else ""
             again = f"again in {seconds(event.retry_in_s)}"
-            return Sentence(path, f"observation {kind} {verdict}{why}  ({again})")
+            what = f"observation {kind}{_number(event.attempt_id)} {verdict}"
+            return Sentence(path, f"{what}{why}{_death(event.certificate)}  ({again})")
         case ev.ObservationStale(path=path, age_s=age_s):
             return Sentence(path, f"paused, the last observation is {seconds(age_s)} old")
         case ev.ObservationRecovered(path=path, failures=failures, restarts=restarts):
@@ -124,8 +133,10 @@ def _work_sentence(event: ev.Event) -> Sentence | None:
         case work.OutsideActionEnded(path=path, action_type=kind, status=status):
             verdict = "" if event.verdict in ("", status) else f" ({event.verdict})"
             error = f": {event.error}" if event.error else ""
+            kind = f"{kind}{_number(event.attempt_id)} from outside"
+            death = _death(event.certificate)
             after = f"after {seconds(event.ran_s)}, {seconds(event.waited_s)} in the queue"
-            return Sentence(path, f"{kind} from outside {status}{verdict} {after}{error}")
+            return Sentence(path, f"{kind} {status}{verdict} {after}{error}{death}")
         case work.WorkerSlow(path=path, step=step, took_s=took_s):
             limit = f"want {seconds(event.limit_s)} at most"
             again = f"again in {seconds(event.retry_in_s)}"
@@ -180,12 +191,8 @@ def _action_sentence(event: ev.Event) -> Sentence | None:
         case ev.ActionEnded(path=path, action_type=kind, attempt_id=attempt, status=status):
             verdict = "" if event.verdict in ("", status) else f" ({event.verdict})"
             error = f": {event.error}" if event.error else ""
-            told = certificate_words(event.certificate) if event.certificate else ""
-            after = f"after {seconds(event.ran_s)}"
-            return Sentence(
-                path,
-                f"{kind} #{attempt} {status}{verdict} {after}{error}{'  ' if told else ''}{told}",
-            )
+            after = f"after {seconds(event.ran_s)}{error}{_death(event.certificate)}"
+            return Sentence(path, f"{kind} #{attempt} {status}{verdict} {after}")
         case ev.ActionRefused(path=path, action_type=kind, reason=reason):
             return Sentence(path, f"{kind} not taken: {reason}")
         case ev.ActionProgressed(path=path, action_type=kind, attempt_id=attempt, text=text):

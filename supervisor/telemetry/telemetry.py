@@ -3,7 +3,8 @@
 Knows: everybody who wants to hear of an event.
 Does not know: where events come from.
 Invariants: events are collected during a tick and told after it; a listener that raises is not
-asked again and never harms the tree; one event, one log line.
+asked again and never harms the tree; one event is one log line, and what is evidence of deaths
+follows those of its tick.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 
 import msgspec
 
-from fsmv2.supervisor.core import events, runbooks
+from fsmv2.supervisor.core import events, runbooks, workevents
 from fsmv2.supervisor.core.action import DeathCertificate
 from fsmv2.supervisor.core.events import Event, level_of
+from fsmv2.supervisor.telemetry.evidence import read_dump
 from fsmv2.supervisor.telemetry.loglines import cut_line
 from fsmv2.supervisor.telemetry.logs import LogSink, fields_of
 from fsmv2.supervisor.telemetry.metrics import Metrics
@@ -74,10 +76,10 @@ class Telemetry:
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        for event in pending:
+        batch = [(event, self._more_of(event)) for event in pending]
+        self._log.emit_all(batch)
+        for event, more in batch:
             self._count(event)
-            more = self._more_of(event)
-            self._log.emit(event, **more)
             self._metrics.observe(event)
             self._publish(event, more)
             for listener in list(self._listeners):
@@ -88,7 +90,7 @@ class Telemetry:
 
     def _count(self, event: Event) -> None:
         match event:
-            case events.ActionEnded():
+            case events.ActionEnded() | workevents.OutsideActionEnded(attempt_id=int()):
                 self.statuses[event.status] += 1
                 if event.certificate is not None:
                     key = (event.path, event.action_type, event.status, event.verdict)
@@ -127,9 +129,11 @@ class Telemetry:
         if self.publish is None or (_LOUD[level] < 1 and not isinstance(event, events.ActionEnded)):
             return
         fields = fields_of(event)
-        if isinstance(event, events.ActionEnded) and event.certificate is not None:
-            fields["stack"] = event.certificate.stack
-            fields["log_tail"] = event.certificate.log_tail
+        certificate = getattr(event, "certificate", None)
+        if certificate is not None:
+            # What is too long is cut at its end: the guilty thread comes first.
+            fields["log_tail"] = certificate.log_tail
+            fields["stack"] = read_dump(certificate.stack).text if certificate.stack else None
         body = cut_line(
             {
                 "seq": self.sequence,

@@ -266,5 +266,7 @@ def _take_failure(node: Node, ctx: Context, result: ActionResult) -> None:
                 verdict=result.verdict,
                 error=str(result.error) if result.error is not None else None,
                 retry_in_s=wait_s,
+                attempt_id=result.attempt_id,
+                certificate=result.certificate,
             )
         )

@@ -74,6 +74,7 @@ class Ticket:
                 waited_s=max(0.0, ctx.now - self.asked_at - result.ran_s),
                 ran_s=result.ran_s,
                 error=str(result.error) if result.error is not None else None,
+                certificate=result.certificate,
             )
         )
         if self._on_end is not None:

@@ -16,6 +16,7 @@ from fsmv2.supervisor.core.action import (
     ActionContext,
     ActionError,
     ActionResult,
+    DeathCertificate,
     Retry,
     Status,
     action_name,
@@ -132,6 +133,9 @@ class FakePool:
             attempt_id=attempt.id,
             value=value,
             error=error,
+            certificate=DeathCertificate(verdict=status)
+            if status in ("timed_out", "crashed")
+            else None,
             ended_at=WALL + self._bench.now - START,
         )
         self._bench.engine.deliver(attempt.id, attempt.result)

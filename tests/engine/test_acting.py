@@ -194,6 +194,17 @@ def test_observations_come_at_their_interval_in_their_own_lane() -> None:
     assert bench.pool.overlaps == []
 
 
+def test_an_observation_that_was_killed_is_told_with_its_certificate() -> None:
+    bench = Bench(child("p", "pump"))
+    bench.settle(1)
+    attempt = bench.open_attempt(Look)
+    bench.pool.complete(attempt, status="timed_out")
+    bench.run(1)
+    [failed] = bench.heard(ObservationFailed)
+    assert failed.attempt_id == attempt.id
+    assert failed.certificate is attempt.result.certificate is not None  # type: ignore[union-attr]
+
+
 def test_a_slow_observation_is_not_begun_a_second_time() -> None:
     """Until it counts as dead, see test_observing.py."""
     bench = Bench(child("p", "pump"))

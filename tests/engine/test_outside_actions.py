@@ -57,6 +57,7 @@ def test_actions_from_outside_run_one_at_a_time_in_their_order() -> None:
     assert tickets[0].result.value == "r0"
     told = bench.heard(OutsideActionEnded, "p")
     assert [event.ticket for event in told] == [ticket.number for ticket in tickets]
+    assert [event.certificate is not None for event in told] == [False, False, True]
     assert [event.loudness() for event in told] == ["debug", "warning", "warning"]
     assert bench.pool.overlaps == []
 

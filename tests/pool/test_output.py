@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsmv2.supervisor.pool.output import (
+    FATAL,
+    FATAL_LINES_MAX,
     LINE_CHARS_MAX,
     LINES_AT_ONCE,
     LINES_PER_S,
@@ -157,6 +159,23 @@ def test_a_flush_ends_an_endless_line() -> None:
 
 def numbered(start: int, count: int) -> bytes:
     return b"".join(b"%d\n" % number for number in range(start, start + count))
+
+
+def test_the_dump_of_an_interpreter_that_gives_up_is_kept_apart() -> None:
+    """It is longer than the tail, and its first line says why. An attempt that ends well leaves
+    nothing of it to the next one."""
+    output = OutputLines()
+    lines = ["asking", f"{FATAL}reads: nothing is right", *(f"frame {n}" for n in range(900))]
+    output.feed("\n".join([*lines[:2], ""]).encode(), (), 0.0)
+    for number, line in enumerate(lines[2:]):
+        output.feed(f"{line}\n".encode(), (), float(number))
+    assert output.fatal == ("\n".join(lines[1 : 1 + FATAL_LINES_MAX]), ("asking",))
+    assert list(output.tail) == lines[-TAIL_LINES:]
+    output.forget()
+    assert output.fatal is None
+    output.feed(b"of the next one\n", (), 900.0)
+    assert list(output.tail) == ["of the next one"]
+    assert output.fatal is None
 
 
 def test_a_flood_is_told_up_to_the_budget_and_its_last_lines_are_kept() -> None:

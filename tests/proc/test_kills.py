@@ -23,6 +23,7 @@ from fsmv2.supervisor import Action
 from fsmv2.supervisor.core.action import ActionResult
 from fsmv2.supervisor.kernelgroups import cgroups
 from fsmv2.supervisor.stacks.outsidereader import reader_capability
+from fsmv2.supervisor.telemetry.evidence import read_dump
 
 pytestmark = pytest.mark.proc
 
@@ -82,6 +83,21 @@ def test_every_shape_of_hang_is_killed_with_the_guilty_function_named(
     assert guilty in (certificate.stack or ""), certificate
     assert "workerproc/proc.py" not in (certificate.stack or "")
     assert ("read from outside" in (certificate.stack or "")) == (shape in FROM_OUTSIDE)
+
+
+def test_the_main_thread_is_told_beside_more_threads_than_a_dump_holds(shared: Driven) -> None:
+    """The dump of a proc's own has the newest 100, so it is read from outside."""
+    for _ in range(UNANSWERED_MAX):
+        certificate = certified(shared.run(deadly.SleepBesideThreads(150))).certificate
+        assert certificate is not None
+        stack = certificate.stack or ""
+        if "guilty_sleep" in stack:
+            break
+    if not CAN_READ:
+        assert not read_dump(stack).guilty_known, WHY_NOT
+        return
+    assert any("in guilty_sleep" in frame for frame in read_dump(stack).threads[0])
+    assert stack.startswith("(read from outside: its own dump")
 
 
 @pytest.mark.parametrize("shape", ["C loop", "GIL held in C"])
@@ -173,6 +189,20 @@ def test_cause_of_death_is_told_right(shared: Driven, cause: str) -> None:
         assert certificate.signal == signal.Signals(action.number).name
     if verdict == "killed_from_outside":
         assert "not this root" in (certificate.sent_by or "")
+
+
+def test_an_interpreter_that_gives_up_says_why_and_where(shared: Driven) -> None:
+    """It has switched its crash handler off by then, and writes to its standard error."""
+    result = certified(shared.run(deadly.GiveUp()))
+
+    assert (result.status, result.verdict) == ("crashed", "crashed:SIGABRT")
+    certificate = result.certificate
+    assert certificate is not None
+    assert "register table corrupted" in (certificate.detail or "")
+    assert (certificate.stack or "").startswith("Fatal Python error")
+    assert "guilty_giving_up" in read_dump(certificate.stack or "").threads[0][3]
+    assert "workerproc/proc.py" not in (certificate.stack or "")
+    assert certificate.log_tail == ("before it",)
 
 
 def test_memory_guard_kills_before_the_kernel_does_and_says_what_it_read(shared: Driven) -> None:
@@ -321,6 +351,7 @@ import os, sys
 with open(sys.argv[1], "w") as file:
     file.write(str(os.getpid()))
 import deadly_actions as deadly
+from fsmv2.supervisor.telemetry.evidence import read_dump
 from driving import driven
 
 if __name__ == "__main__":

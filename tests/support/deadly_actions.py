@@ -39,6 +39,34 @@ def guilty_sleep() -> None:
     time.sleep(FOREVER_S)
 
 
+class SleepBesideThreads(Action, frozen=True):
+    """Among more threads than a dump of the proc's own tells."""
+
+    threads: int
+    timeout_s = HANGS_FOR_S
+
+    def execute(self, ctx: ActionContext) -> None:
+        for _ in range(self.threads):
+            threading.Thread(target=time.sleep, args=(FOREVER_S,), daemon=True).start()
+        guilty_sleep()
+
+
+class GiveUp(Action, frozen=True):
+    """An extension finds that nothing is right any more, and has the interpreter abort."""
+
+    deep: int = 30
+
+    def execute(self, ctx: ActionContext) -> None:
+        print("before it", flush=True)
+        guilty_giving_up(self.deep)
+
+
+def guilty_giving_up(deep: int) -> None:
+    if deep:
+        guilty_giving_up(deep - 1)
+    ctypes.pythonapi._Py_FatalErrorFunc(b"reads", b"register table corrupted")
+
+
 class LockForever(Action, frozen=True):
     timeout_s = HANGS_FOR_S
 
