@@ -163,14 +163,20 @@ def test_a_flush_ends_with_its_time_and_tells_what_is_left(
     context_for: Callable[[float], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Scenario 40: no stop is held up by a long outbox; fifty messages would take five seconds."""
+    """Scenario 40: no stop is held up by a long outbox; here its time passes with the third."""
     monkeypatch.setattr(push_module, "BATCH_MESSAGES_MAX", 1)
     pusher.post(*range(50))
-    relay.fault("push", Fault(delay_s=0.1), times=None)
-    context = context_for(flush_module.ANSWER_S + 1.0)
+    context = context_for(600.0)
+    real = spool.acknowledge
+
+    def slow(taken: Any) -> None:
+        real(taken)
+        if len(relay.pushed()) == 3:
+            context._ends_at = time.monotonic() + flush_module.ANSWER_S
+
+    monkeypatch.setattr(spool, "acknowledge", slow)
     stands = FlushAction(pusher.access, str(pusher.outbox)).execute(context)
-    assert 0 < stands.moved < 50
-    assert (stands.waiting, stands.problem) == (50 - stands.moved, None)
+    assert (stands.moved, stands.waiting, stands.problem) == (3, 47, None)
     left = {"count": stands.waiting}
     assert ("messages left in the outbox at a stop", "warning", left) in context.logged
     assert samples_of("fsmv2_communicator_waiting") == [stands.waiting]
@@ -190,15 +196,18 @@ def test_no_request_of_a_flush_outlives_it(
     monkeypatch.setattr(http, "CONNECT_S", 30.0)
     pusher.post(1, 2, 3)
     access = pusher.access
-    context = context_for(1.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         if relay_is == "dripping":
-            relay.fault("push", Fault(drip_s=0.05, drip_head=True))
+            relay.fault("push", Fault(drip_s=0.05, drip_head=True), times=None)
         else:
             url = f"https://127.0.0.1:{mute.getsockname()[1]}"
             made_for = msgspec.structs.replace(access.credentials, relay_url=url)
             access = msgspec.structs.replace(access, credentials=made_for)
-        stands = FlushAction(access, str(pusher.outbox)).execute(context)
+        for _ in range(5):
+            context = context_for(1.0)
+            stands = FlushAction(access, str(pusher.outbox)).execute(context)
+            if stands.problem is not None:
+                break  # else a busy machine had left it no time for a request
     assert context.deadline_s > -15.0
     assert stands.problem is not None
     assert (stands.problem.kind, stands.waiting) == (Kind.NETWORK, 3)

@@ -3,6 +3,7 @@ other is served with the same token; a token that is refused everywhere is the s
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,10 @@ def test_refused_pulls_stop_no_push(relay: Relay, tmp_path: Path, context: Any) 
 
 
 def test_busy_pushes_need_no_login_for_refused_pulls(
-    relay: Relay, tmp_path: Path, context: Any
+    relay: Relay, tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each push that is taken proves the token."""
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)  # hundreds, and a disk may be slow
     line = Line(relay, tmp_path, context)
     relay.fault("pull", Fault(status=403), times=None)
     line.step_s = 1.0

@@ -142,13 +142,15 @@ def test_a_timeout_after_the_relay_took_it_is_one_to_whoever_tells_twins_apart(
     is there once, in its order."""
     monkeypatch.setattr(http, "CONNECT_S", 0.2)
     line = Line(relay, tmp_path, context)
-    line.config = msgspec.structs.replace(line.config, timeout_s=0.2)
+    patient = line.config
     line.run(2)
     states = ("action-confirmed", "action-executing", "action-success")
     for state in states:
         line.post({"actionUUID": "7c1d", "actionReplyState": state, "actionReplyPayload": 1})
     relay.fault("push", Fault(delay_s=3600, commit=True))
+    line.config = msgspec.structs.replace(line.config, timeout_s=0.2)
     line.run(1)
+    line.config = patient
     assert len(relay.pushed()) == 3
     assert spool.usage(tmp_path / "out").messages == 3, "no answer, so all are kept"
     relay.heal()

@@ -33,13 +33,14 @@ from fsmv2.communicator.testing.relay import Relay
 from fsmv2.communicator.transport import connections, http
 from fsmv2.communicator.transport.codec import Message, decode_batch, encode_content
 from fsmv2.communicator.transport.connections import Hold, held_to
-from fsmv2.communicator.transport.errors import Kind, Problem
+from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.http import HttpTransport
 from fsmv2.communicator.transport.token import double_hash
 from fsmv2.supervisor import Secret
 
 JSON = (("Content-Type", "application/json"),)
 TOKEN = Secret(DEMO_TOKEN)
+LATE_MAX = 5
 
 
 def transport(url: str, **fields: Any) -> HttpTransport:
@@ -69,15 +70,35 @@ def ended_after(call: Any, at_least_s: float) -> Problem:
     return problem
 
 
+def told_after(call: Any, at_least_s: float, text: str) -> Problem:
+    """The problem of several that says ``text``, or the last one: a busy machine may keep a relay
+    from its next byte for longer than the short timeouts here; not each time."""
+    for _ in range(LATE_MAX):
+        problem = ended_after(call, at_least_s)
+        if problem.text.endswith(text):
+            break
+    return problem
+
+
+def answers(client: HttpTransport, jwt: Secret) -> bool:
+    """Whether there is an answer to one of several pulls."""
+    for _ in range(LATE_MAX):
+        with contextlib.suppress(TransportError):
+            client.pull(jwt)
+            return True
+    return False
+
+
 def test_silence_is_a_network_error_at_the_timeout(relay: Relay) -> None:
     """Scenario 65: not sooner, nor at the time for the whole, which is longer; the error names
     it."""
-    client, jwt = logged_in(relay, timeout_s=0.3)
+    _, jwt = logged_in(relay)
+    client = transport(relay.url, timeout_s=0.3)
     relay.fault("pull", Fault(delay_s=3600))
     problem = ended_after(lambda: client.pull(jwt), 0.3)
     assert problem.kind is Kind.NETWORK
     assert problem.text.endswith("no answer, or none that went on, within 0.3 s")
-    assert client.pull(jwt) is not None
+    assert answers(client, jwt)
 
 
 @pytest.mark.parametrize("drip_head", [False, True], ids=["body", "headers"])
@@ -87,14 +108,17 @@ def test_dripping_answer_is_a_network_error_at_the_time_for_the_whole(
 ) -> None:
     """Scenario 66: bytes that drip for ever, in the body or before it. Each comes well within the
     timeout, so only the time for the whole can end this, and the error names that."""
-    client, jwt = logged_in(relay, timeout_s=0.3)
+    _, jwt = logged_in(relay)
+    client = transport(relay.url, timeout_s=0.3)
     for number in range(300):
         relay.send("ada@example.com", "action", number)
-    relay.fault("pull", Fault(drip_s=0.05, drip_head=drip_head))
-    problem = ended_after(lambda: client.pull(jwt), 0.6)
+    relay.fault("pull", Fault(drip_s=0.05, drip_head=drip_head), times=None)
+    whole = "the whole of it took longer than 0.6 s"
+    problem = told_after(lambda: client.pull(jwt), 0.3, whole)
     assert problem.kind is Kind.NETWORK
-    assert problem.text.endswith("the whole of it took longer than 0.6 s")
-    assert client.pull(jwt) is not None
+    assert problem.text.endswith(whole)
+    relay.heal()
+    assert answers(client, jwt)
 
 
 def test_large_push_may_take_longer_than_connecting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,8 +222,10 @@ def test_attempts_of_one_key_run_in_order_and_one_at_a_time(pool: Any) -> None:
     for each in ids:
         pool.result(each)
     assert pool.order == ids
-    waits = [pool.results[each].queued_s for each in ids]
-    assert waits == sorted(waits)
+    # All were there before the second could begin.
+    ran_s = [pool.results[each].ran_s for each in ids]
+    for number, each in enumerate(ids):
+        assert pool.results[each].queued_s > sum(ran_s[1:number]) - 0.001
 
 
 def test_a_killed_attempt_never_overlaps_with_the_next_of_its_key(pool: Any) -> None:
@@ -256,11 +258,12 @@ def test_the_urgent_goes_before_what_waits(make: Make) -> None:
 
 def test_lanes_do_not_wait_for_each_other(make: Make) -> None:
     pool = make({"actions": 1, "observations": 1})
-    hung = pool.submit(acts.Sleep(50.0), lane="actions", timeout_s=1.0)
+    hung = pool.submit(acts.Sleep(50.0), lane="actions", timeout_s=50.0)
     look = pool.submit(acts.Echo(4), lane="observations")
     assert pool.result(look).value == 4
     assert hung not in pool.results
-    assert pool.result(hung).status == "timed_out"
+    pool.pool.cancel(hung, "operator")
+    assert pool.result(hung).status == "cancelled"
 
 
 # --- cancelling ------------------------------------------------------------------------------

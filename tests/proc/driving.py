@@ -52,6 +52,14 @@ class Driven:
         self.until(lambda: attempt_id in self.results, f"result of {attempt_id}")
         return self.results[attempt_id]
 
+    def let_expire(self, attempt_id: int) -> None:
+        """Have the deadline of an attempt that a proc runs pass now."""
+        attempt = self.pool.in_flight(attempt_id)
+        assert attempt is not None
+        assert attempt.proc is not None
+        attempt.timeout_s = 0.0
+        self.pool.deadlines.look_again(attempt.proc, time.monotonic())
+
     def until(self, claim: Callable[[], object], what: str) -> None:
         """Drive the pool until ``claim`` is true."""
         give_up = time.monotonic() + PATIENCE_S

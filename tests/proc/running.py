@@ -109,7 +109,7 @@ class Running:
     def get(self, path: str) -> Any:
         """A document of its API, None while it cannot be had."""
         try:
-            with urllib.request.urlopen(self.address + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.address + path, timeout=PATIENCE_S / 2) as answer:
                 body = answer.read()
         except (urllib.error.URLError, OSError):
             return None

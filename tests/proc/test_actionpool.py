@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lane_actions
 import pool_actions as acts
 import pytest
 
@@ -63,6 +64,7 @@ def script(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
     file = tmp_path / "script.py"
     head = (
         "import os, signal, sys, threading, time\n"
+        "import lane_actions\n"
         "import pool_actions as acts\n"
         "from fsmv2.supervisor import ActionPool\n"
         "if __name__ == '__main__':\n"
@@ -120,13 +122,14 @@ def test_the_end_of_an_action_is_a_result_and_no_exception(shared: ActionPool) -
     assert handle.attempt_id == handle.result().attempt_id
 
 
-def test_a_wait_that_is_over_leaves_the_action_alone(shared: ActionPool) -> None:
-    handle = shared.submit(acts.Sleep(0.3))
+def test_a_wait_that_is_over_leaves_the_action_alone(shared: ActionPool, tmp_path: Path) -> None:
+    handle = shared.submit(lane_actions.Await(str(tmp_path / "go")))
     with pytest.raises(TimeoutError, match="it goes on"):
         handle.result(0.01)
     with pytest.raises(TimeoutError):
         handle.exception(0)
-    assert handle.result(PATIENCE_S).value == "slept"
+    (tmp_path / "go").touch()
+    assert handle.result(PATIENCE_S).succeeded
 
 
 def test_a_wait_for_nan_seconds_is_refused_and_a_negative_one_is_over_at_once(
@@ -163,14 +166,17 @@ def test_many_handles_can_be_awaited_in_one_loop(shared: ActionPool) -> None:
     assert [result.value for result in asyncio.run(ask())] == [*range(31)]
 
 
-def test_a_cancelled_task_leaves_the_action_to_the_others(shared: ActionPool) -> None:
+def test_a_cancelled_task_leaves_the_action_to_the_others(
+    shared: ActionPool, tmp_path: Path
+) -> None:
     async def ask() -> Any:
-        handle = shared.submit(acts.Sleep(0.3))
+        handle = shared.submit(lane_actions.Await(str(tmp_path / "go")))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(_await(handle), 0.01)
-        return (await handle).value
+        (tmp_path / "go").touch()
+        return (await handle).status
 
-    assert asyncio.run(ask()) == "slept"
+    assert asyncio.run(ask()) == "succeeded"
 
 
 async def _await(handle: Handle) -> Any:
@@ -187,7 +193,7 @@ def test_a_deadline_wakes_a_loop_that_awaits(shared: ActionPool) -> None:
 # --- callbacks ------------------------------------------------------------------------------
 
 
-def test_callbacks_come_though_nobody_waits(shared: ActionPool) -> None:
+def test_callbacks_come_though_nobody_waits(shared: ActionPool, tmp_path: Path) -> None:
     came = threading.Event()
     threads: list[str] = []
 
@@ -196,18 +202,20 @@ def test_callbacks_come_though_nobody_waits(shared: ActionPool) -> None:
         assert shared.run(acts.Echo(1)).value == 1  # it may use the pool
         came.set()
 
-    handle = shared.submit(acts.Sleep(0.05))
+    handle = shared.submit(lane_actions.Await(str(tmp_path / "go")))
     handle.add_done_callback(note)
+    (tmp_path / "go").touch()
     assert came.wait(PATIENCE_S)
     assert threads == ["fsmv2-callbacks"]
     handle.add_done_callback(note)  # done: at once, here
     assert threads == ["fsmv2-callbacks", threading.current_thread().name]
 
 
-def test_a_callback_that_hangs_delays_no_deadline(pool: ActionPool) -> None:
+def test_a_callback_that_hangs_delays_no_deadline(pool: ActionPool, tmp_path: Path) -> None:
     release = threading.Event()
-    first = pool.submit(acts.Sleep(0.05))
+    first = pool.submit(lane_actions.Await(str(tmp_path / "go")))
     first.add_done_callback(lambda _handle: release.wait(PATIENCE_S))
+    (tmp_path / "go").touch()
     first.result(PATIENCE_S)
     second = pool.submit(acts.Spin(), timeout_s=0.1)
     until(second.done, "the second is killed")
@@ -216,12 +224,13 @@ def test_a_callback_that_hangs_delays_no_deadline(pool: ActionPool) -> None:
 
 
 def test_a_callback_that_raises_is_logged_and_harms_nobody(
-    shared: ActionPool, caplog: pytest.LogCaptureFixture
+    shared: ActionPool, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     told: list[Handle] = []
-    handle = shared.submit(acts.Sleep(0.05))
+    handle = shared.submit(lane_actions.Await(str(tmp_path / "go")))
     handle.add_done_callback(lambda _handle: 1 / 0)
     handle.add_done_callback(told.append)
+    (tmp_path / "go").touch()
     until(lambda: told, "the second callback")
     assert "exception calling callback" in caplog.text
 
@@ -238,18 +247,25 @@ def test_a_deadline_is_kept_though_nobody_waits(shared: ActionPool) -> None:
         assert handle.result().ran_s < 8  # at its own deadline, not with an earlier attempt's
 
 
-def test_a_follower_leads_when_the_leader_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_leads_when_the_leader_leaves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The background thread, which would notice a little later, sleeps on here."""
     monkeypatch.setattr(naps, "NAP_S", 3600.0)
-    with ActionPool(procs=1) as pool:
+    with ActionPool(procs=2) as pool:
         for _ in range(3):
             assert pool.run(acts.Echo(1)).value == 1
-        slow = pool.submit(acts.Sleep(1))
-        leader = threading.Thread(target=lambda: slow.wait(0.3))
+        first, slow = (pool.submit(lane_actions.Await(str(tmp_path / name))) for name in "ab")
+        leader = threading.Thread(target=first.result)
         leader.start()
         until(lambda: pool._driver._leads, "the other thread leads")
-        assert slow.result(5.0).value == "slept"
-        leader.join(PATIENCE_S)
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            follower = threads.submit(slow.result, PATIENCE_S)
+            until(lambda: pool._driver._followers, "one follows")
+            (tmp_path / "a").touch()
+            leader.join(PATIENCE_S)
+            (tmp_path / "b").touch()
+            assert follower.result(PATIENCE_S).succeeded
 
 
 def test_a_moment_that_comes_up_while_a_caller_leads_is_not_missed_when_it_leaves(
@@ -289,7 +305,7 @@ def _is_killed(handle: Handle) -> bool:
 
 
 def test_after_a_row_of_calls_the_long_nap_ends_when_something_is_submitted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(naps, "LONG_NAP_S", 3600.0)
     with ActionPool(procs=2) as pool:
@@ -298,8 +314,9 @@ def test_after_a_row_of_calls_the_long_nap_ends_when_something_is_submitted(
         until(lambda: _is_killed(handle), "it is killed, though nobody waits for it")
         until(lambda: _has_thread_nap(pool), "it naps again")
         with pytest.raises(TimeoutError):
-            pool.submit(acts.Sleep(0.1)).result(0.01)
+            pool.submit(lane_actions.Await(str(tmp_path / "go"))).result(0.01)
         left = pool.open_handles()
+        (tmp_path / "go").touch()
         until(lambda: all(each.done() for each in left), "it is done, though its waiter left")
         until(lambda: _has_thread_nap(pool), "it naps again")
         handle = pool.submit(acts.Sleep(60))
@@ -315,9 +332,9 @@ def test_every_thread_gets_its_own_results(shared: ActionPool) -> None:
     assert got == [[n * 1000 + m for m in range(60)] for n in range(8)]
 
 
-def test_a_leader_that_gives_up_leaves_nobody_waiting(shared: ActionPool) -> None:
+def test_a_leader_that_gives_up_leaves_nobody_waiting(shared: ActionPool, tmp_path: Path) -> None:
     """Threads that wait briefly lead and leave; one that waits long has to be woken to lead."""
-    slow = shared.submit(acts.Sleep(0.5))
+    slow = shared.submit(lane_actions.Await(str(tmp_path / "go")))
 
     def impatient() -> int:
         given_up = 0
@@ -326,11 +343,13 @@ def test_a_leader_that_gives_up_leaves_nobody_waiting(shared: ActionPool) -> Non
                 slow.result(0.003)
             except TimeoutError:
                 given_up += 1
+            if given_up == 60:
+                (tmp_path / "go").touch()
         return given_up
 
     results = in_threads(impatient, impatient, slow.result, slow.result)
-    assert results[2].value == results[3].value == "slept"
-    assert results[0] + results[1] > 0
+    assert results[2].status == results[3].status == "succeeded"
+    assert max(results[:2]) >= 60
 
 
 def test_a_thread_that_follows_gets_a_result_that_comes_before_the_leaders(
@@ -490,21 +509,24 @@ def test_ctrl_c_at_any_moment_loses_no_attempt_and_no_proc(tmp_path: Path) -> No
                     handles[-1].result()
                 except KeyboardInterrupt:
                     interrupted += 1
-            while thread.is_alive():
+            while True:
                 try:
                     enough.set()
                     thread.join()
+                    break
                 except KeyboardInterrupt:
                     pass
             print({handle.result(30).status for handle in handles} - {"cancelled"})
-            both = [pool.submit(acts.Sleep(0.2)) for _ in range(2)]
+            go = __file__ + ".go"
+            both = [pool.submit(lane_actions.Await(go)) for _ in range(2)]
             while not all(handle.running() for handle in both):
-                pass
-            print([handle.result(30).value for handle in both])
+                time.sleep(0.01)
+            open(go, "w").close()
+            print([handle.result(30).status for handle in both])
             print(len(pool.open_handles()))
         """,
     )
-    assert (done.stdout, done.stderr) == ("{'succeeded'}\n['slept', 'slept']\n0\n", "")
+    assert (done.stdout, done.stderr) == ("{'succeeded'}\n['succeeded', 'succeeded']\n0\n", "")
 
 
 def test_a_signals_handler_may_use_and_close_the_pool_its_thread_waits_for(tmp_path: Path) -> None:
@@ -513,14 +535,16 @@ def test_a_signals_handler_may_use_and_close_the_pool_its_thread_waits_for(tmp_p
         """
         pool = ActionPool(procs=2)
         pool.start()
-        signal.signal(signal.SIGUSR1, lambda *_: print(pool.run(acts.Echo(7)).value))
+        said = threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: (print(pool.run(acts.Echo(7)).value), said.set()))
         signal.signal(signal.SIGTERM, lambda *_: pool.close())
         def interrupt():
             while not any(handle.running() for handle in pool.open_handles()):
                 time.sleep(0.01)
             time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.5)
+            said.wait()
+            time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGTERM)
         threading.Thread(target=interrupt).start()
         print(pool.run(acts.Sleep(60)).status)
@@ -532,8 +556,10 @@ def test_a_signals_handler_may_use_and_close_the_pool_its_thread_waits_for(tmp_p
 # --- fork, close, exit ----------------------------------------------------------------------
 
 
-def test_a_forked_process_is_told_that_the_pool_is_not_its_own(pool: ActionPool) -> None:
-    handle = pool.submit(acts.Sleep(0.5))
+def test_a_forked_process_is_told_that_the_pool_is_not_its_own(
+    pool: ActionPool, tmp_path: Path
+) -> None:
+    handle = pool.submit(lane_actions.Await(str(tmp_path / "go")))
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:  # the child must not get back into pytest
@@ -558,7 +584,8 @@ def test_a_forked_process_is_told_that_the_pool_is_not_its_own(pool: ActionPool)
     os.waitpid(pid, 0)
     assert os.read(read, 1000) == b"forked;" * 6
     os.close(read)
-    assert handle.result(PATIENCE_S).value == "slept"
+    (tmp_path / "go").touch()
+    assert handle.result(PATIENCE_S).succeeded
     assert pool.run(acts.Echo(2)).value == 2
 
 

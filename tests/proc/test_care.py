@@ -27,15 +27,20 @@ pytestmark = pytest.mark.proc
 @pytest.mark.parametrize("action", [deadly.PrintAll(), deadly.ReportAll()], ids=["out", "messages"])
 def test_proc_that_floods_ends_at_its_deadline_and_others_go_on(action: deadly.Action) -> None:
     with driven() as made:
-        flood = made.submit(action)
+        flood = made.submit(action, timeout_s=600.0)
         others = [made.submit(deadly.WhoAmI(), key=f"k{number % 3}") for number in range(200)]
 
         assert all(made.result(other).succeeded for other in others)
+        is_printed = isinstance(action, deadly.PrintAll)
+        kind, enough = (events.ProcOutput, 100) if is_printed else (events.ActionLogged, 1_001)
+        made.drive_for(1.0)
+        made.until(lambda: len(made.heard(kind)) >= enough, "it floods")
+        made.let_expire(flood)
         result = made.result(flood)
 
         assert result.status == "timed_out"
         assert result.certificate is not None
-        if isinstance(action, deadly.PrintAll):
+        if is_printed:
             lines = made.heard(events.ProcOutput)
             assert 100 <= len(lines) < 5_000
             assert all(line.attempt_id == flood for line in lines)
@@ -64,6 +69,7 @@ def test_result_of_100_mb_comes_through_a_file_and_is_loaded_by_whoever_wants_it
 
 def test_dropped_large_result_leaves_no_file_open() -> None:
     with driven() as made:
+        made.wait_ready()
         made.run(deadly.Large(4 << 20))
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(20):

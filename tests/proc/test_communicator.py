@@ -6,6 +6,7 @@ import os
 import signal
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from running import PATIENCE_S, Running, proc_of, until
@@ -39,6 +40,15 @@ def config(tmp_path: Path, poll_interval_s: float = 0.1, timeout_s: float = 10.0
         f"      timeout_s: {timeout_s}\n"
     )
     return path
+
+
+def post_all(outbox: Path, payloads: Sequence[object]) -> None:
+    """Ten a disk sync, which may take long."""
+    lines = [
+        encode(Message(email="a@b.c", content=encode_content("status", each))) for each in payloads
+    ]
+    for at in range(0, len(lines), 10):
+        append(outbox, lines[at : at + 10])
 
 
 def state(root: Running) -> str:
@@ -123,8 +133,7 @@ def test_a_stop_sends_what_was_posted_since_the_last_sync(tmp_path: Path) -> Non
                 lambda: "next sync within" in str(root.get("/api/v1/workers/site/uplink")),
                 "at rest",
             )
-            for number in range(50):
-                post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
+            post_all(tmp_path / "outbox", range(50))
             assert root.end() == 0
             assert [message.payload for message in relay.pushed()] == list(range(50))
             assert len(relay.requests("pull")) == 1
@@ -138,8 +147,7 @@ def test_a_kill_between_a_push_and_its_answer_repeats_that_batch_and_loses_nothi
     with Relay(token=TOKEN) as relay:
         path = config(tmp_path)
         relay.fault("push", Fault(delay_s=3600))
-        for number in range(250):
-            post(tmp_path / "outbox", email="a@b.c", message_type="status", payload=number)
+        post_all(tmp_path / "outbox", range(250))
         with Running(path, env={"API_URL": relay.url}) as root:
             assert relay.wait_for(
                 lambda r: len(r.pushed()) == 100 and r.observed.at_a_time("push") == 1, PATIENCE_S

@@ -79,7 +79,8 @@ def test_a_call_over_its_limit_raises_a_timeout_with_its_stack(
         with KillableExecutor(1, timeout_s=0.1) as impatient:
             future = impatient.submit(guilty_loop)
             error = future.exception(PATIENCE_S)
-            assert impatient.submit(len, "abc").result(PATIENCE_S) == 3
+            # With time for it, as the proc may be a fresh one.
+            assert impatient.limited(timeout_s=30).submit(len, "abc").result(PATIENCE_S) == 3
     else:
         future = executor.limited(timeout_s=0.1).submit(guilty_loop)
         error = future.exception(PATIENCE_S)
@@ -163,13 +164,19 @@ def test_shutdown_waits_for_what_was_taken_and_takes_no_more() -> None:
     executor.shutdown()
 
 
-def test_shutdown_can_cancel_what_does_not_run_yet() -> None:
+def test_shutdown_can_cancel_what_does_not_run_yet(tmp_path: Path) -> None:
+    def wait_for(go: str) -> int:
+        while not os.path.exists(go):
+            time.sleep(0.01)
+        return 1
+
     executor = KillableExecutor(1)
-    running = executor.submit(lambda: (time.sleep(0.5), 1)[1])
+    running = executor.submit(wait_for, str(tmp_path / "go"))
     until(running.running, "it runs")
     waiting = executor.submit(len, "abc")
     executor.shutdown(wait=False, cancel_futures=True)
     assert waiting.cancelled()
+    (tmp_path / "go").touch()
     assert running.result(PATIENCE_S) == 1
 
 

@@ -89,7 +89,7 @@ def test_a_mount_that_never_answers_is_killed_and_holds_up_nothing(tmp_path: Pat
         assert probed.probe.readings(time.monotonic())[name].missing != ""
 
     assert deaths >= 1
-    assert probed.longest_s < 0.5
+    assert probed.longest_s < 2.0  # which a turn that waited for the dead one would take
 
 
 def test_dead_mounts_put_no_action_type_into_quarantine(tmp_path: Path) -> None:
@@ -116,14 +116,14 @@ def test_a_root_publishes_its_readings(tmp_path: Path) -> None:
             document = root.get("/api/v1/readings") or {"readings": []}
             found = {each["name"]: each for each in document["readings"]}
             is_read = found and found["cpu"]["value"] is not None and document["procs"]
-            return document if is_read else None
+            is_fresh = is_read and found["memory"]["age_s"] < 3
+            return document if is_fresh else None
 
         document = until(all_read, "the readings are there")
         found = {each["name"]: each for each in document["readings"]}
         assert found.keys() >= {*MACHINE_NAMES, "pool.queue_age_s", "pool.deaths"}
         assert [name for name in found if name.startswith("disk:")]
         assert found["memory"]["value"] > 0
-        assert found["memory"]["age_s"] < 3
         pids = {each["name"]: each["pid"] for each in document["procs"]}
         assert pids["root"] == root.pid
         assert all(

@@ -19,6 +19,7 @@ from running import until
 
 from fsmv2.ipc.linux import is_alive
 from fsmv2.supervisor.core.events import (
+    Event,
     PoolRecovered,
     PoolStuck,
     ProcOutput,
@@ -219,11 +220,25 @@ def hanging_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     return {"preload": ("shape_hook",), "search": (str(tmp_path),)}
 
 
+def have_time_once_spawned(made: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a template that hangs is given is too little for interpreters of their own on a busy
+    machine."""
+    tell = made.pool.on_event
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StartMethodChanged):
+            monkeypatch.setattr(nursery, "START_BUDGET_S", 30.0)
+        tell(event)
+
+    made.pool.on_event = on_event
+
+
 def test_actions_wait_for_the_pool_to_do_without_a_template_that_hangs(
-    hanging_hook: dict[str, Any],
+    hanging_hook: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All its orders are lost at once; that is one failure, and not one of the procs' own."""
     with driven({"actions": 3}, spares=1, **hanging_hook) as made:
+        have_time_once_spawned(made, monkeypatch)
         assert made.run(deadly.WhoAmI()).succeeded
         assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
 
@@ -242,8 +257,11 @@ def test_where_only_a_template_will_do_one_that_hangs_is_told_to_those_who_wait(
         assert made.pool.nursery.keeper.template.failures >= 3
 
 
-def test_template_that_hangs_in_a_fork_hook_is_done_without(hanging_hook: dict[str, Any]) -> None:
+def test_template_that_hangs_in_a_fork_hook_is_done_without(
+    hanging_hook: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with driven({"actions": 1}, spares=0, **hanging_hook) as made:
+        have_time_once_spawned(made, monkeypatch)
         made.until(lambda: made.heard(ProcStarted), "a proc")
         assert "spawn" in [event.method for event in made.heard(StartMethodChanged)]
         assert made.run(deadly.WhoAmI()).succeeded
@@ -264,6 +282,7 @@ def test_template_that_hangs_now_and_then_is_done_without_for_a_while(
         "    os.register_at_fork(before=hook)\n"
     )
     with driven({"actions": 1}, spares=0, preload=("moody_hook",), search=(str(tmp_path),)) as made:
+        have_time_once_spawned(made, monkeypatch)
         for hangs in range(1, 4):
             assert not made.heard(StartMethodChanged)
             assert made.run(deadly.WhoAmI()).succeeded

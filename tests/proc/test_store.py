@@ -69,7 +69,7 @@ def opened(root: Running, times: int) -> None:
 
 
 def is_gone(pid: int) -> None:
-    until(lambda: not is_alive(pid), "the writer is gone", 2.0)
+    until(lambda: not is_alive(pid), "the writer is gone")
 
 
 def runs(root: Running) -> None:

@@ -4,6 +4,7 @@ way through a relay and back."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -100,7 +101,7 @@ def test_users_actions_run_in_the_pool_and_harm_nothing(tmp_path: Path, pool: Ac
     assert found["1"][:3] == [*STATES, "failure"]
     assert "crashed:SIGSEGV" in found["1"][3]
     assert found["2"][:3] == [*STATES, "failure"]
-    assert "hang timed out: ended after 0.2 s" in found["2"][3]
+    assert re.search(r"hang timed out: ended after \d+\.\d s", found["2"][3])
     assert found["3"] == [*STATES, "failure", "fail failed: ValueError: no such pump"]
     assert found["4"] == [*STATES, "success", "42"]
     assert found["5"][0] == "failure"
@@ -116,7 +117,7 @@ def test_a_stop_lets_short_orders_end_and_leaves_long_ones_for_the_next_start(
     out, box = tmp_path / "out", tmp_path / "in"
     board = Switchboard(out, box, pool, KINDS)
     board.start()
-    send(box, order("long", "hang"), order("short", "add", left=1))
+    send(box, order("long", "long"), order("short", "add", left=1))
     until(lambda: board.counts["started"] == 2, "both have begun")
     assert board.close(0.05).orders >= 1
     send(box, order("late", "add", left=2))

@@ -14,6 +14,7 @@ import deadly_actions as deadly
 import harmful_imports
 import pytest
 from driving import driven
+from running import until
 
 from fsmv2.ipc.linux import is_alive
 from fsmv2.supervisor.core import events
@@ -26,14 +27,18 @@ pytestmark = pytest.mark.proc
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     harmful_imports.write(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(templatekeeper, "IMPORT_S_MAX", 1.0)
     yield
     for name in harmful_imports.SOURCES:
         sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("name", harmful_imports.WORDS)
-def test_module_that_harms_the_template_is_left_out_and_said_why(name: str) -> None:
+def test_module_that_harms_the_template_is_left_out_and_said_why(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only where it is needed: on a busy machine others take as long.
+    if name == "harm_hangs":
+        monkeypatch.setattr(templatekeeper, "IMPORT_S_MAX", harmful_imports.IMPORT_S_MAX)
     with driven(preload=("harm_not", name, "deadly_actions")) as made:
         assert made.run(deadly.WhoAmI()).succeeded
         (told,) = made.heard(events.PreloadExcluded)
@@ -44,7 +49,8 @@ def test_module_that_harms_the_template_is_left_out_and_said_why(name: str) -> N
         assert len(made.heard(events.TemplateStarted)) == 1
 
 
-def test_all_of_them_together_leave_a_template_that_works() -> None:
+def test_all_of_them_together_leave_a_template_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templatekeeper, "IMPORT_S_MAX", harmful_imports.IMPORT_S_MAX)
     with driven(preload=tuple(harmful_imports.SOURCES)) as made:
         assert made.run(deadly.WhoAmI()).succeeded
 
@@ -71,16 +77,20 @@ def test_what_a_module_prints_at_its_import_is_told_as_the_templates() -> None:
 def test_child_that_an_import_started_does_not_outlive_its_template() -> None:
     with driven(preload=("harm_child",)) as made:
         made.wait_ready()
-    sleepers = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and is_alive(int(name)):
-            try:
-                command = Path(f"/proc/{name}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if command == f"sleep\x00{harmful_imports.SLEEP_S}\x00".encode():
-                sleepers.append(int(name))
-    assert sleepers == []
+
+    def sleepers() -> list[int]:
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and is_alive(int(name)):
+                try:
+                    command = Path(f"/proc/{name}/cmdline").read_bytes()
+                except OSError:
+                    continue
+                if command == f"sleep\x00{harmful_imports.SLEEP_S}\x00".encode():
+                    found.append(int(name))
+        return found
+
+    until(lambda: not sleepers(), "it has died")
 
 
 def test_spawned_procs_are_like_forked_ones() -> None:

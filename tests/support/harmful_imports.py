@@ -13,6 +13,7 @@ class Threads(Action, frozen=True):
         return threading.active_count()
 """
 
+IMPORT_S_MAX = 3.0  # the others are imported within that on a busy machine, too
 # Nobody else's: other runs of these tests may be at work on the machine.
 SLEEP_S = f"1000.{os.getpid()}"
 SOURCES = {
@@ -34,7 +35,7 @@ WORDS = {
     "harm_handler": "SIGUSR1",
     "harm_exits": "its import ended the process: exited:3",
     "harm_crashes": "its import ended the process: crashed:SIGSEGV",
-    "harm_hangs": "its import did not end within 1 s",
+    "harm_hangs": f"its import did not end within {IMPORT_S_MAX:g} s",
 }
 
 

@@ -181,16 +181,18 @@ class ExtendBadly(Action, frozen=True):
 
 
 class ExtendTo(Action, frozen=True):
-    """Asks for ``seconds``; returns the seconds left before and after."""
+    """Asks for ``seconds``; returns the seconds left before and after, and those it took."""
 
     seconds: float
     timeout_s = 50.0
     timeout_s_max = 80.0
 
-    def execute(self, ctx: ActionContext) -> tuple[float, float, float]:
+    def execute(self, ctx: ActionContext) -> tuple[float, float, float, float]:
+        began = time.monotonic()
         before = ctx.deadline_s
         after = ctx.extend(self.seconds)
-        return before, after, ctx.deadline_s
+        took = time.monotonic() - began
+        return before, after, ctx.deadline_s, took
 
 
 class ShareMemory(Action, frozen=True):

@@ -43,6 +43,10 @@ class Hang(Action, frozen=True):
         time.sleep(600)
 
 
+class Long(Hang, frozen=True):
+    timeout_s = 20.0
+
+
 class Fail(Action, frozen=True):
     def execute(self, ctx: ActionContext) -> None:
         raise ValueError("no such pump")
@@ -63,7 +67,6 @@ class Huge(Action, frozen=True):
 class Keep(Action, frozen=True):
     """Has a ``text`` in its fields, its locals and its error, and ends ``how`` it is told."""
 
-    timeout_s = 0.3
     text: str
     how: str
 
@@ -78,6 +81,10 @@ class Keep(Action, frozen=True):
         return kept[0]
 
 
+class KeepTooLong(Keep, frozen=True):
+    timeout_s = 0.3
+
+
 class Greet(Action, frozen=True):
     token: Secret
 
@@ -87,5 +94,6 @@ class Greet(Action, frozen=True):
 
 KINDS = {
     "add": Add, "again": Again, "note": Note, "crash": Crash, "hang": Hang, "fail": Fail,
-    "greet": Greet, "exit": Exit, "huge": Huge, "keep": Keep,
+    "greet": Greet, "exit": Exit, "huge": Huge, "keep": Keep, "long": Long,
+    "keep too long": KeepTooLong,
 }  # fmt: skip
