@@ -25,6 +25,7 @@ from fsmv2.communicator.outcomes import (
     Direction,
     Held,
     LoginOutcome,
+    Said,
     Session,
     SyncOutcome,
 )
@@ -189,6 +190,7 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
         errors_in_row=errors,
         instance_uuid=instance_uuid(snap),
         rate=FailureRate() if before is None else before.rate,
+        said=Said() if before is None else before.said,
         held=None if isinstance(usable, str) else Held(usable.session, usable.login_id),
     )
     if before is None:

@@ -13,6 +13,7 @@ import pytest
 
 from fsmv2.communicator import CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import TOKEN_FILE_BYTES_MAX
+from fsmv2.communicator.actions.told import RETURNED_AT
 from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
 from fsmv2.communicator.failurerate import LOGIN, SYNC
 from fsmv2.communicator.states.flow import DEGRADED_AT_ERRORS, DEGRADED_AT_PENDING
@@ -80,6 +81,8 @@ def test_numbers_in_the_text_are_the_constants() -> None:
     assert f"one line of UTF-8 of at most {TOKEN_FILE_BYTES_MAX:,} bytes" in TEXT
     assert SYNC.share == LOGIN.share == 0.9
     assert f"the last {SYNC.outcomes_max} tries (at least {SYNC.outcomes_min})" in TEXT
+    assert RETURNED_AT == 3
+    assert "counts from the third time in a row" in TEXT
     assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT
 
 
