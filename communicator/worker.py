@@ -94,6 +94,7 @@ class Communicator(Worker):
     # An outage of the relay is no failure of ours: a restart would forget the session and how
     # long to wait, and ask the relay all the more often.
     unhealthy_after_s: ClassVar[float | None] = None
+    runbook_url: ClassVar[str] = "/runbooks/relay-unreachable.md"
 
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """Always running, with the decoded config; raises `SpecError` for an unusable one."""

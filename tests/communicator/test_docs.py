@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fsmv2.communicator import CommunicatorConfig
+from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import TOKEN_FILE_BYTES_MAX
 from fsmv2.communicator.actions.told import RETURNED_AT
 from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
@@ -24,7 +24,8 @@ from fsmv2.communicator.transport.jsonsize import DEPTH_MAX, VALUES_MAX
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
 from fsmv2.communicator.transport.token import REFRESH_MARGIN_S_MAX
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 SECTION = README.partition("\n## The communicator\n")[2].partition("\n## ")[0]
 TEXT = " ".join(SECTION.split())
 
@@ -84,6 +85,14 @@ def test_numbers_in_the_text_are_the_constants() -> None:
     assert RETURNED_AT == 3
     assert "counts from the third time in a row" in TEXT
     assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT
+
+
+def test_the_section_leads_to_the_runbooks() -> None:
+    """Also `fsmv2 explain` does, by the worker's class."""
+    linked = re.findall(r"\]\((ops/runbooks/[\w-]+\.md)\)", SECTION)
+    assert len(linked) == 2
+    assert all((ROOT / page).is_file() for page in linked)
+    assert Communicator.runbook_url in [page.removeprefix("ops") for page in linked]
 
 
 @pytest.mark.proc
