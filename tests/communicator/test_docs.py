@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
+from allowedwords import allowed
+from msgspec import inspect
 
 from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import TOKEN_FILE_BYTES_MAX
@@ -37,14 +38,16 @@ def rows(head: str) -> list[list[str]]:
 
 
 def test_table_of_keys_is_the_config() -> None:
-    """Every key with its default, in the order of the class."""
+    """Every key with what is allowed and its default, in the order of the class."""
     wanted = [
-        [f"`{field.name}`", f"`{json.dumps(field.default)}`"]
-        for field in msgspec.structs.fields(CommunicatorConfig)
+        [f"`{field.name}`", allowed(field.type), f"`{json.dumps(field.default)}`"]
+        for field in inspect.type_info(CommunicatorConfig).fields
     ]
-    table = rows("| key | default | meaning |")
-    assert [row[:2] for row in table] == wanted
-    meaning = {row[0].strip("`"): row[2] for row in table}
+    table = rows("| key | allowed | default | meaning |")
+    paste = "\n".join(f"| {' | '.join(row)} | … |" for row in wanted)
+    assert [row[:3] for row in table] == wanted, f"want\n{paste}"
+    assert all(len(row) == 4 and row[3] for row in table)
+    meaning = {row[0].strip("`"): row[3] for row in table}
     assert f"{CONNECT_S:.0f} s for connecting" in meaning["timeout_s"]
     assert f"at most {TIMEOUT_S_MAX:.0f}" in meaning["timeout_s"]
 
