@@ -52,6 +52,16 @@ class Held(msgspec.Struct, frozen=True):
     login_id: int
 
 
+class Said(msgspec.Struct, frozen=True):
+    """What the log says of a trouble that lasts: the classes of problems that it has named, which
+    one it named last, and of which class the last ``times`` tries in a row were."""
+
+    named: tuple[int, ...] = ()
+    last: int = 0
+    now: int = 0
+    times: int = 0
+
+
 class LoginOutcome(msgspec.Struct, frozen=True):
     """The result of one login: a ``session`` or a ``problem``.
 
@@ -73,6 +83,7 @@ class LoginOutcome(msgspec.Struct, frozen=True):
     asked_s_ago: float = 0.0
     rate: FailureRate = FailureRate()
     held: Held | None = None
+    said: Said = Said()
 
     def __repr__(self) -> str:
         # Without the identity: what the relay says of us may be anything.
@@ -87,7 +98,7 @@ class Direction(msgspec.Struct, frozen=True):
     that reports it; ``moved`` counts the messages of the last attempt that tried it; ``waiting``
     the files left in the folder afterwards; ``refused`` the messages that this attempt set aside;
     ``held`` says that the inbox has no room, so that nothing is pulled; ``strangers`` how many
-    things in the folder have been told to be no messages.
+    things in the folder have been told to be no messages; ``said`` what the log has of its errors.
     """
 
     errors_in_row: int = 0
@@ -99,6 +110,7 @@ class Direction(msgspec.Struct, frozen=True):
     held: bool = False
     rate: FailureRate = FailureRate()
     strangers: int = 0
+    said: Said = Said()
 
 
 class SyncOutcome(msgspec.Struct, frozen=True):

@@ -2,13 +2,14 @@
 
 Knows: what a user may configure and which values are usable.
 Does not know: transports' inside, when anything is sent.
-Invariants: pure; an unusable config is refused with its field, and a URL with a password in it
-is refused without showing it.
+Invariants: pure; an unusable config is refused with all its faults, each with its field, and a URL
+with a password in it is refused without showing it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -55,21 +56,32 @@ class CommunicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     inbox_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)] = INBOX_BYTES_MAX
 
     def __post_init__(self) -> None:
+        faults = list(self._faults())
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    def _faults(self) -> Iterator[str]:
+        """Everything that makes these values unusable, each with its field."""
         if self.relay_url is not None:
-            check_relay_url(self.relay_url)
+            try:
+                check_relay_url(self.relay_url)
+            except ValueError as error:
+                yield str(error)
         if self.auth_token_file is not None and not self.auth_token_file.startswith(_PATH_BEGINS):
             begins = ", ".join(_PATH_BEGINS)
-            raise ValueError(
+            yield (
                 f"auth_token_file begins with none of {begins}, want a path (a token belongs in "
                 "auth_token)"
             )
+        unusable = False
         for name, folder in (("outbox", self.outbox), ("inbox", self.inbox)):
             if folder is not None and ("\0" in folder or folder.splitlines() != [folder]):
-                raise ValueError(f"{name} has a NUL or a line break in it, want a path on one line")
-        if self.outbox is None or self.inbox is None:
+                unusable = True
+                yield f"{name} has a NUL or a line break in it, want a path on one line"
+        if unusable or self.outbox is None or self.inbox is None:
             return
         if _written_out(self.outbox) == _written_out(self.inbox):
-            raise ValueError(
+            yield (
                 f"outbox {self.outbox!r} and inbox {self.inbox!r} are one folder, want two folders"
             )
 
@@ -94,6 +106,7 @@ class Communicator(Worker):
     # An outage of the relay is no failure of ours: a restart would forget the session and how
     # long to wait, and ask the relay all the more often.
     unhealthy_after_s: ClassVar[float | None] = None
+    runbook_url: ClassVar[str] = "/runbooks/relay-unreachable.md"
 
     def derive_desired_state(self, spec: UserSpec) -> DesiredState:
         """Always running, with the decoded config; raises `SpecError` for an unusable one."""

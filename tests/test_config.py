@@ -400,8 +400,8 @@ def test_toml_dates_become_text() -> None:
 
 @pytest.mark.parametrize("key", ["token", "apiKey", "PASSWORD", "client_secret"])
 def test_possible_secrets_are_not_echoed(key: str) -> None:
-    """A value whose path looks like a credential's is named by its type only."""
-    assert shown("hunter2", f"workers[0].config.{key}") == "a str"
+    """A value whose path looks like a credential's is named by its sort only."""
+    assert shown("hunter2", f"workers[0].config.{key}") == "a text"
     text = f"name: a\nworkers: [{{name: w, type: t, state_mapping: {{{key}: [hunter2]}}}}]"
     assert "hunter2" not in "\n".join(faults_of(text))
 
@@ -697,7 +697,7 @@ def test_every_wrong_field_of_a_worker_config_is_told(tmp_path: Path) -> None:
         "config.hots: unknown key 'hots', did you mean 'host'?",
         "config.more: unknown key 'more', want one of host, port, token",
         "config.port: got 'x', want an integer",
-        "config.token: got a list of 1, want a Secret or null",
+        "config.token: got a list of 1, want a text or null",
     ]
     text = worker("type: lamp, config: {host: forbidden}")
     assert checked(text, tmp_path) == ["c:3:27: workers[0].config: host is forbidden"]

@@ -258,3 +258,11 @@ def test_a_link_with_a_host_of_its_own_is_shown_as_it_is() -> None:
     link = "https://wiki.example/observation-lost.md"
     document = {**DOCUMENT, "why": {**DOCUMENT["why"], "runbook": link}}
     assert f"fsmv2 runbook observation-lost, or {link}" in explanation_text(document, "h:1")
+
+
+def test_a_page_that_is_none_of_ours_is_shown_by_its_address_only() -> None:
+    """Of a worker type of somebody else's: no command of ours prints it."""
+    document = {**DOCUMENT, "why": {**DOCUMENT["why"], "runbook": "https://wiki.example/pumps"}}
+    text = explanation_text(document, "h:1")
+    assert "  runbook    https://wiki.example/pumps" in text
+    assert "fsmv2 runbook" not in text

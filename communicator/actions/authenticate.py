@@ -18,8 +18,9 @@ from typing import ClassVar
 
 from fsmv2.communicator import metrics
 from fsmv2.communicator.actions.call import is_insecure, transport_of
+from fsmv2.communicator.actions.told import facts_of, say
 from fsmv2.communicator.failurerate import LOGIN, FailureRate
-from fsmv2.communicator.outcomes import Credentials, Held, LoginOutcome, Session
+from fsmv2.communicator.outcomes import Credentials, Held, LoginOutcome, Said, Session
 from fsmv2.communicator.transport import token
 from fsmv2.communicator.transport.address import TOKEN_ENV, relay_url_of_environment
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
@@ -35,8 +36,8 @@ wall_clock_s = time.time
 
 class AuthenticateAction(Action, frozen=True):
     """Log in with ``credentials``. The identity of the last login, the count of failures, their
-    rate and the session that is in use (``held``) travel along, so that the outcome of a login
-    that fails can carry them on.
+    rate, what the log has ``said`` of them and the session that is in use (``held``) travel along,
+    so that the outcome of a login that fails can carry them on.
 
     With the ``refused`` outcome of before, nothing is sent unless the token has changed since.
     """
@@ -49,6 +50,7 @@ class AuthenticateAction(Action, frozen=True):
     rate: FailureRate = FailureRate()
     refused: LoginOutcome | None = None
     held: Held | None = None
+    said: Said = Said()
 
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
@@ -68,6 +70,7 @@ class AuthenticateAction(Action, frozen=True):
             return self._failed(ctx, error.problem, auth_token)
         if not login.instance_uuid:
             ctx.log("the login reply has no uuid, keeping the last one", "warning")
+        say(ctx, "login", self.said, None, self.errors_in_row)
         now = wall_clock_s()
         life_s = token.life_s(login.token.reveal(), now)
         return LoginOutcome(
@@ -85,13 +88,12 @@ class AuthenticateAction(Action, frozen=True):
     def _failed(
         self, ctx: ActionContext, problem: Problem, auth_token: Secret | None
     ) -> LoginOutcome:
-        facts = {"kind": str(problem.kind), "status": problem.status, "detail": problem.text}
         metrics.failed("login", problem)
-        if self.errors_in_row == 0:  # once per incident; the state's reason tells of the rest
-            ctx.log("login failed", "warning", **facts)
+        said = say(ctx, "login", self.said, problem, self.errors_in_row)
         rate = self.rate.with_outcome(True, LOGIN)
         if rate.alarmed and not self.rate.alarmed:
-            ctx.log("logins keep failing", "error", failed=rate.failures, of=rate.count, **facts)
+            counts = {"failed": rate.failures, "of": rate.count}
+            ctx.log("logins keep failing", "error", **counts, **facts_of(problem))
         mark, asked_s_ago = None, 0.0
         if auth_token is not None and problem.kind in LASTING:
             mark = _mark(auth_token)
@@ -107,6 +109,7 @@ class AuthenticateAction(Action, frozen=True):
             asked_s_ago=asked_s_ago,
             rate=rate,
             held=self.held,
+            said=said,
         )
 
 

@@ -63,7 +63,7 @@ class PullAction(Action, frozen=True):
         try:
             call = self.access.call(ctx)
         except TransportError as error:
-            return after(before, error.problem)
+            return told(ctx, "pull", before, after(before, error.problem))
         return pull_inbox(call, Path(self.inbox), before, self.messages_max, self.bytes_max)
 
 
@@ -95,15 +95,13 @@ def pull_inbox(
         held = after(
             before, None, asked=False, moved=moved, waiting=waiting, refused=aside, held=True
         )
-        told(call.ctx, "pull", before, held)
-        return held
+        return told(call.ctx, "pull", before, held)
     if problem is None and pulling.unreadable and not moved:
         problem = Problem(Kind.UNKNOWN, "cannot read the pull reply: it is kept as .unreadable")
     direction = after(
         before, problem, asked=pulling.asked, moved=moved, waiting=waiting, refused=aside
     )
-    told(call.ctx, "pull", before, direction)
-    return direction
+    return told(call.ctx, "pull", before, direction)
 
 
 class _Pulling:

@@ -74,7 +74,7 @@ class PushAction(Action, frozen=True):
         try:
             call = self.access.call(ctx)
         except TransportError as error:
-            return after(before, error.problem)
+            return told(ctx, "push", before, after(before, error.problem))
         return push_outbox(call, Path(self.outbox), before, may_go_on)
 
 
@@ -117,8 +117,7 @@ def push_outbox(
         refused=sending.refused,
         strangers=sending.strangers,
     )
-    told(call.ctx, "push", before, direction)
-    return direction
+    return told(call.ctx, "push", before, direction)
 
 
 class _Sending:

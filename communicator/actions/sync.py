@@ -148,9 +148,7 @@ def is_one_folder(outbox: str | None, inbox: str | None) -> bool:
 
 def _one_folder(action: SyncAction, ctx: ActionContext, name: str, before: Direction) -> Direction:
     metrics.of(action.access.credentials.path)
-    now = after(before, ONE_FOLDER, asked=False)
-    told(ctx, name, before, now)
-    return now
+    return told(ctx, name, before, after(before, ONE_FOLDER, asked=False))
 
 
 class _Side:

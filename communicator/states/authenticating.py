@@ -15,9 +15,10 @@ from fsmv2.communicator.states.reading import (
     is_renewal_due,
     login_due_in_s,
     next_login,
+    next_login_story,
     usable_session,
 )
-from fsmv2.communicator.states.spans import at_least, within
+from fsmv2.communicator.states.spans import at_least
 from fsmv2.supervisor import Act, Go, Phase, Snapshot, State, Stay
 
 
@@ -37,7 +38,6 @@ class Authenticating(State):
         else:
             held = f"renewal {failed}; " if failed else "logged in, "
             return Go(syncing.Syncing, reason=f"{held}token good for {at_least(usable.left_s)}")
-        due_in_s = login_due_in_s(snap)
-        if due_in_s > 0:
-            return Stay(reason=why + within("next login", due_in_s))
+        if login_due_in_s(snap) > 0:
+            return Stay(reason=why + next_login_story(snap))
         return Act(next_login(snap), reason=f"logging in: {why}")

@@ -35,8 +35,8 @@ from fsmv2.communicator.states.reading import (
     instance_uuid,
     is_made_with,
     is_renewal_due,
-    login_due_in_s,
     next_login,
+    next_login_story,
     sync_outcome,
     unfinished,
     value_of,
@@ -228,7 +228,7 @@ def _renewal_story(snap: Snapshot, usable: Usable) -> str:
     failed = failed_login(snap)
     if not failed:
         return ""
-    next_one = within("next login", login_due_in_s(snap)) if usable.renewal else ""
+    next_one = next_login_story(snap) if usable.renewal else ""
     return f"; renewal {failed}{next_one}"
 
 

@@ -25,10 +25,11 @@ from fsmv2.communicator.outcomes import (
     Direction,
     Held,
     LoginOutcome,
+    Said,
     Session,
     SyncOutcome,
 )
-from fsmv2.communicator.states.spans import at_least
+from fsmv2.communicator.states.spans import at_least, within
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import Action, Snapshot
 
@@ -189,6 +190,7 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
         errors_in_row=errors,
         instance_uuid=instance_uuid(snap),
         rate=FailureRate() if before is None else before.rate,
+        said=Said() if before is None else before.said,
         held=None if isinstance(usable, str) else Held(usable.session, usable.login_id),
     )
     if before is None:
@@ -209,8 +211,26 @@ def failed_login(snap: Snapshot) -> str:
     errors, problem = login_failures(snap)
     if problem is None:
         return ""
-    parked = "; parked until the relay or the token is changed" if problem.kind in LASTING else ""
-    return f"failed {errors} in a row, last: {problem}{parked}"
+    parked = f"; parked until the relay or the token is changed{_parked_for(snap)}"
+    return f"failed {errors} in a row, last: {problem}{parked if problem.kind in LASTING else ''}"
+
+
+def _parked_for(snap: Snapshot) -> str:
+    """When a token that was refused is sent once more all the same; nothing where there is none."""
+    before = _login_now(snap)
+    if before is None or before.refused_mark is None:
+        return ""
+    since_s = before.asked_s_ago + snap.since_success_s(AuthenticateAction)
+    return within("the same token is sent again", WAIT_S_MAX - since_s)
+
+
+def next_login_story(snap: Snapshot) -> str:
+    """When the next login may be tried. Of a token that is parked something else is told: the
+    looks at its file are no logins."""
+    _, problem = login_failures(snap)
+    if problem is not None and problem.kind in LASTING and _parked_for(snap):
+        return ""
+    return within("next login", login_due_in_s(snap))
 
 
 def _refused(synced: SyncOutcome) -> dict[str, Direction]:

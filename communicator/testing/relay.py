@@ -12,6 +12,7 @@ on SIGTERM, on SIGINT, after its seconds and with its parent.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import select
 import signal
@@ -34,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cannot listen: got {options.listen!r}, want HOST:PORT", file=sys.stderr)
         return 2
     try:
+        tls, parent = _tls(options.tls), _parent(options.parent_pid)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 3
+    try:
         relay = Relay(
             host=host,
             port=int(port),
@@ -43,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             chatter_s=options.chatter,
             outage_every_s=options.outage_every,
             outage_for_s=options.outage_for,
-            tls=_tls(options.tls),
+            tls=tls,
         )
     except (OSError, OverflowError) as error:
         print(f"cannot listen on {options.listen}: {error}", file=sys.stderr)
@@ -59,21 +65,25 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: None)
     with relay:
         print(f"relay listening on {relay.url}", flush=True)
-        _wait(woken, options.parent_pid, options.seconds)
+        select.select([woken, *parent], [], [], options.seconds)
     return 0
 
 
-def _wait(woken: int, parent_pid: int | None, seconds: float | None) -> None:
-    """Return on a signal, when the parent is gone, or after ``seconds``."""
-    watched = [woken]
-    if parent_pid is not None:
-        # A pidfd, not the parent-death signal: that one fires when the thread that started us
-        # ends, which in a threaded parent is long before its process does.
-        try:
-            watched.append(os.pidfd_open(parent_pid))
-        except ProcessLookupError:
-            return
-    select.select(watched, [], [], seconds)
+def _parent(pid: int | None) -> list[int]:
+    """What can be read from when process ``pid`` has ended; raises `ValueError` if there is none.
+
+    A pidfd, not the parent-death signal: that one fires when the thread that started us ends, which
+    in a threaded parent is long before its process does.
+    """
+    if pid is None:
+        return []
+    try:
+        return [os.pidfd_open(pid)]
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "out of range"
+        raise ValueError(
+            f"cannot end with --parent-pid {pid}: {why}, want a process that runs"
+        ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,30 +147,57 @@ def _prefix(text: str) -> str:
 def _fault(text: str) -> tuple[str, Fault, int | None]:
     endpoint, _, rest = text.partition("=")
     name, _, times = rest.partition(":")
-    if endpoint not in ENDPOINTS or name not in PRESETS or not (times or "1").isdecimal():
+    if "=" not in text or not (times or "1").isdecimal():
         raise argparse.ArgumentTypeError(f"got {text!r}, want ENDPOINT=PRESET or ENDPOINT=PRESET:N")
+    if endpoint not in ENDPOINTS:
+        known = ", ".join(ENDPOINTS)
+        raise argparse.ArgumentTypeError(f"{endpoint!r} is no endpoint, want one of {known}")
+    if name not in PRESETS:
+        raise argparse.ArgumentTypeError(f"{name!r} is no preset, want one of {_names()}")
     return endpoint, PRESETS[name](), int(times) if times else None
 
 
 def _chance(text: str) -> tuple[int, float]:
     seed, _, rate = text.partition(":")
-    if not seed.isdecimal() or not 0 <= float(rate) <= 1:
+    if not seed.isdecimal() or not 0 <= _number(rate) <= 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, want SEED:RATE with a rate of 0 to 1")
     return int(seed), float(rate)
 
 
 def _tls(path: str | None) -> ssl.SSLContext | None:
+    """Raises `ValueError` that names the file."""
     if path is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
+    try:
+        # Not asked for at the terminal, where nobody may be: a key with a pass phrase is refused.
+        context.load_cert_chain(path, password="")
+    except ssl.SSLError as error:
+        raise _unusable(path, f"it has none that fit ({error.reason})") from None
+    except OSError as error:
+        raise _unusable(path, error.strerror) from None
+    except ValueError:  # a NUL in it
+        raise _unusable(path, "no file has such a name") from None
     return context
 
 
+def _unusable(path: str, why: str | None) -> ValueError:
+    want = "want a PEM file with a key, without a pass phrase, and its certificates"
+    return ValueError(f"cannot serve https with {path!r}: {why}, {want}")
+
+
+def _number(text: str) -> float:
+    """NaN, which is in no range, for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _seconds(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"got {text}, want more than 0 seconds")
+        raise argparse.ArgumentTypeError(f"got {text!r}, want more than 0 seconds")
     return value
 
 

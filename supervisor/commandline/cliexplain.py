@@ -57,7 +57,7 @@ def explanation_text(document: dict[str, Any], listen: str) -> str:
 
 def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
     from fsmv2.supervisor.commandline.client import base_url, duration
-    from fsmv2.supervisor.core.runbooks import page_of
+    from fsmv2.supervisor.core.runbooks import PAGES, page_of
 
     details = [("  rule", cause["rule"])]
     if cause["since_s"] is not None:
@@ -70,7 +70,8 @@ def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
         link = cause["runbook"]
         page = page_of(link)
         link = f"{base_url(listen)}{link}" if link.startswith("/") else link
-        details.append(("  runbook", f"fsmv2 runbook {page}, or {link}"))
+        command = f"fsmv2 runbook {page}, or " if page in PAGES else ""
+        details.append(("  runbook", f"{command}{link}"))
     return details
 
 

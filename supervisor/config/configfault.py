@@ -21,6 +21,8 @@ _SECRET = re.compile(r"token|password|secret|key", re.IGNORECASE)
 # The user and password of a URL.
 _URL_LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+# What a value is, where it may be a secret.
+_SORTS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 _LAST_PART = re.compile(r"(\.[^.\[\]]+|\[[^\[\]]*\]|^[^.\[\]]+)$")
 
 
@@ -101,7 +103,7 @@ def shown(value: Any, path: str) -> str:
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     if is_secret(path):
-        return f"a {type(value).__name__}"
+        return _SORTS.get(type(value), f"a {type(value).__name__}")
     if isinstance(value, bool):
         return "true" if value else "false"
     text = repr(without_login(value) if isinstance(value, str) else value)

@@ -10,7 +10,10 @@ Invariants: whatever msgspec refuses is reported; nothing is reported twice.
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import re
+import uuid
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -30,6 +33,17 @@ _Lists = (
     | inspect.CollectionType
 )
 _Fields = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
+# Types that have no form of their own in a config: what is written for them.
+_WRITTEN: dict[type[inspect.Type], tuple[type, str]] = {
+    inspect.DateTimeType: (datetime.datetime, "a date and time like 2026-01-31T12:00:00Z"),
+    inspect.DateType: (datetime.date, "a date like 2026-01-31"),
+    inspect.TimeType: (datetime.time, "a time of day like 12:00:00"),
+    inspect.TimeDeltaType: (datetime.timedelta, "a duration like PT5M"),
+    inspect.UUIDType: (uuid.UUID, "a UUID"),
+    inspect.DecimalType: (decimal.Decimal, "a number"),
+    inspect.BytesType: (bytes, "a text in base64"),
+    inspect.ByteArrayType: (bytearray, "a text in base64"),
+}
 _PLACE = re.compile(r"^(?P<text>.*?) - at `\$(?P<place>.*)`$", re.DOTALL)
 
 
@@ -88,7 +102,7 @@ def _walk_fields(kind: _Fields, value: Any, path: str) -> Iterator[Misfit]:
         yield _wrong(kind, value, path)
         return
     if isinstance(kind, inspect.StructType) and (kind.array_like or kind.tag is not None):
-        yield from _convert(kind, value, path)
+        yield from _convert(kind.cls, value, path)
         return
     fields = {field.encode_name: field for field in kind.fields}
     closed = isinstance(kind, inspect.StructType | inspect.DataclassType) and getattr(
@@ -112,12 +126,12 @@ def _walk_fields(kind: _Fields, value: Any, path: str) -> Iterator[Misfit]:
     if fine:
         # What only the class itself can say: __post_init__, custom types, dates, ...
         known = {name: item for name, item in value.items() if name in fields}
-        yield from _convert(kind, known, path)
+        yield from _convert(kind.cls, known, path)
 
 
-def _convert(kind: _Fields | inspect.CustomType, value: Any, path: str) -> Iterator[Misfit]:
+def _convert(kind: type, value: Any, path: str) -> Iterator[Misfit]:
     try:
-        msgspec.convert(value, kind.cls, dec_hook=decode_wire_type)
+        msgspec.convert(value, kind, dec_hook=decode_wire_type)
     except msgspec.ValidationError as error:
         found = _PLACE.match(str(error))
         text, place = (found["text"], found["place"]) if found else (str(error), "")
@@ -125,7 +139,7 @@ def _convert(kind: _Fields | inspect.CustomType, value: Any, path: str) -> Itera
     except SpecError as error:
         yield path, str(error)
     except Exception as error:  # a user's __post_init__ may raise anything
-        yield path, f"cannot build {kind.cls.__name__}: {type(error).__name__}: {error}"
+        yield path, f"cannot build {kind.__name__}: {type(error).__name__}: {error}"
 
 
 def _walk_list(kind: _Lists, value: Any, path: str) -> Iterator[Misfit]:
@@ -175,7 +189,9 @@ def _fits_scalar(kind: inspect.Type, value: Any) -> bool:
                 return False
             return kind.pattern is None or re.search(kind.pattern, value) is not None
         case inspect.CustomType():
-            return not list(_convert(kind, value, ""))
+            return not list(_convert(kind.cls, value, ""))
+    if type(kind) in _WRITTEN:
+        return not list(_convert(_WRITTEN[type(kind)][0], value, ""))
     return True  # the class around it decides, see `_convert`
 
 
@@ -219,11 +235,14 @@ def wanted(kind: inspect.Type) -> str:
         case inspect.AnyType():
             return "a value"
         case inspect.CustomType():
-            return f"a {kind.cls.__name__}"
+            # A type that reads its own form can say what that is.
+            return str(getattr(kind.cls, "__wire_words__", f"a value for {kind.cls.__name__}"))
     if isinstance(kind, _Lists | inspect.TupleType):
         return "a list"
     if isinstance(kind, inspect.DictType | _Fields):
         return "a mapping"
+    if type(kind) in _WRITTEN:
+        return _WRITTEN[type(kind)][1]
     return f"a {type(kind).__name__.removesuffix('Type').lower()}"
 
 

@@ -4,7 +4,8 @@ Theory of operation. `RULES` is a table in the order in which reasons win, the g
 lies beyond it. Each rule looks at the facts and gives a `Cause`, with the numbers that made it so,
 or None. The first that applies is why; the others are told too. Whoever finds another reason for a
 worker to wait adds its facts to `facts.Facts`, a row to `RULES` and, if it is trouble, a page to
-`runbooks.BY_RULE`.
+`runbooks.BY_RULE`. Where a worker that does not run is held back by nothing but itself, the page is
+that of its type, if that has one of its own.
 
 Knows: the rules, their words, what comes next and when.
 Does not know: nodes, pools, clocks; `explain` reads the facts off them. Children that are not
@@ -75,7 +76,8 @@ def causes_of(
 
 def _linked(cause: Cause, base_url: str) -> Cause:
     page = cause.runbook or runbooks.BY_RULE.get(cause.rule, "")
-    return msgspec.structs.replace(cause, runbook=runbooks.url(page, base_url))
+    link = runbooks.based(page, base_url) if "/" in page else runbooks.url(page, base_url)
+    return msgspec.structs.replace(cause, runbook=link)
 
 
 def seconds(value: float) -> str:
@@ -125,6 +127,7 @@ def _action_in_flight(facts: Facts) -> Cause | None:
         next="its result is taken, or it is killed at its deadline",
         next_in_s=max(0.0, flight.timeout_s - flight.running_s),
         waits_for=(flight.name,),
+        runbook="" if facts.phase is Phase.RUNNING else facts.runbook,
     )
 
 
@@ -351,6 +354,7 @@ def _own_decision(facts: Facts) -> Cause | None:
         next="its state machine is asked again",
         next_in_s=facts.next_look_s,
         waits_for=tuple(each.path for each in down) or ("its own next_action",),
+        runbook=facts.runbook,
     )
 
 

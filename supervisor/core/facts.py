@@ -17,7 +17,8 @@ from fsmv2.supervisor.core.restarts import RestartBudget, RestartType
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """One reason. ``numbers`` are those in ``text``; ``waits_for`` are paths, or what else has to
-    happen; ``next`` says what comes next, after ``next_in_s`` if that is known."""
+    happen; ``next`` says what comes next, after ``next_in_s`` if that is known. ``runbook`` is a
+    page, or the address of one."""
 
     rule: str
     text: str
@@ -127,7 +128,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     ``forced_in_s`` is when it is dropped by force; ``waits_for_lease``: its action waits for
     its turn while the infrastructure breaker is half open. ``children_down`` are the first of the
     children that do not run. ``failed_child`` is the path of the child that keeps the circuit open,
-    and ``retry_in_s`` when it is restarted."""
+    and ``retry_in_s`` when it is restarted. ``runbook`` is where its type has its own page, empty:
+    it has none."""
 
     path: str
     worker_type: str
@@ -156,6 +158,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     failed_child: str = ""
     retry_in_s: float | None = None
     next_look_s: float | None = None
+    runbook: str = ""
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ PAGES = {
     "reload-refused": "A reload is refused.",
     "store-degraded": "The store's file is damaged, or nothing is saved.",
     "log-lines-dropped": "Log lines are missing.",
+    "relay-unreachable": "A communicator cannot reach its relay, gets errors or no answer from it.",
+    "relay-refuses-token": "A communicator's login is refused and parked, or its token in use.",
 }
 
 # Name of an event to its page.

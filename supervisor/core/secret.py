@@ -20,6 +20,7 @@ class Secret:
     """
 
     __slots__ = ("_text",)
+    __wire_words__ = "a text"  # what stands for it in a config
 
     def __init__(self, text: str) -> None:
         if not isinstance(text, str):

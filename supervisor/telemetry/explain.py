@@ -37,6 +37,7 @@ from fsmv2.supervisor.core.facts import (
 from fsmv2.supervisor.core.phase import Phase
 from fsmv2.supervisor.core.restarts import counting
 from fsmv2.supervisor.core.words import presentable
+from fsmv2.supervisor.core.worker import Worker
 from fsmv2.supervisor.pool.pool import Pool
 from fsmv2.supervisor.pool.poolstatistics import quarantine_records
 from fsmv2.supervisor.telemetry.view import declared_children, shown_attempt
@@ -162,8 +163,14 @@ def _facts(node: Node, now: Context, quarantined: Records) -> Facts:
         failed=_failed(node, now),
         failed_child=f"{node.path}/{failed[0]}" if failed else "",
         retry_in_s=next_retry_in_s(node, failed[0], now.now) if failed else None,
+        runbook=_own_runbook(type(node.worker)),
         next_look_s=None if node.wake_at is None else max(0.0, node.wake_at - now.now),
     )
+
+
+def _own_runbook(kind: type[Worker]) -> str:
+    """Where the page of this worker type is, empty where it has only the one of all types."""
+    return "" if kind.runbook_url == Worker.runbook_url else kind.runbook_url
 
 
 def _failed(node: Node, now: Context) -> Failed | None:

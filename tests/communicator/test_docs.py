@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
+from allowedwords import allowed
+from msgspec import inspect
 
-from fsmv2.communicator import CommunicatorConfig
+from fsmv2.communicator import Communicator, CommunicatorConfig
 from fsmv2.communicator.actions.authenticate import TOKEN_FILE_BYTES_MAX
+from fsmv2.communicator.actions.told import RETURNED_AT
 from fsmv2.communicator.backoff import SPREAD, WAIT_S_MAX
 from fsmv2.communicator.failurerate import LOGIN, SYNC
 from fsmv2.communicator.states.flow import DEGRADED_AT_ERRORS, DEGRADED_AT_PENDING
@@ -23,7 +25,8 @@ from fsmv2.communicator.transport.jsonsize import DEPTH_MAX, VALUES_MAX
 from fsmv2.communicator.transport.protocol import CONNECT_S, TIMEOUT_S_MAX
 from fsmv2.communicator.transport.token import REFRESH_MARGIN_S_MAX
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 SECTION = README.partition("\n## The communicator\n")[2].partition("\n## ")[0]
 TEXT = " ".join(SECTION.split())
 
@@ -35,14 +38,16 @@ def rows(head: str) -> list[list[str]]:
 
 
 def test_table_of_keys_is_the_config() -> None:
-    """Every key with its default, in the order of the class."""
+    """Every key with what is allowed and its default, in the order of the class."""
     wanted = [
-        [f"`{field.name}`", f"`{json.dumps(field.default)}`"]
-        for field in msgspec.structs.fields(CommunicatorConfig)
+        [f"`{field.name}`", allowed(field.type), f"`{json.dumps(field.default)}`"]
+        for field in inspect.type_info(CommunicatorConfig).fields
     ]
-    table = rows("| key | default | meaning |")
-    assert [row[:2] for row in table] == wanted
-    meaning = {row[0].strip("`"): row[2] for row in table}
+    table = rows("| key | allowed | default | meaning |")
+    paste = "\n".join(f"| {' | '.join(row)} | … |" for row in wanted)
+    assert [row[:3] for row in table] == wanted, f"want\n{paste}"
+    assert all(len(row) == 4 and row[3] for row in table)
+    meaning = {row[0].strip("`"): row[3] for row in table}
     assert f"{CONNECT_S:.0f} s for connecting" in meaning["timeout_s"]
     assert f"at most {TIMEOUT_S_MAX:.0f}" in meaning["timeout_s"]
 
@@ -80,7 +85,17 @@ def test_numbers_in_the_text_are_the_constants() -> None:
     assert f"one line of UTF-8 of at most {TOKEN_FILE_BYTES_MAX:,} bytes" in TEXT
     assert SYNC.share == LOGIN.share == 0.9
     assert f"the last {SYNC.outcomes_max} tries (at least {SYNC.outcomes_min})" in TEXT
+    assert RETURNED_AT == 3
+    assert "counts from the third time in a row" in TEXT
     assert f"90 % of {LOGIN.outcomes_max} logins (at least {LOGIN.outcomes_min})" in TEXT
+
+
+def test_the_section_leads_to_the_runbooks() -> None:
+    """Also `fsmv2 explain` does, by the worker's class."""
+    linked = re.findall(r"\]\((ops/runbooks/[\w-]+\.md)\)", SECTION)
+    assert len(linked) == 2
+    assert all((ROOT / page).is_file() for page in linked)
+    assert Communicator.runbook_url in [page.removeprefix("ops") for page in linked]
 
 
 @pytest.mark.proc

@@ -9,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 from relaycaller import BEARER, WAIT_S, Caller, Clock, calling
 
 from fsmv2.communicator.testing import faults
@@ -318,9 +321,66 @@ def test_command_refuses_what_it_cannot_listen_on(
     assert main(["--listen", "nonsense"]) == 2
     taken = relay.url.removeprefix("http://").partition("/")[0]
     assert main(["--listen", taken]) == 3
-    assert main(["--tls", "/nowhere.pem"]) == 3
     assert "cannot listen" in capsys.readouterr().err
-    wrongs = ["--seconds=-1", "--fault=push=typo", "--fault=pish=drop", "--chance=1:2"]
-    for wrong in (*wrongs, "--prefix=api", "--prefix=/a?b", "--prefix=/a//b"):
-        with pytest.raises(SystemExit):
-            main([wrong])
+
+
+def test_command_names_the_file_it_cannot_serve_https_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says nothing of listening, which it did not come to."""
+    empty, locked = tmp_path / "empty.pem", tmp_path / "locked.pem"
+    empty.touch()
+    key = trustme.CA().private_key_pem.bytes()
+    form, how = serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"pass")
+    private = serialization.load_pem_private_key(key, None)
+    locked.write_bytes(private.private_bytes(serialization.Encoding.PEM, form, how))
+    for path, why in (
+        ("/nowhere.pem", "No such file or directory"),
+        (str(tmp_path), "Is a directory"),
+        (str(empty), "it has none that fit"),
+        (str(locked), "it has none that fit"),
+        ("/a\0b", "no file has such a name"),
+    ):
+        assert main(["--tls", path]) == 3
+        told = capsys.readouterr().err
+        assert told.startswith(f"cannot serve https with {path!r}: {why}"), told
+        assert told.endswith(
+            ", want a PEM file with a key, without a pass phrase, and its certificates\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("--seconds=-1", "got '-1', want more than 0 seconds"),
+        ("--seconds=x", "got 'x', want more than 0 seconds"),
+        ("--fault=push=typo", "'typo' is no preset, want one of cloudflare-429, "),
+        ("--fault=push=", "'' is no preset, want one of cloudflare-429, "),
+        ("--fault=pish=drop", "'pish' is no endpoint, want one of login, pull, push"),
+        ("--fault=push", "got 'push', want ENDPOINT=PRESET or ENDPOINT=PRESET:N"),
+        ("--fault=push=drop:x", "got 'push=drop:x', want ENDPOINT=PRESET or ENDPOINT=PRESET:N"),
+        ("--chance=1:2", "got '1:2', want SEED:RATE"),
+        ("--chance=1:x", "got '1:x', want SEED:RATE"),
+        ("--prefix=api", "want a path"),
+        ("--prefix=/a?b", "want a path"),
+        ("--prefix=/a//b", "want a path"),
+    ],
+)
+def test_command_says_what_is_wrong_with_an_option(
+    wrong: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([wrong])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pid", [99_999_999, 0, -3, 1 << 80])
+def test_command_refuses_a_parent_that_is_not_there(
+    pid: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would run on without, or end before anybody could use it."""
+    assert main(["--parent-pid", str(pid)]) == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"cannot end with --parent-pid {pid}: ")

@@ -136,6 +136,28 @@ def test_unusable_config_is_refused_with_its_field(config: dict[str, object], to
         Communicator().derive_desired_state(UserSpec(config=dict(config)))
 
 
+def test_all_faults_of_a_config_are_told_at_once() -> None:
+    """Each with its field, none with what it must not show; with unusable folders it is not said
+    too that they are one."""
+    config = {
+        "relay_url": "https://user:hunter2@relay.example.com/api",
+        "auth_token_file": "hunter2",
+        "outbox": "/plant/box",
+        "inbox": "/plant//box",
+    }
+    with pytest.raises(SpecError) as caught:
+        Communicator().derive_desired_state(UserSpec(config=dict(config)))
+    told = str(caught.value).removeprefix("config: ").split("; ")
+    assert [fault.split()[0] for fault in told] == ["relay_url", "auth_token_file", "outbox"]
+    assert "two folders" in told[2]
+    assert "hunter2" not in repr(caught.value)
+    config |= {"outbox": "/plant/box\0", "inbox": "/plant/box\0"}
+    with pytest.raises(SpecError) as caught:
+        Communicator().derive_desired_state(UserSpec(config=dict(config)))
+    told = str(caught.value).split("; ")
+    assert [fault.split()[0] for fault in told[1:]] == ["auth_token_file", "outbox", "inbox"]
+
+
 @pytest.mark.parametrize("name", ["relay_url", "auth_token_file"])
 @pytest.mark.parametrize("text", ["t0ken-in-the-wrong-place", "t0ken://place", "t0ken/a=="])
 def test_what_is_no_url_and_no_path_is_not_shown(name: str, text: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any, cast
 import click
 import msgspec
 import pytest
+from allowedwords import allowed
 from msgspec import inspect
 
 from fsmv2.examples.demo import demo
@@ -174,37 +175,6 @@ def default_of(field: inspect.Field) -> str:
     if value is inspect.NODEFAULT:
         value = cast(Any, field.default_factory)()
     return f"`{json.dumps(msgspec.to_builtins(value))}`"
-
-
-def allowed(kind: inspect.Type) -> str:
-    """What a value of ``kind`` may be, in words."""
-    match kind:
-        case inspect.IntType() | inspect.FloatType():
-            low = f"over {figure(kind.gt)}" if kind.ge is None else figure(kind.ge)
-            word = "" if isinstance(kind, inspect.FloatType) else ", whole"
-            return f"{low} to {figure(kind.le)}{word}"
-        case inspect.LiteralType():
-            return ", ".join(f"`{value}`" for value in kind.values)
-        case inspect.UnionType():
-            return " or ".join(allowed(each) for each in kind.types)
-        case inspect.VarTupleType() | inspect.ListType():
-            return "a list of texts"
-        case inspect.StructType():
-            return ", ".join(f"`{field.encode_name}`" for field in kind.fields)
-    words = {
-        inspect.BoolType: "`true`, `false`",
-        inspect.DictType: "a mapping",
-        inspect.NoneType: "`null`",
-        inspect.StrType: "a text",
-        inspect.CustomType: "a text",  # the one we have is Secret
-    }
-    return words[type(kind)]
-
-
-def figure(number: float | None) -> str:
-    """A limit for people; every number of the config has both limits."""
-    assert number is not None
-    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
 
 
 def test_config_keys_are_the_settings() -> None:

@@ -17,6 +17,9 @@ import click
 import pytest
 import yaml
 
+from fsmv2.communicator import WORKERS
+from fsmv2.communicator.metrics import TABLE as COMMUNICATORS
+from fsmv2.communicator.transport.errors import Kind
 from fsmv2.examples.demo import demo
 from fsmv2.supervisor.capabilities import capabilities
 from fsmv2.supervisor.commandline.cli import cli
@@ -25,6 +28,7 @@ from fsmv2.supervisor.core.absences import RULES as ABSENCES
 from fsmv2.supervisor.core.eventbase import Event
 from fsmv2.supervisor.core.explaining import RULES
 from fsmv2.supervisor.core.runbooks import BASE_URL, BY_EVENT, BY_RULE, PAGES, url
+from fsmv2.supervisor.core.runbooks import page_of as page_named
 from fsmv2.supervisor.telemetry.logs import DEATH_LOG_TAIL, DEATH_STACK
 from fsmv2.supervisor.telemetry.logsentences import sentence_of
 from fsmv2.supervisor.telemetry.metrictable import TABLE
@@ -32,6 +36,10 @@ from fsmv2.supervisor.telemetry.runbookpages import INDEX, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "ops/runbooks"
+# Every metric with its labels: a supervisor serves those of its communicators too.
+LABELS = {row.name: row.labels for row in TABLE} | {
+    f"fsmv2_communicator_{row.name}": row.labels for row in COMMUNICATORS
+}
 HEADINGS = ["Symptom", "Meaning", "Check", "Fix", "Prevent"]
 
 _LINK = re.compile(r"\]\(([^)#\s]+)\)")
@@ -55,7 +63,7 @@ def alerts() -> list[dict[str, Any]]:
 
 def metrics_in(expression: str) -> set[str]:
     """The metrics an expression reads."""
-    known = {row.name for row in TABLE}
+    known = set(LABELS)
     return {
         name if name in known else re.sub(r"_(bucket|sum|count)$", "", name)
         for name in _METRIC.findall(expression)
@@ -119,7 +127,7 @@ def test_what_is_no_page_is_not_read(name: str) -> None:
 def test_names_of_events_and_metrics_in_pages_exist() -> None:
     """In code marks; what reads like one of ours is one."""
     names = {kind.name() for kind in all_events()} | {DEATH_STACK, DEATH_LOG_TAIL}
-    metrics = {row.name for row in TABLE}
+    metrics = set(LABELS)
     fields = {field for kind in all_events() for field in kind.__struct_fields__}
     for page in PAGES:
         text = text_of(page)
@@ -134,7 +142,7 @@ WORDS = {
     "derive_desired_state", "next_action", "out_of_memory", "timed_out", "hung_in_c",
     "stopped_process", "depends_on", "restart_budget", "timeout_s", "shutdown_timeout_s",
     "slow_worker_s", "location_path", "peak_memory_bytes", "rule_files",
-    "supervisor_id",
+    "supervisor_id", "auth_token_file", "relay_url", *Kind,
 }  # fmt: skip
 
 
@@ -187,6 +195,8 @@ def test_links_of_events_and_rules_lead_to_pages() -> None:
     assert url("circuit-open") == "/runbooks/circuit-open.md"
     assert url("circuit-open", "https://wiki.example/") == "https://wiki.example/circuit-open.md"
     assert url("") == ""
+    for kind in WORKERS:
+        assert page_named(kind.runbook_url) in PAGES, kind
 
 
 def test_rules_with_a_page_are_rules_that_exist() -> None:
@@ -210,7 +220,7 @@ def test_every_page_is_linked_to_by_somebody() -> None:
 
 
 def test_alerts_read_metrics_that_exist_and_link_to_pages() -> None:
-    known = {row.name for row in TABLE}
+    known = set(LABELS)
     for alert in alerts():
         assert metrics_in(alert["expr"]) <= known, alert["alert"]
         assert metrics_in(alert["expr"]), alert["alert"]
@@ -228,7 +238,7 @@ def unknown_labels(expression: str) -> set[str]:
     """What an expression selects or groups by that its metrics do not have. Prometheus adds
     ``instance``, a histogram ``le``."""
     labels = {"instance", "le"}
-    labels |= {name for row in TABLE if row.name in metrics_in(expression) for name in row.labels}
+    labels |= {label for name in metrics_in(expression) for label in LABELS[name]}
     asked = set(re.findall(r"(\w+)(?:=~|!=|=)\"", expression))
     asked |= {
         name for group in re.findall(r"by \(([^)]*)\)", expression) for name in group.split(", ")
@@ -245,7 +255,7 @@ def test_labels_that_alerts_ask_for_are_the_metrics() -> None:
 def test_the_dashboard_has_the_four_panels_and_reads_metrics_that_exist() -> None:
     """Circuits, recovery, actions, durations; each for the supervisors that were chosen."""
     board = json.loads((ROOT / "ops/dashboard.json").read_text("utf-8"))
-    known = {row.name for row in TABLE}
+    known = set(LABELS)
     assert [panel["title"].partition(" ")[0] for panel in board["panels"]] == [
         "Circuits",
         "Recovery:",
