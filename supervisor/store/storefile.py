@@ -55,6 +55,16 @@ def refusal(path: str) -> str:
     return ""
 
 
+def refusal_of(path: str | None, config: str) -> str:
+    """`refusal` of a path that the file ``config`` asks for, or None for no file."""
+    if not path:
+        return ""
+    with contextlib.suppress(OSError):
+        if os.path.samefile(path, config):
+            return "got the config's own file, want a store's file or a path where none is"
+    return refusal(path)
+
+
 def is_ours(path: str) -> bool:
     """Whether a file that cannot be read as a database is known to have been a store."""
     if is_marked(path):
