@@ -79,7 +79,13 @@ def cannot_start(text: str) -> NoReturn:
 
 
 def load(path: str) -> tuple[Any, Any]:
-    """Settings and plug-ins of a config file, fully checked; exits if they are not fine."""
+    """Settings and plug-ins of a config file to run, fully checked; exits if they are not fine."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        why = "the current folder is gone" if gone else f"the current folder: {error.strerror}"
+        cannot_start(f"cannot run: {why}; want to be started in a folder that exists")
     try:
         return checked(path)
     except SpecError as error:
