@@ -111,7 +111,8 @@ ATTEMPTS: dict[str, Action] = {
 def told(last: ActionResult) -> str:
     """How an attempt ended, for people."""
     error = f" ({last.error})" if last.error is not None else ""
-    return f"last attempt {last.verdict} after {last.ran_s:.1f} s{error}"
+    ran = f"{last.ran_s:.1f} s" if last.ran_s >= 1 else f"{last.ran_s * 1000:.0f} ms"
+    return f"last attempt {last.verdict} after {ran}{error}"
 
 
 class Stopped(State):

@@ -1,7 +1,7 @@
 """`fsmv2` and `python -m fsmv2.supervisor`.
 
-Knows: nothing but where the command line lives. Must be cheap and free of effects at import:
-a started process imports its parent's main module again.
+Knows: where the command line lives, and that it wants its three streams. Must be cheap and free
+of effects at import: a started process imports its parent's main module again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line."""
+    from fsmv2.supervisor.system import standardstreams
+
+    # Before anything is opened that would take the place of one that is closed.
+    standardstreams.ensure()
     from fsmv2.supervisor.commandline.cli import cli
 
     cli.main(prog_name="fsmv2")

@@ -11,6 +11,7 @@ between ticks, a bounded portion at a time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
@@ -70,8 +71,12 @@ def bind(listen: str) -> socket.socket:
         server.listen(BACKLOG)
     except OSError as error:
         server.close()
+        asks = {
+            errno.EADDRINUSE: "; is another supervisor running?",
+            errno.EADDRNOTAVAIL: "; this machine has no such address,",
+        }.get(error.errno or 0, ";")
         raise StartError(
-            f"cannot listen on {listen}: {error.strerror or error}; is another supervisor running? "
+            f"cannot listen on {listen}: {error.strerror or error}{asks} "
             "choose another address with --http HOST:PORT"
         ) from None
     return server

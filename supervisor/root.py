@@ -111,6 +111,7 @@ class Supervisor:
             deaths=dict(telemetry.deaths),
             restarts=telemetry.restarts,
             proc_deaths=telemetry.proc_deaths,
+            observation_deaths=self._engine.observation_deaths,
         )
 
     def _start(self, undo: contextlib.ExitStack) -> None:
@@ -149,7 +150,7 @@ class Supervisor:
         )
         try:
             self._pool.start()
-            undo.callback(self._pool.close)
+            undo.callback(self._close_pool)
             undo.callback(self._probe.close)
             undo.callback(self._reloader.close)
             leftovers = Leftovers()
@@ -209,6 +210,13 @@ class Supervisor:
             | ({self._ops.pid} if self._ops is not None else set())
         )
         return pool
+
+    def _close_pool(self) -> None:
+        self._pool.close()
+        if self._forced:
+            # What was killed just now has its results, and no tick that would take them.
+            self._engine.settle(time.monotonic(), time.time())
+            self._telemetry.flush()
 
     def _make_engine(self) -> Engine:
         engine = Engine(

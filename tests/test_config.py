@@ -815,8 +815,8 @@ def test_every_plugin_failure_is_told_at_once(folder: Path) -> None:
         ("plugins[10]: cannot import 'plug_god': No module", ""),
         ("plugins[11]: cannot import 'plug_good.py'", "such as 'plug_good', not a file's"),
         ("plugins[12]: 'plug_good' is listed twice, first at plugins[7]", ""),
-        ("plugins[13]: cannot import '..': ", ""),
-        ("plugins[14]: cannot import '': ", ""),
+        ("plugins[13]: cannot import '..', want a module's name", ""),
+        ("plugins[14]: cannot import '', want a module's name", ""),
     ]
     assert len(told) == len(expected)
     for line, (begin, end) in zip(told, expected, strict=True):

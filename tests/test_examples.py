@@ -197,11 +197,11 @@ def test_faulty_workers_act_again_and_again(worker: type[Worker]) -> None:
 
 def test_faulty_reason_tells_the_error() -> None:
     """What an action raised is in the reason."""
-    bad = result(faulty.Fail, "failed", error=ActionError("ValueError", "no"), ran_s=0.1)
+    bad = result(faulty.Fail, "failed", error=ActionError("ValueError", "no"), ran_s=0.004)
     snap = snapshot(
         faulty.Degraded, faulty.FaultyConfig(), worker_type="fails", results=[bad], ago_s=1.0
     )
-    reason = "last attempt failed after 0.1 s (ValueError: no), next in 2 s"
+    reason = "last attempt failed after 4 ms (ValueError: no), next in 2 s"
     assert told(faulty.Fails, snap) == ("stay", reason)
     with pytest.raises(ValueError, match=r"cannot read sensor"):
         faulty.Fail().execute(FakeContext())

@@ -79,30 +79,41 @@ def cannot_start(text: str) -> NoReturn:
 
 
 def load(path: str) -> tuple[Any, Any]:
-    """Settings and plug-ins of a config file, fully checked; exits if they are not fine."""
+    """Settings and plug-ins of a config file to run, fully checked; exits if they are not fine."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        why = "the current folder is gone" if gone else f"the current folder: {error.strerror}"
+        cannot_start(f"cannot run: {why}; want to be started in a folder that exists")
+    try:
+        return checked(path)
+    except SpecError as error:
+        refuse(error)
+
+
+def checked(path: str, *, at_rest: bool = False) -> tuple[Any, Any]:
+    """Settings and plug-ins of a config file. Raises `SpecError` with all that is wrong with them
+    and, of a config that may not run yet (``at_rest``), with the place of its store."""
     from fsmv2.supervisor.config.config import read_config
-
-    try:
-        settings, places = read_config(path)
-    except SpecError as error:
-        refuse(error)
-    return settings, load_plugins_for(settings, (str(Path(path).parent),), places)
-
-
-def load_plugins_for(settings: Any, search: tuple[str, ...] = (), places: Any = None) -> Any:
-    """The plug-ins of ``settings``, with every worker's config checked; exits if not usable.
-
-    ``search`` are folders plug-ins may lie in; ``places`` knows the config file's lines.
-    """
     from fsmv2.supervisor.config.configcheck import check_settings
-    from fsmv2.supervisor.config.plugins import load_plugins
+    from fsmv2.supervisor.config.configfault import ConfigError, in_order
+    from fsmv2.supervisor.config.plugins import try_plugins
+    from fsmv2.supervisor.store.storefile import refusal_of
 
+    settings, places = read_config(path)
+    # Plug-ins may lie beside the config.
+    plugins, faults = try_plugins(settings.plugins, (str(Path(path).parent),), places)
     try:
-        plugins = load_plugins(settings.plugins, search, places)
-        check_settings(settings, plugins.factory, places)
-    except SpecError as error:
-        refuse(error)
-    return plugins
+        check_settings(settings, plugins.factory, places, missing=plugins.missing)
+    except ConfigError as error:
+        faults += error.faults
+    refused = refusal_of(settings.store.path, path) if at_rest else ""
+    if refused:
+        faults.append(places.fault("store.path", refused))
+    if faults:
+        raise ConfigError(in_order(faults))
+    return settings, plugins
 
 
 # Longer than the ops process waits for the root, so that its word on that is heard.
@@ -178,7 +189,10 @@ def run_supervisor(
 @click.argument("config", type=click.Path())
 def check(config: str) -> None:
     """Check CONFIG, its plug-ins and every worker's config; start nothing."""
-    settings, plugins = load(config)
+    try:
+        settings, plugins = checked(config, at_rest=True)
+    except SpecError as error:
+        refuse(error)
     types = ", ".join(sorted({worker.type for worker in settings.workers})) or "none"
     click.echo(
         f"{config}: fine: {len(settings.workers)} workers of types {types}, "
@@ -211,10 +225,15 @@ def plan(
         return
     from fsmv2.supervisor.config.checkprocess import judge
 
-    before = load(against)[0] if against else None
+    before, faults = None, []
+    try:
+        before = checked(against)[0] if against else None
+    except SpecError as error:
+        faults.append(str(error))
     verdict = judge(config, before, (str(Path(against).parent),) if against else ())
-    if verdict.faults:
-        refuse(SpecError("\n".join(verdict.faults)))
+    faults += verdict.faults
+    if faults:
+        refuse(SpecError("\n".join(faults)))
     _show_plan(msgspec.to_builtins(verdict.plan), as_json)
 
 

@@ -26,10 +26,10 @@ from fsmv2.ipc.frames import FrameError
 from fsmv2.ipc.linux import die_with_parent
 from fsmv2.supervisor.config.config import FILE_BYTES_MAX, read_config
 from fsmv2.supervisor.config.configcheck import check_settings
-from fsmv2.supervisor.config.configfault import ConfigError, Fault, Places
+from fsmv2.supervisor.config.configfault import ConfigError, Fault, Places, in_order
 from fsmv2.supervisor.config.filewatch import mark_of
 from fsmv2.supervisor.config.plans import PlanDocument, plan_document, restart_faults, shortened
-from fsmv2.supervisor.config.plugins import load_plugins
+from fsmv2.supervisor.config.plugins import load_plugins, try_plugins
 from fsmv2.supervisor.config.settings import Settings
 from fsmv2.supervisor.core.errors import SpecError
 from fsmv2.supervisor.pool.certificate import death_verdict
@@ -63,16 +63,17 @@ def judge(path: str, before: Settings | None, further: tuple[str, ...] = ()) -> 
             faults += restart_faults(before, after, places)
             load_plugins(before.plugins, search, places)
         began = time.monotonic()
-        plugins = load_plugins(after.plugins, search, places)
+        plugins, unusable = try_plugins(after.plugins, search, places)
         took_s = time.monotonic() - began
         if before is not None and took_s > IMPORT_S_MAX:
             text = f"cannot be reloaded (importing took {took_s:.1f} s): needs a restart"
             faults.append(places.fault("plugins", text))
-        declared = check_settings(after, plugins.factory, places)
+        faults += unusable
+        declared = check_settings(after, plugins.factory, places, missing=plugins.missing)
     except ConfigError as error:
         faults += error.faults
     if faults:
-        return Verdict(faults=tuple(str(fault) for fault in faults))
+        return Verdict(faults=tuple(str(fault) for fault in in_order(faults)))
     if before is None:
         return Verdict(settings=after, plan=plan_document(None, (after, declared)))
     try:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from fsmv2.supervisor.config.configfault import ConfigError, Fault, Places, at_key
+from fsmv2.supervisor.config.configfault import ConfigError, Fault, Places, at_key, in_order
 from fsmv2.supervisor.config.configwalk import decode_wire_type, describe, misfits
 from fsmv2.supervisor.config.settings import Settings
 from fsmv2.supervisor.core.errors import SpecError
@@ -39,6 +39,7 @@ Mark = tuple[int, int]  # line and column, from 1
 Format = Literal["yaml", "json", "toml"]
 FILE_BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 64
+TOO_DEEP = f"nested too deep, want at most {DEPTH_MAX} levels"
 VALUES_MAX = 100_000
 ALIASES_MAX = 1_000
 FORMATS: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
@@ -105,7 +106,7 @@ def read_text(text: str, format: Format, source: str) -> tuple[Settings, Places]
     try:
         raw = readers[format](text, reading)
     except RecursionError:
-        raise _unreadable(source, f"nested too deep, want at most {DEPTH_MAX} levels") from None
+        raise _unreadable(source, TOO_DEEP) from None
     tree = reading.normalise(raw, "", 0)
     places = Places(source, reading.marks)
     if not isinstance(tree, dict) and not reading.found:
@@ -119,8 +120,7 @@ def read_text(text: str, format: Format, source: str) -> tuple[Settings, Places]
                 reading.found.append((path, message, None))
     if reading.found:
         faults = [places.fault(path, message, mark) for path, message, mark in reading.found]
-        # Stable: faults of a format without lines keep the order they were found in.
-        raise ConfigError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+        raise ConfigError(in_order(faults))
     try:
         return msgspec.convert(tree, Settings, dec_hook=decode_wire_type), places
     except msgspec.ValidationError as error:
@@ -170,14 +170,14 @@ class _Reading:
         """Called per value: the limits every format has."""
         self.values += 1
         if depth > DEPTH_MAX:
-            raise self.stop(f"nested too deep, want at most {DEPTH_MAX} levels")
+            raise self.stop(TOO_DEEP)
         if self.values > VALUES_MAX:
             raise self.stop(f"over {VALUES_MAX} values, aliases written out, want at most that")
 
     def normalise(self, value: Any, path: str, depth: int) -> Any:
         """``value`` as plain data that a channel can carry; notes what cannot."""
         if depth > DEPTH_MAX:
-            raise self.stop(f"nested too deep, want at most {DEPTH_MAX} levels")
+            raise self.stop(TOO_DEEP)
         if isinstance(value, dict):
             for key in getattr(value, "twice", ()):
                 self.note(at_key(path, key), f"key {key!r} is given twice")
@@ -263,6 +263,8 @@ def _read_yaml(text: str, reading: _Reading) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        if "nesting depth" in f"{error.problem}":  # libyaml's own limit, which it does not tell
+            raise reading.stop(TOO_DEEP, line, column) from None
         raise reading.stop(f"{error.problem or error.context}", line, column) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise reading.stop(" ".join(str(error).split())) from None
@@ -305,8 +307,7 @@ def _compose(text: str, reading: _Reading) -> _Node | None:
             if isinstance(event, yaml.CollectionStartEvent):
                 opened.append(node)
                 if len(opened) > DEPTH_MAX:
-                    why = f"nested too deep, want at most {DEPTH_MAX} levels"
-                    raise reading.stop(why, line, column)
+                    raise reading.stop(TOO_DEEP, line, column)
     return root
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from fsmv2.supervisor.config.configfault import (
     Places,
     at_key,
     hint,
+    in_order,
     secret_texts,
     shown,
 )
@@ -58,15 +59,20 @@ _CONFIG_PLACE = re.compile(r"(?P<place>config\b[^:]*): (?P<text>.*)", re.DOTALL)
 
 
 def check_settings(
-    settings: Settings, factory: WorkerFactory, places: Places | None = None
+    settings: Settings,
+    factory: WorkerFactory,
+    places: Places | None = None,
+    *,
+    missing: bool = False,
 ) -> tuple[DeclaredNode, ...]:
     """The whole tree that ``settings`` declare, parents before children.
 
-    Raises `ConfigError` with everything that would keep ``settings`` from running.
+    Raises `ConfigError` with everything that would keep ``settings`` from running. ``missing``:
+    a plug-in is, which is told already, and a name that nobody knows may be one of its.
     ``places`` (from `config.read_config`) adds file and line to each fault. Worker code runs
     here: constructors, ``derive_desired_state`` and ``observe``, which are pure by contract.
     """
-    check = _Check(settings, factory, Places() if places is None else places)
+    check = _Check(settings, factory, Places() if places is None else places, missing)
     check.names()
     check.dependencies()
     check.variables()
@@ -75,7 +81,7 @@ def check_settings(
     check.policies()
     check.workers()
     if check.faults:
-        raise ConfigError(sorted(check.faults, key=lambda fault: fault.line or 0))
+        raise ConfigError(in_order(check.faults))
     return tuple(check.declared)
 
 
@@ -103,7 +109,10 @@ class _Planned:
 
 
 class _Check:
-    def __init__(self, settings: Settings, factory: WorkerFactory, places: Places) -> None:
+    def __init__(
+        self, settings: Settings, factory: WorkerFactory, places: Places, missing: bool
+    ) -> None:
+        self.missing = missing
         self.settings = settings
         self.factory = factory
         self.places = places
@@ -130,7 +139,7 @@ class _Check:
                 told = f"name {worker.name!r} is used twice, first at {earlier}{line}"
                 self.add(place, f"{told}, want a name of its own")
             first.setdefault(worker.name, index)
-            if worker.type not in self.factory:
+            if worker.type not in self.factory and not self.missing:
                 known = sorted(self.factory.type_names)
                 near = hint(worker.type, known) or ", none is registered (see plugins)"
                 self.add(f"workers[{index}].type", f"unknown worker type {worker.type!r}{near}")
@@ -191,8 +200,10 @@ class _Check:
     def policies(self) -> None:
         """Observation's figures go together; policies are for action types there are."""
         settings = self.settings
-        check_observation(settings.observation, self.factory.type_names, self.add)
-        resolve_actions(settings.actions, self.factory.modules, self.add)
+        types = settings.observation.intervals if self.missing else self.factory.type_names
+        check_observation(settings.observation, types, self.add)
+        if not self.missing:
+            resolve_actions(settings.actions, self.factory.modules, self.add)
 
     # --- the tree ---------------------------------------------------------------------------
 
@@ -301,6 +312,10 @@ class _Check:
         except (SpecError, TypeError):
             return []
 
+    def _known_types(self, children: Sequence[ChildSpec]) -> set[str]:
+        asked = [getattr(child, "worker_type", None) for child in children] if self.missing else []
+        return {*self.factory.type_names, *(kind for kind in asked if isinstance(kind, str))}
+
     def _children(
         self, node: _Planned, desired: DesiredState, bundle: VariableBundle, hidden: tuple[str, ...]
     ) -> None:
@@ -314,7 +329,9 @@ class _Check:
             return
         try:
             _call(
-                lambda: check_children(desired.children, self.factory.type_names, node.path),
+                lambda: check_children(
+                    desired.children, self._known_types(desired.children), node.path
+                ),
                 f"worker {node.worker_type!r}, children",
             )
             check_no_circle(lineage, desired.children)

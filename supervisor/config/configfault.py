@@ -53,6 +53,11 @@ class ConfigError(SpecError):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """By their place in the file. Stable: faults of a format without lines stay as they are."""
+    return sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """Where each part of a config stands in its file: path to (line, column), from 1.
@@ -111,9 +116,10 @@ def shown(value: Any, path: str) -> str:
 
 
 def hint(got: str, allowed: Iterable[str]) -> str:
-    """ ", did you mean 'host'?" where one of ``allowed`` is near, else what is allowed."""
+    """ ", did you mean 'host'?" where one of ``allowed`` is near, else what is allowed. Of two
+    letters nothing is near: "no" is half of "info", and means something else."""
     names = list(allowed)
-    near = difflib.get_close_matches(got, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(got, names, n=1, cutoff=0.6) if len(got) > 2 else []
     if near:
         return f", did you mean {near[0]!r}?"
     return f", want one of {', '.join(names)}" if names else ""

@@ -30,11 +30,13 @@ GROUP = "fsmv2.workers"
 @dataclass(frozen=True)
 class Plugins:
     """``factory`` knows the worker types; ``modules`` are the modules they came from, in the
-    order of their import; ``search`` are the folders that were added to the import path."""
+    order of their import; ``search`` are the folders that were added to the import path;
+    ``missing`` says that worker types may be missing, for not all of them could be had."""
 
     factory: WorkerFactory
     modules: tuple[str, ...]
     search: tuple[str, ...] = ()
+    missing: bool = False
 
 
 def load_plugins(
@@ -46,6 +48,16 @@ def load_plugins(
     a plug-in may import its neighbours later. Raises `ConfigError` with a fault per failure,
     at ``plugins[i]``.
     """
+    plugins, faults = try_plugins(names, search, places)
+    if faults:
+        raise ConfigError(faults)
+    return plugins
+
+
+def try_plugins(
+    names: Sequence[str], search: Sequence[str | Path] = (), places: Places | None = None
+) -> tuple[Plugins, list[Fault]]:
+    """`load_plugins` that gives its faults, with what could be had in spite of them."""
     # A plug-in may create metrics when it is imported, long before there is a folder for them.
     metricfile.announce()
     folders = _add_to_path(search)
@@ -54,15 +66,15 @@ def load_plugins(
         place = f"plugins[{index}]"
         if name in names[:index]:
             first = list(names).index(name)
-            loading.add(place, f"{name!r} is listed twice, first at plugins[{first}]")
+            text = f"{name!r} is listed twice, first at plugins[{first}]"
+            loading.add(place, text, missing=False)
         else:
             loading.load(place, name, "WORKERS")
     for place, name, attribute in _entry_points():
         if name not in loading.modules:
             loading.load(place, name, attribute)
-    if loading.faults:
-        raise ConfigError(loading.faults)
-    return Plugins(loading.factory, tuple(loading.modules), folders)
+    plugins = Plugins(loading.factory, tuple(loading.modules), folders, loading.missing)
+    return plugins, loading.faults
 
 
 def _add_to_path(search: Sequence[str | Path]) -> tuple[str, ...]:
@@ -91,11 +103,16 @@ class _Loading:
         self.factory = WorkerFactory()
         self.modules: list[str] = []
         self.faults: list[Fault] = []
+        self.missing = False
 
-    def add(self, place: str, message: str) -> None:
+    def add(self, place: str, message: str, missing: bool = True) -> None:
+        self.missing |= missing
         self.faults.append(self.places.fault(place, message))
 
     def load(self, place: str, name: str, attribute: str) -> None:
+        if not name or name.startswith("."):  # relative to a package, and there is none
+            self.add(place, f"cannot import {name!r}{_want_name(name)}")
+            return
         try:
             module = importlib.import_module(name)
         except (Exception, SystemExit) as error:
@@ -152,10 +169,14 @@ def _is_part(missing: str, name: str) -> bool:
     return name == missing or name.startswith(f"{missing}.")
 
 
+def _want_name(name: str) -> str:
+    stem = Path(name).name.removesuffix(".py").lstrip(".") or "my_plugin"
+    return f", want a module's name such as {stem!r}, not a file's"
+
+
 def _advice(name: str) -> str:
     if name.endswith(".py") or os.sep in name:
-        stem = Path(name).name.removesuffix(".py")
-        return f", want a module's name such as {stem!r}, not a file's"
+        return _want_name(name)
     try:
         beside = [path.stem for folder in sys.path[-2:] for path in Path(folder).glob("*.py")]
     except OSError:

@@ -3,7 +3,8 @@
 Knows: the tables, the pragmas, what makes a file damaged.
 Does not know: processes, when it is called.
 Invariants: those of `protocol`; one transaction a call; a file that cannot be trusted is moved
-aside, never written to and never deleted; a file of a newer version is left alone.
+aside, never written to and never deleted; a file of a newer version, and one that is no store of
+ours, is left alone.
 
 WAL with synchronous=NORMAL: a commit is one append to the log file, without waiting for the
 disk. Whatever dies, root, writer or both, the kernel has the bytes: nothing is lost and no
@@ -41,6 +42,7 @@ from fsmv2.supervisor.store.protocol import (
     recalled_of,
     record_of,
 )
+from fsmv2.supervisor.store.storefile import APPLICATION_ID, FOREIGN
 
 VERSION = 1
 BUSY_MS = 5_000
@@ -56,6 +58,7 @@ _SCHEMA = (
         changes BLOB NOT NULL)""",
     "CREATE TABLE counter (sync INTEGER NOT NULL, low_water INTEGER NOT NULL)",
 )
+_TABLES = {"documents", "tombstones", "log", "counter"}
 # What a file that is no whole database says; anything else is the machine's trouble.
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -65,7 +68,11 @@ class SaveError(Exception):
 
 
 class DamagedError(Exception):
-    """The file is not what was written to it."""
+    """The file is not what was written to it. ``is_ours``: it was seen to be a store before."""
+
+    def __init__(self, text: str, is_ours: bool = False) -> None:
+        super().__init__(text)
+        self.is_ours = is_ours
 
 
 class SqliteStore:
@@ -97,6 +104,9 @@ class SqliteStore:
             if _is_damage(error):
                 raise DamagedError(str(error)) from None
             raise StartError(f"cannot open store {path}: {error}") from None
+        except SaveError as error:
+            self._db.close()
+            raise StartError(f"cannot open store {path}: {error}") from None
         except BaseException:
             self._db.close()
             raise
@@ -106,6 +116,12 @@ class SqliteStore:
 
     def _prepare(self, path: str) -> None:
         version = self._one("PRAGMA user_version")
+        found_id = self._one("PRAGMA application_id")
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_schema")}
+        is_old = found_id == 0 and version > 0 and tables >= _TABLES
+        if not (is_old or found_id == APPLICATION_ID or found_id == version == len(tables) == 0):
+            got = FOREIGN.format(got="a database of something else")
+            raise StartError(f"cannot open store {path}: {got}")
         if version > VERSION:
             raise StartError(
                 f"cannot open store {path}: got a file of version {version}, "
@@ -113,18 +129,22 @@ class SqliteStore:
             )
         found = self._one("PRAGMA integrity_check(1)")
         if found != "ok":
-            raise DamagedError(str(found))
+            raise DamagedError(str(found), is_ours=True)
+        if version == 0:
+            # Before the log file is in use: then it is in the file itself from the beginning.
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._one("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._one(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
         if version == 0:
-            if self._one("SELECT count(*) FROM sqlite_schema"):
-                raise StartError(f"cannot open store {path}: it is a database of something else")
             with self._transaction():
                 for statement in _SCHEMA:
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO counter VALUES (?, ?)", (self._sync, self._sync))
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif is_old:
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk: another time
+                self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
     def _one(self, statement: str, arguments: tuple[object, ...] = ()) -> Any:
         row = self._db.execute(statement, arguments).fetchone()

@@ -26,6 +26,7 @@ from fsmv2.ipc.messages import FromStore, NotSaved, Recall, Save, Saved, StoreRe
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.store.protocol import StoreConflict
 from fsmv2.supervisor.store.sqlite import DamagedError, SaveError, SqliteStore, move_aside
+from fsmv2.supervisor.store.storefile import FOREIGN, is_ours, lock_of, mark, refusal
 
 READ_BYTES = 1 << 16
 COMPACT_S = 60.0
@@ -48,8 +49,7 @@ def write_store(
         signal.signal(number, signal.SIG_IGN)
     say = _Voice(say_fd)
     try:
-        lock = _lock(path)
-        store, ready = open_store(path, time.time())
+        lock, store, ready = take_file(path, time.time())
     except (StartError, OSError) as error:
         say(StoreShut(str(error)))
         raise SystemExit(SHUT) from None
@@ -77,19 +77,40 @@ def write_store(
         os.close(lock)
 
 
+def take_file(path: str, wall: float) -> tuple[int, SqliteStore, StoreReady]:
+    """Lock the file ``path`` for life and open it; the first of what it gives is the lock's
+    descriptor. Raises `StartError`, with nothing moved of what is no store, and nothing left."""
+    refused = refusal(path)
+    if refused:
+        raise StartError(f"cannot open store {path}: {refused}")
+    lock, is_new = _lock(path)
+    try:
+        store, ready = open_store(path, wall)
+    except BaseException:
+        if is_new:
+            _remove(lock_of(path))
+        os.close(lock)
+        raise
+    mark(lock)
+    return lock, store, ready
+
+
 def open_store(path: str, wall: float) -> tuple[SqliteStore, StoreReady]:
-    """Open the file, and move it aside first where it is damaged. ``wall``: seconds since the
-    epoch. Raises `StartError`."""
+    """Open the file, and move it aside first where it is a damaged store. ``wall``: seconds since
+    the epoch. Raises `StartError`."""
     origin = int(wall * 1e6)
     reason = moved_to = ""
     try:
-        store = SqliteStore(path, origin)
+        store = _open_or_make(path, origin)
     except DamagedError as error:
         reason = str(error)
+        if not (error.is_ours or is_ours(path)):
+            got = FOREIGN.format(got=f"a file that SQLite cannot read ({reason})")
+            raise StartError(f"cannot open store {path}: {got}") from None
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall))
         try:
             moved_to = move_aside(path, stamp)
-            store = SqliteStore(path, origin)
+            store = _open_or_make(path, origin)
         except (DamagedError, OSError) as second:
             raise StartError(
                 f"cannot open store {path}: {reason}; nor move it aside: {second}"
@@ -97,22 +118,35 @@ def open_store(path: str, wall: float) -> tuple[SqliteStore, StoreReady]:
     return store, StoreReady(os.getpid(), store.is_empty, moved_to, reason)
 
 
-def _lock(path: str) -> int:
-    """A lock held for life, in a file of its own: the database's may be moved aside. Raises
-    `StartError` when another process keeps it, or it cannot be."""
+def _open_or_make(path: str, origin: int) -> SqliteStore:
+    """A file that could not be made whole, as on a full disk, is removed again."""
+    was_there = os.path.lexists(path)
     try:
-        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        folder = os.path.dirname(path)
-        raise StartError(
-            f"cannot open store {path}: {error.strerror}: {path}.lock; want store.path in a "
-            f"folder that exists and can be written: {folder}"
-        ) from None
+        return SqliteStore(path, origin)
+    except BaseException:
+        if not was_there:
+            for ending in ("", "-journal", "-wal", "-shm"):
+                _remove(path + ending)
+        raise
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _lock(path: str) -> tuple[int, bool]:
+    """A lock held for life, in a file of its own: the database's may be moved aside; and whether
+    that file is new. Raises `StartError` when another process keeps it, or it cannot be."""
     give_up = time.monotonic() + LOCK_WAIT_S
     while True:
+        fd, is_new = _open_lock(path)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
+            # Who could not open a store removes the lock it has made: then it is none any more.
+            if _inode(lock_of(path)) == _inode(fd):
+                return fd, is_new
+        os.close(fd)
         if time.monotonic() >= give_up:
             raise StartError(
                 f"cannot open store {path}: another process writes it; want one supervisor a file"
@@ -120,11 +154,26 @@ def _lock(path: str) -> int:
         time.sleep(LOCK_LOOK_S)
 
 
+def _open_lock(path: str) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        try:
+            return os.open(lock_of(path), flags | os.O_EXCL, 0o600), True
+        except FileExistsError:
+            return os.open(lock_of(path), flags, 0o600), False
+    except OSError as error:
+        folder = os.path.dirname(path)
+        raise StartError(
+            f"cannot open store {path}: {error.strerror}: {lock_of(path)}; want store.path in a "
+            f"folder that exists and can be written: {folder}"
+        ) from None
+
+
 class _GoneError(Exception):
     """What is written now would be in no file that anybody can open."""
 
 
-def _inode(path: str) -> tuple[int, int] | None:
+def _inode(path: str | int) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
     except OSError:

@@ -12,7 +12,8 @@ import msgspec
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """One run. ``statuses`` counts actions by how they ended; ``deaths`` counts attempts that
-    were killed or died, by (path, action type, status, verdict)."""
+    were killed or died, by (path, action type, status, verdict); ``observation_deaths`` counts
+    observations that did, by status."""
 
     clean: bool
     exit_code: int
@@ -22,6 +23,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     deaths: dict[tuple[str, str, str, str], int]
     restarts: int
     proc_deaths: int
+    observation_deaths: dict[str, int] = {}
 
     def text(self) -> str:
         """The summary for people, one fact a line."""
@@ -33,10 +35,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             for status in ("succeeded", "failed", "timed_out", "crashed", "cancelled", "refused")
         )
         stop = "clean stop" if self.clean else "forced stop"
+        crashed_looks = self.observation_deaths.get("crashed", 0)
+        killed_looks = sum(self.observation_deaths.values()) - crashed_looks
+        ended = (
+            f"killed: {_counted(killed, killed_looks)}, "
+            f"crashed: {_counted(count('crashed', 0), crashed_looks)}"
+        )
         lines = [
             f"ran {self.ran_s:.1f} s, {self.ticks} ticks, {stop}",
             f"actions run: {total} ({ends})",
-            f"killed: {killed}, crashed: {count('crashed', 0)}, worker restarts: {self.restarts}",
+            f"{ended}, worker restarts: {self.restarts}",
         ]
         if self.deaths:
             lines.append("death certificates:")
@@ -49,3 +57,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
                 for (path, action, status, verdict), n in rows
             ]
         return "\n".join(lines)
+
+
+def _counted(actions: int, observations: int) -> str:
+    """Observations are no actions run, and are told where there are any."""
+    looks = "observation" if observations == 1 else "observations"
+    return f"{actions} (and {observations} {looks})" if observations else f"{actions}"

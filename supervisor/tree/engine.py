@@ -177,6 +177,17 @@ class Engine:
         self._last_tick = now
         self.ticks += 1
 
+    def settle(self, now: float, wall: float) -> None:
+        """Take the results that are there, and decide nothing: after the last tick of a tree that
+        was not let down to its end."""
+        self.context.now, self.context.wall = now, wall
+        self._inbox.drain(self.context)
+
+    @property
+    def observation_deaths(self) -> dict[str, int]:
+        """Observations that were killed or died, by how they ended."""
+        return dict(self._inbox.observation_deaths)
+
     def set_infrastructure(self, trouble: str | None) -> None:
         """Open (with what is wrong) or close the infrastructure breaker. A change concerns
         every node, so all are looked at in the next tick."""

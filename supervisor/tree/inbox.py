@@ -8,12 +8,12 @@ result reaches only the incarnation that asked for it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from fsmv2.supervisor.core import events
 from fsmv2.supervisor.core.action import ActionResult
-from fsmv2.supervisor.tree import outside
+from fsmv2.supervisor.tree import observing, outside
 from fsmv2.supervisor.tree.context import Context
 from fsmv2.supervisor.tree.node import InFlight, Node
 
@@ -37,6 +37,9 @@ class Inbox:
     def __init__(self) -> None:
         self._results: deque[tuple[int, ActionResult]] = deque()
         self._owners: dict[int, Owner] = {}
+        # Observations that did not end by themselves, by status: an event is only the first of
+        # an incident.
+        self.observation_deaths: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._results)
@@ -57,6 +60,12 @@ class Inbox:
         while self._results:
             attempt_id, result = self._results.popleft()
             owner = self._owners.pop(attempt_id, None)
+            if (
+                owner is not None
+                and owner.take is observing.take
+                and result.certificate is not None
+            ):
+                self.observation_deaths[result.status] += 1
             # Who asked from outside the tree still waits when the node is gone.
             if owner is None or (owner.node.gone and owner.take is not outside.take):
                 ctx.emit(events.ResultDropped(attempt_id=attempt_id, reason="its worker is gone"))

@@ -420,3 +420,14 @@ def test_both_ticks_restart_and_give_up_at_the_same_moments(trouble: str) -> Non
     assert len(incremental.heard(ObservationLost)) == 1
     assert told(incremental) == told(full)
     assert [one.at for one in incremental.pool.attempts] == [one.at for one in full.pool.attempts]
+
+
+def test_observations_that_were_killed_or_died_are_counted_each() -> None:
+    """Only the first of an incident is an event; the summary of a run has them all."""
+    bench, _ = running()
+    for status in ("timed_out", "crashed", "timed_out"):
+        bench.run(60)
+        bench.pool.complete(bench.open_attempt(Look, "p"), status=status)
+    assert bench.engine.observation_deaths == {"timed_out": 1, "crashed": 1}
+    bench.engine.settle(bench.now, 0.0)  # no tick more
+    assert bench.engine.observation_deaths == {"timed_out": 2, "crashed": 1}

@@ -17,6 +17,7 @@ from running import Running, fsmv2, until
 from fsmv2.ipc.linux import is_alive
 from fsmv2.supervisor.store.protocol import Everything, Recalled
 from fsmv2.supervisor.store.sqlite import SqliteStore
+from fsmv2.supervisor.store.writer import take_file
 
 pytestmark = pytest.mark.proc
 KILLS = int(os.environ.get("FSMV2_STORE_KILLS", "12"))
@@ -180,6 +181,9 @@ def test_full_disk_is_told_once_and_heals(tmp_path: Path) -> None:
 
 
 def test_damaged_file_is_moved_aside_and_the_start_goes_on(tmp_path: Path) -> None:
+    lock, store, _ = take_file(str(tmp_path / "store.db"), 0.0)
+    store.close()
+    os.close(lock)
     (tmp_path / "store.db").write_bytes(b"this was a store once" * 1000)
     with Running(write(tmp_path)) as root:
         root.wait_ready()
@@ -188,6 +192,17 @@ def test_damaged_file_is_moved_aside_and_the_start_goes_on(tmp_path: Path) -> No
         assert Path(damaged["moved_to"]).read_bytes().startswith(b"this was a store once")
         assert root.end() == 0
     assert "site/line/c" in read(tmp_path).workers
+
+
+def test_config_as_its_own_store_is_refused_with_exit_code_3(tmp_path: Path) -> None:
+    config = write(tmp_path)
+    config.write_text(config.read_text().replace("/store.db", "/site.yaml"))
+    before = config.read_bytes()
+    refused = fsmv2("run", str(config), "--http", "off")
+    assert refused.returncode == 3
+    assert f"cannot open store {config}: it is no store of fsmv2, got " in refused.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["site.yaml"]
+    assert config.read_bytes() == before
 
 
 def test_removed_file_is_told_and_written_anew(tmp_path: Path) -> None:

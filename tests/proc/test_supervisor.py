@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import Running, fsmv2, until, whole_records
+from running import Running, fsmv2, proc_of, until, whole_records
 
 from fsmv2.ipc.linux import descendants_of, is_alive
 
@@ -98,6 +98,26 @@ def test_second_signal_forces_with_exit_code_4(tmp_path: Path) -> None:
         below = descendants_of(root.pid)
         assert root.end(signal.SIGTERM) == 4
         until(lambda: not any(is_alive(pid) for pid in below), "all processes are gone", GONE_S)
+
+
+def test_summary_of_a_forced_stop_tells_what_it_killed(tmp_path: Path) -> None:
+    """It said that no action had run, and none been killed."""
+    hanger = "  - {name: hang, type: hanger, shutdown_timeout_s: 300}\n"
+    with Running(write(tmp_path, hanger)) as root:
+        root.wait_ready()
+        proc_of(root, "Hang")
+        root.process.send_signal(signal.SIGTERM)
+        until(lambda: root.records("supervisor_stopping"), "it stops")
+        time.sleep(0.5)
+        assert root.end(signal.SIGTERM) == 4
+        [ended] = root.records("action_ended")
+        assert root.process.stdout is not None
+        said = root.process.stdout.read()
+    assert (ended["path"], ended["status"]) == ("site/hang", "cancelled")
+    assert "forced stop" in said
+    assert "actions run: 1 (0 succeeded, 0 failed, 0 timed out, 0 crashed, 1 cancelled" in said
+    assert "\nkilled: 1, crashed: 0, worker restarts: 0\n" in said
+    assert "\n  site/hang Hang  cancelled  x 1\n" in said
 
 
 @pytest.mark.parametrize("victim", ["idle or busy proc", "template", "ops"])

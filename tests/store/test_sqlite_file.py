@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 from fsmv2.supervisor.core.errors import StartError
 from fsmv2.supervisor.store.protocol import put
 from fsmv2.supervisor.store.sqlite import DamagedError, SaveError, SqliteStore
-from fsmv2.supervisor.store.writer import open_store
+from fsmv2.supervisor.store.storefile import FOREIGN, HEAD_BYTES, refusal
+from fsmv2.supervisor.store.writer import open_store, take_file
 
 AT = 1_700_000_000.0
 
@@ -23,6 +26,17 @@ def fill(path: Path, workers: int = 200) -> None:
     store.close()
 
 
+def opened_once(path: Path) -> None:
+    """As a writer leaves it: a store, and a lock that says what it is beside."""
+    lock, store, _ = take_file(str(path), AT)
+    store.close()
+    os.close(lock)
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {one.name: one.read_bytes() for one in folder.iterdir() if one.is_file()}
+
+
 def test_what_was_saved_is_there_after_opening_again(tmp_path: Path) -> None:
     fill(tmp_path / "s.db", 3)
     store = SqliteStore(str(tmp_path / "s.db"))
@@ -33,6 +47,7 @@ def test_what_was_saved_is_there_after_opening_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["head", "middle"])
 def test_damaged_file_is_moved_aside_whole_and_a_new_one_begins(place: str, tmp_path: Path) -> None:
     path = tmp_path / "s.db"
+    opened_once(path)
     fill(path)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -53,6 +68,7 @@ def test_damaged_file_is_moved_aside_whole_and_a_new_one_begins(place: str, tmp_
 
 def test_second_damaged_file_of_a_second_does_not_replace_the_first(tmp_path: Path) -> None:
     path, moved = tmp_path / "s.db", set()
+    opened_once(path)
     for text in (b"nonsense one" * 100, b"nonsense two" * 100):
         path.write_bytes(text)
         store, ready = open_store(str(path), AT)
@@ -79,8 +95,103 @@ def test_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE theirs (x)")
     db.close()
-    with pytest.raises(StartError, match="it is a database of something else"):
+    with pytest.raises(StartError, match="no store of fsmv2, got a database of something else"):
         open_store(str(path), AT)
+
+
+FOREIGN_FILES = {
+    "a text": b"name: site\nplugins: [mine]\n",
+    "bytes of a page": b"\0" * 4096,
+    "a text of the right beginning": b"SQLite format 3\0" + b"?" * 20,
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN_FILES.values(), ids=FOREIGN_FILES)
+def test_file_that_is_no_store_is_refused_and_nothing_is_moved_or_left(
+    content: bytes, tmp_path: Path
+) -> None:
+    """A config named as its own store was moved away as a damaged one."""
+    (tmp_path / "s.db").write_bytes(content)
+    want = "it is no store of fsmv2, got .*, want a store's file or a path where none is"
+    for attempt in (take_file, open_store):
+        with pytest.raises(StartError, match=f"cannot open store .*/s.db: {want}"):
+            attempt(str(tmp_path / "s.db"), AT)
+    assert everything_in(tmp_path) == {"s.db": content}
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TABLE theirs (x)"],
+        ["CREATE TABLE theirs (x)", "PRAGMA user_version = 1"],
+        ["CREATE TABLE log (x)", "PRAGMA user_version = 9"],
+        ["PRAGMA user_version = 3"],
+        ["PRAGMA application_id = 252006674"],
+    ],
+    ids=["tables", "our version", "our table's name", "a version", "an id"],
+)
+def test_database_of_something_else_stays_as_it_is(statements: list[str], tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+    before = everything_in(tmp_path)
+    with pytest.raises(StartError, match="got a database of something else"):
+        take_file(str(tmp_path / "s.db"), AT)
+    assert everything_in(tmp_path) == before
+
+
+def test_store_of_before_the_mark_is_opened_and_marked(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    fill(path, 3)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA application_id = 0")
+    db.close()
+    lock, store, ready = take_file(str(path), AT)
+    assert not ready.fresh
+    assert store._one("PRAGMA application_id") != 0
+    store.close()
+    os.close(lock)
+    path.write_bytes(b"torn" * 1000)
+    assert refusal(str(path)) == ""  # its lock says so
+
+
+def test_what_is_refused_is_told_by_the_first_bytes_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    assert refusal(str(path)) == ""
+    assert refusal(str(tmp_path)) == "got a folder, want a file"
+    assert refusal("/dev/null") == "got a device, a pipe or a socket, want a file"
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(str(tmp_path / "pipe")) == refusal("/dev/null")
+    path.touch()
+    assert refusal(str(path)) == ""
+    fill(path)
+    content = path.read_bytes()
+    assert refusal(str(path)) == ""
+    path.write_bytes(content[:HEAD_BYTES])
+    assert refusal(str(path)) == ""
+    path.write_bytes(b"x" + content)
+    got = f"a file of {len(content) + 1} bytes that is no SQLite database"
+    assert refusal(str(path)) == FOREIGN.format(got=got)
+
+
+def test_disk_without_room_leaves_neither_file_nor_lock(tmp_path: Path) -> None:
+    """It left an empty store and its lock, where "nothing was left behind" was promised."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(StartError, match=r"cannot open store .*s\.db: "):
+            take_file(str(tmp_path / "s.db"), AT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_as_a_store_leaves_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "s.db").mkdir()
+    with pytest.raises(StartError, match="got a folder, want a file"):
+        take_file(str(tmp_path / "s.db"), AT)
+    assert [one.name for one in tmp_path.iterdir()] == ["s.db"]
 
 
 def test_folder_that_is_not_there_is_a_start_error_that_names_the_file(tmp_path: Path) -> None:
