@@ -9,12 +9,15 @@ one writer keep their order. Any number of writers, one reader at a time.
 
 What was delivered of a segment that is not used up yet stands in ``.acked``: its name and a
 number, the last two of them. The file is made before the first message and only ever overwritten,
-so that a full disk cannot keep a delivery from being noted, and have it made again and again. A
+so that a full disk cannot keep a delivery from being noted, and have it made again and again. Nor
+may anything else: what could not be noted, or removed, `check_forgettable` keeps from being sent. A
 kill between a delivery and its note repeats what was in flight, and nothing more.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -163,6 +166,34 @@ def outgoing(
     return taken, waiting, refused
 
 
+def check_forgettable(taken: Sequence[Outgoing]) -> None:
+    """Raise `OSError` where `acknowledge` would, for a reason that stays: before they are sent, for
+    they would be sent again with each try."""
+    folder, disk = taken[0].path.parent, taken[0].disk
+    for path in dict.fromkeys(each.path for each in taken):
+        if not disk.may_remove(path):
+            text = (
+                f"{path.name!r} could not be removed once it is delivered: {folder.name!r} is "
+                "sticky and both are another user's, want a folder or a file of this one's"
+            )
+            raise OSError(errno.EPERM, text)
+    try:
+        disk.make_room(folder / _ACKED, 2 * _NOTE_BYTES)
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_full and taken[-1].index == taken[-1].count - 1:
+            return  # needs no note, and makes room
+        raise _not_noted(folder, error) from error
+
+
+def _not_noted(folder: Path, error: OSError) -> OSError:
+    text = (
+        f"no delivery can be noted in {f'{folder.name}/{_ACKED}'!r}: {error.strerror}, want a file "
+        f"that may be read and written, of {2 * _NOTE_BYTES} bytes"
+    )
+    return OSError(error.errno, text)
+
+
 def acknowledge(taken: Sequence[Outgoing]) -> None:
     """The relay has them: forget them. ``taken`` are the first that wait, in their order.
 
@@ -246,7 +277,7 @@ def _first_note(folder: Path, stem: str, disk: Disk) -> None:
 def _note(folder: Path, name: str, number: int, disk: Disk) -> None:
     """Write over the older of the two notes: while it is half written the other one holds."""
     turn = _last_note(folder, disk).turn + 1
-    text = f"{turn} {number} {name}".encode()
+    text = f"{turn} {number} ".encode() + os.fsencode(name)
     note = (f"{zlib.crc32(text):08x} ".encode() + text).ljust(_NOTE_BYTES - 1) + b"\n"
     offset = turn % 2 * _NOTE_BYTES
     try:
@@ -269,6 +300,8 @@ def _last_note(folder: Path, disk: Disk) -> _Note:
         data = disk.read(folder / _ACKED, 2 * _NOTE_BYTES)
     except FileNotFoundError:
         return _Note()
+    except OSError as error:
+        raise _not_noted(folder, error) from error
     return max(_read_note(data[:_NOTE_BYTES]), _read_note(data[_NOTE_BYTES:]))
 
 
@@ -277,7 +310,7 @@ def _read_note(data: bytes) -> _Note:
     try:
         if int(sum_, 16) != zlib.crc32(text):
             return _Note()
-        turn, number, name = text.decode().split(" ", 2)
-        return _Note(int(turn), int(number), name)
+        turn, number, name = text.split(b" ", 2)
+        return _Note(int(turn), int(number), os.fsdecode(name))
     except ValueError:
         return _Note()
