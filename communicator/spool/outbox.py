@@ -27,6 +27,7 @@ import msgspec
 
 from fsmv2.communicator.spool import segments
 from fsmv2.communicator.spool.bounds import (
+    FILE_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     Bounds,
     TooLarge,
@@ -100,18 +101,22 @@ def append(
     """Put a group of encoded messages into ``outbox``, all of them or none, with one sync.
 
     Raises `SpoolFull` and `OSError`, and `ValueError` for a group that is empty or has more than
-    `segments.MESSAGES_MAX` messages. ``replaceable``: they are statuses, see `bounds.Policy`.
-    ``bounds`` None: whoever calls has counted what is there.
+    `segments.MESSAGES_MAX` messages or, as `TooLarge`, than `FILE_BYTES_MAX` bytes.
+    ``replaceable``: they are statuses, see `bounds.Policy`. ``bounds`` None: whoever
+    calls has counted what is there.
     """
     if not 1 <= len(lines) <= segments.MESSAGES_MAX:
         raise ValueError(
             f"cannot spool a group: got {len(lines)} messages, want 1 to {segments.MESSAGES_MAX}"
         )
+    size = sum(map(len, lines))
+    if size > FILE_BYTES_MAX - len(lines):
+        raise TooLarge(f"cannot spool a group: it has {size} bytes, want under {FILE_BYTES_MAX}")
     folder = Path(outbox)
     names = disk.names(folder)
     if bounds is not None:
         present = segments.usage_of(folder, names, disk)
-        more = Usage(len(lines), sum(map(len, lines)), 1)
+        more = Usage(len(lines), size, 1)
         check_admitted(f"the outbox {folder.name!r}", bounds, present, more, replaceable)
     try:
         stem = segments.new_stem(names)
@@ -155,7 +160,7 @@ def outgoing(
                     continue
                 if taken:  # first what comes before it
                     return taken, waiting, refused
-                _set_aside(folder / name, one.index, one.count, one.line, disk)
+                _set_aside(folder / name, one.index, one.count, one.line, disk, one.size)
                 refused += 1
                 waiting -= 1
                 continue
@@ -227,19 +232,19 @@ class _Unreadable(msgspec.Struct, frozen=True):
     index: int
     count: int
     line: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.line)
+    size: int
 
 
 def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable]:
     try:
-        data = disk.read(path)
+        data = segments.read(path, disk)
     except FileNotFoundError:
         return
     except PermissionError:
         return  # somebody else's: it must not hold up everybody; see `segments.strangers`
+    except TooLarge:
+        yield _Unreadable(0, 1, b"", disk.size(path))  # all of it
+        return
     lines = segments.lines_of(data, path.name)
     if begin >= len(lines):  # used up, or empty: a kill came before its removal
         disk.unlink(path)
@@ -249,11 +254,13 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
                 raise CodecError("too large")
             yield Outgoing(path, index, len(lines), codec.decode_message(line), len(line), disk)
         except CodecError:
-            yield _Unreadable(index, len(lines), line)
+            yield _Unreadable(index, len(lines), line, len(line))
 
 
-def _set_aside(path: Path, index: int, count: int, line: bytes, disk: Disk) -> Path:
-    segments.check_room_aside(path.parent, 1, len(line), disk)
+def _set_aside(
+    path: Path, index: int, count: int, line: bytes, disk: Disk, size: int | None = None
+) -> Path:
+    segments.check_room_aside(path.parent, 1, len(line) if size is None else size, disk)
     if count == 1:
         kept = path.with_name(f"{path.name}{segments.REFUSED}")
         return segments.keep_aside(path, kept, disk)
