@@ -82,7 +82,9 @@ def test_a_group_that_nobody_would_read_is_refused(tmp_path: Path) -> None:
     assert [len(group) for group in segments.groups([b"x"] * 201)] == [100, 100, 1]
 
 
-def test_what_is_too_large_for_an_inbox_is_kept_unread(tmp_path: Path, reads: list[int]) -> None:
+def test_what_is_too_large_for_an_inbox_is_kept_unread(
+    tmp_path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But for one of ours: what was pulled is read however large it came out."""
     with pytest.raises(CodecError, match=f"reply': it has {HUGE} bytes, want at most 67108864"):
         spool.unpack(sparse(tmp_path / "1.reply"))
@@ -94,14 +96,13 @@ def test_what_is_too_large_for_an_inbox_is_kept_unread(tmp_path: Path, reads: li
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.unreadable", "2.json.unreadable"]
     assert reads == []
     ours = spool.append(tmp_path, [spool.encode(Message(email="a"))])
-    segments_max = segments.FILE_BYTES_MAX
-    try:
-        segments.FILE_BYTES_MAX = 1
-        assert [message.email for message in spool.read_messages(ours)] == ["a"]
-        with pytest.raises(spool.TooLarge):
-            segments.read(ours)
-    finally:
-        segments.FILE_BYTES_MAX = segments_max
+    monkeypatch.setattr(segments, "FILE_BYTES_MAX", 1)
+    assert [message.email for message in spool.read_messages(ours)] == ["a"]
+    received = inbound.receive()
+    assert received is not None
+    assert received.message.email == "a"
+    with pytest.raises(spool.TooLarge):
+        segments.read(ours)
 
 
 @pytest.mark.parametrize("name", [".puller", ".reader"])
@@ -131,6 +132,37 @@ def test_what_is_in_the_place_of_a_lock_is_told(
     assert (tmp_path / "victim").read_bytes() == VICTIM
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: DISK.append(path, b"x"),
+        lambda path: DISK.jot(path, b"x"),
+        lambda path: DISK.empty(path),
+        lambda path: DISK.overwrite(path, 0, b"x"),
+        lambda path: DISK.refill(path, b"x"),
+        lambda path: DISK.make_room(path, 100),
+    ],
+    ids=["append", "jot", "empty", "overwrite", "refill", "make_room"],
+)
+def test_what_is_written_to_is_a_file_of_the_folder(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    """Or nothing is; a new file is made in place of whatever is there."""
+    victim, there = tmp_path / "victim", tmp_path / "there"
+    victim.write_bytes(VICTIM)
+    there.symlink_to("victim")
+    with pytest.raises(OSError, match="'there' is a link, a pipe or a folder"):
+        write(there)
+    DISK.create(there).close()
+    assert there.is_file()
+    assert not there.is_symlink()
+    there.unlink()
+    os.mkfifo(there)
+    with pytest.raises(OSError, match="'there' is a link, a pipe or a folder"):
+        write(there)
+    assert victim.read_bytes() == VICTIM
+
+
 @pytest.mark.parametrize("size", [len(VICTIM), saving.RESERVE_BYTES], ids=["other", "as large"])
 def test_what_is_in_the_place_of_the_reserve_is_replaced(tmp_path: Path, size: int) -> None:
     """It holds nothing that anybody needs; what it points to is left alone."""
@@ -140,6 +172,7 @@ def test_what_is_in_the_place_of_the_reserve_is_replaced(tmp_path: Path, size: i
     DISK.overwrite(victim, 0, VICTIM)
     (inbox / ".reserve").symlink_to(victim)
     spool.place_for(inbox).discard()
+    assert not (inbox / ".reserve").is_symlink()
     assert (victim.read_bytes()[: len(VICTIM)], victim.stat().st_size) == (VICTIM, size)
     (inbox / ".reserve").unlink()
     os.mkfifo(inbox / ".reserve")
