@@ -144,14 +144,14 @@ def read(path: Path, disk: Disk = DISK, *, trusted: bool = False) -> bytes:
     read: looked at first, for it may be larger than memory. ``trusted``: one that is as large as
     its name says is read in any case."""
     most = MESSAGE_BYTES_MAX if path.name.endswith((SINGLE, REPLY)) else FILE_BYTES_MAX
-    size = disk.size(path)
     said = _COUNT.search(path.name) if trusted else None
-    if said is not None and int(said[2]) == size:
-        most = size
-    data = disk.read(path, most + 1) if size <= most else b""
-    if max(size, len(data)) > most:
-        raise TooLarge(f"cannot read {path.name!r}: it has {size} bytes, want at most {most}")
-    return data
+    while True:
+        size = disk.size(path)
+        if size > most and not (said is not None and int(said[2]) == size):
+            raise TooLarge(f"cannot read {path.name!r}: it has {size} bytes, want at most {most}")
+        data = disk.read(path, size + 1)  # memory for so many is taken at once
+        if len(data) <= size:
+            return data
 
 
 def usage(folder: str | Path, disk: Disk = DISK) -> Usage:
@@ -193,7 +193,7 @@ def _counted(path: Path, disk: Disk) -> tuple[int, int]:
     as there would be if all of it were like its beginning."""
     size = disk.size(path)
     try:
-        data = disk.read(path, BYTES_MAX)
+        data = disk.read(path, min(size, BYTES_MAX))
     except PermissionError:
         return 1, size
     count = len(lines_of(data, path.name))

@@ -15,6 +15,7 @@ from fsmv2.communicator.actions.pull import PullAction
 from fsmv2.communicator.spool import saving, segments
 from fsmv2.communicator.spool.bounds import FILE_BYTES_MAX
 from fsmv2.communicator.spool.disk import DISK
+from fsmv2.communicator.spool.tries import Tries
 from fsmv2.communicator.switchboard.inbound import Inbound
 from fsmv2.communicator.switchboard.ledger import answered_in
 from fsmv2.communicator.testing.relay import Relay
@@ -71,6 +72,32 @@ def test_messages_of_a_large_file_are_estimated_by_its_beginning(
     (tmp_path / "b.jsonl").write_bytes(b"123456789\n" * 3)
     assert spool.usage(tmp_path) == spool.Usage(53, 530, 2)
     assert max(reads) == 100
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a writer that does not know better; and a small one takes little memory."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"1\n")
+    sizes = [2, 2]
+    real = DISK.size
+
+    def size(disk: Any, path: Path) -> int:
+        found = real(path)
+        if sizes:
+            DISK.jot(path, b"x" * sizes.pop())
+        return found
+
+    monkeypatch.setattr(type(DISK), "size", size)
+    assert segments.read(path) == b"1\nxxxx"
+
+
+def test_tries_in_a_file_whose_name_is_no_utf_8_are_known_after_a_kill(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.json")
+    (tmp_path / name).touch()
+    for number in (1, 2, 3):
+        assert Tries(tmp_path).begin(f"{name}#0", noted=True) == number
 
 
 def test_a_group_that_nobody_would_read_is_refused(tmp_path: Path) -> None:
