@@ -34,6 +34,12 @@ _saying = threading.local()
 _fallbacks: dict[Path, Path] = {}
 
 
+def plain(text: str) -> str:
+    """``text`` as a frame can hold it: an exact str, whatever its class overrides, and without
+    lone surrogates, which names of files have (PEP 383) and UTF-8 has not."""
+    return str.encode(text, "utf-8", "backslashreplace").decode()
+
+
 class Surroundings:
     """What the contexts of one proc share."""
 
@@ -142,10 +148,10 @@ class Context:
         self._say(Logged(self.attempt_id, level, text, told))
 
     def redacted(self, text: str) -> str:
-        """``text`` without the action's secrets."""
+        """``text`` without the action's secrets, and `plain`: a name of a file may be no UTF-8."""
         if self._secrets is None:  # most actions say nothing
             self._secrets = secrets_in(self._action)
-        return redact(text, self._secrets)
+        return plain(redact(text, self._secrets))
 
     def _told(self, value: Any) -> Any:
         if isinstance(value, int | float | bool | type(None)):

@@ -45,7 +45,7 @@ from fsmv2.ipc.page import Page
 from fsmv2.ipc.redact import may_hide, redact, secrets_in, texts_in
 from fsmv2.workerproc import evidence, limits, records
 from fsmv2.workerproc.anchor import anchor
-from fsmv2.workerproc.context import Context, Surroundings
+from fsmv2.workerproc.context import Context, Surroundings, plain
 from fsmv2.workerproc.limits import applied
 from fsmv2.workerproc.records import shipper
 
@@ -305,12 +305,12 @@ def _texts_of(payload: bytes) -> tuple[str, ...]:
 
 
 def _name_of(kind: type[BaseException]) -> str:
-    return _plain(_get_name(kind))[:KIND_CHARS_MAX]
+    return plain(_get_name(kind))[:KIND_CHARS_MAX]
 
 
 def _text_of(error: BaseException) -> str:
     try:
-        return _plain(str(error))
+        return plain(str(error))
     except BaseException:  # `__str__` is the action's: it may raise SystemExit, too
         return "<the exception's text could not be made>"
 
@@ -321,15 +321,9 @@ def _trace_of(error: BaseException) -> str:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
-        return _plain("".join(traceback.format_exception(type(error), error, trace)))
+        return plain("".join(traceback.format_exception(type(error), error, trace)))
     except BaseException:
         return "<the traceback could not be formatted>"
-
-
-def _plain(text: str) -> str:
-    """``text`` as a frame can hold it: an exact str, whatever its class overrides, and without
-    lone surrogates, which names of files have (PEP 383) and UTF-8 has not."""
-    return str.encode(text, "utf-8", "backslashreplace").decode()
 
 
 def wait_for_adoption(root_pid: int, middle_pid: int) -> None:

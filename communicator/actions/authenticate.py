@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -143,7 +144,9 @@ def resolve_auth_token(credentials: Credentials) -> Secret:
 def _from_file(path: Path) -> Secret:
     where = f"auth_token_file {path}"
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _no_token(f"{where}: got no regular file, {_WANTED}")
             raw = file.read(TOKEN_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise _no_token(f"{where}: {error.strerror}") from None
@@ -159,6 +162,11 @@ def _from_file(path: Path) -> Secret:
     if not text:
         raise _no_token(f"{where}: got an empty file, {_WANTED}")
     return _one_line(text, where)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for a pipe's writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _one_line(text: str, where: str) -> Secret:

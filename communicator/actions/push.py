@@ -184,6 +184,7 @@ class _Sending:
         return taken
 
     def _send(self, taken: list[spool.Outgoing]) -> None:
+        spool.check_forgettable(taken)
         self.asked = True
         call = self._call
         messages = [each.message for each in taken]

@@ -21,6 +21,8 @@ import msgspec
 
 REPLACEABLE_SHARE = 0.5
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+# What others put there as a file may be of any size; more than this nobody reads.
+FILE_BYTES_MAX = 256 * 1024 * 1024
 
 
 class Policy(StrEnum):

@@ -4,7 +4,9 @@ Knows: what must be synced so that a power cut cannot undo it: a file's bytes be
 name by its folder.
 Does not know: messages, names' meaning, when something is done.
 Invariants: no other module of the spool touches the disk, so that a test can put a disk here
-that dies between any two steps, or forgets what was not synced.
+that dies between any two steps, or forgets what was not synced; what is written to is a regular
+file of the folder itself: no link is followed, no pipe is waited for. What is made is private,
+but for those who may write to its folder: they share it (see `_share`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,9 @@ from weakref import WeakSet
 
 # A lock of flock(2) is that of the open file, which a forked child shares: it would outlive us.
 _held: WeakSet[IO[bytes]] = WeakSet()
+# So often another process comes in between two steps of ours; then it is an error.
+_RACES_MAX = 5
+_CAP_FOWNER = 1 << 3
 
 
 def _let_go() -> None:
@@ -56,11 +62,11 @@ class Disk:
 
     def size(self, path: Path) -> int:
         """Bytes of a file."""
-        return path.stat().st_size
+        return path.lstat().st_size
 
     def modified_at(self, path: Path) -> float:
         """Seconds since the epoch."""
-        return path.stat().st_mtime
+        return path.lstat().st_mtime
 
     def read(self, path: Path, bytes_max: int = -1) -> bytes:
         """What is in a file, at most ``bytes_max`` bytes of it. Never waits for a pipe's writer,
@@ -70,31 +76,50 @@ class Disk:
 
     def create(self, path: Path) -> IO[bytes]:
         """A new file to write, in place of one of that name; makes its folder if need be."""
-        try:
-            return path.open("wb")
-        except FileNotFoundError:
-            self._make(path.parent)
-            return path.open("wb")
+        return os.fdopen(self._new(path), "wb")
 
     def append(self, path: Path, data: bytes) -> None:
         """Add to the end of a file, durably but for the name of a new one."""
-        with path.open("ab") as file:
+        with os.fdopen(_open_or_make(path, os.O_WRONLY | os.O_APPEND)[0], "ab") as file:
             file.write(data)
             self.sync(file)
 
     def jot(self, path: Path, data: bytes) -> None:
         """Add to the end of a file. A power cut may undo it, a kill cannot."""
-        with path.open("ab", buffering=0) as file:
+        handle = _open_or_make(path, os.O_WRONLY | os.O_APPEND)[0]
+        with os.fdopen(handle, "ab", buffering=0) as file:
             file.write(data)
 
     def empty(self, path: Path) -> None:
         """Take all out of a file. A power cut may undo it, a kill cannot."""
-        os.truncate(path, 0)
+        handle = _open(path, os.O_WRONLY)
+        try:
+            os.truncate(handle, 0)
+        finally:
+            os.close(handle)
+
+    def make_room(self, path: Path, size: int) -> None:
+        """Have `overwrite` work in the first ``size`` bytes of a file, made if missing, durably."""
+        handle, is_new = _open_or_make(path, os.O_RDWR)
+        try:
+            present = os.fstat(handle).st_size
+            if present < size:
+                os.pwrite(handle, bytes(size - present), present)
+                os.fsync(handle)
+            if is_new:
+                self.sync_folder(path.parent)
+        except OSError:
+            if is_new:  # without room it would only keep others from making one with
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            raise
+        finally:
+            os.close(handle)
 
     def overwrite(self, path: Path, offset: int, data: bytes) -> None:
         """Replace bytes in the middle of a file, durably. Takes no space, so that it works on a
         full disk too. A power cut may leave any part of it."""
-        with path.open("r+b") as file:
+        with os.fdopen(_open(path, os.O_RDWR), "r+b") as file:
             file.seek(offset)
             file.write(data)
             self.sync(file)
@@ -107,7 +132,7 @@ class Disk:
     def allocate(self, path: Path, size: int) -> None:
         """A file of ``size`` bytes whose space is there; without it there is no such file."""
         try:
-            with path.open("wb") as file:
+            with self.create(path) as file:
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError:
             with contextlib.suppress(OSError):
@@ -116,7 +141,7 @@ class Disk:
 
     def refill(self, path: Path, data: bytes) -> None:
         """Make ``data`` all that is in an allocated file, durably. Takes no space."""
-        with path.open("r+b") as file:
+        with os.fdopen(_open(path, os.O_RDWR), "r+b") as file:
             file.write(data)
             file.truncate()
             file.flush()
@@ -146,10 +171,26 @@ class Disk:
         """Whether something may be changed in ``folder``: not where it is mounted read-only."""
         return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
+    def may_remove(self, path: Path) -> bool:
+        """Whether a file may leave its folder, if that `may_write`: not where the folder is sticky
+        (like /tmp) and both are another user's."""
+        folder = path.parent.stat()
+        try:
+            owners = {folder.st_uid, path.lstat().st_uid}
+        except FileNotFoundError:
+            return True
+        is_sticky = folder.st_mode & stat.S_ISVTX
+        return not is_sticky or os.geteuid() in owners or _may_act_as_owner()
+
     def lock(self, path: Path) -> IO[bytes] | None:
         """Hold the lock of that name until the file that is returned is closed, or we are gone;
-        None: somebody else holds it."""
-        file = self.create(path)
+        None: somebody else holds it. What is in it stays."""
+        self._make(path.parent)
+        try:
+            file = os.fdopen(_open_or_make(path, os.O_RDWR)[0], "r+b")
+        except OSError as error:
+            text = f"cannot lock {path.name!r}: {error.strerror}, want a file that may be written"
+            raise OSError(error.errno, text) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -192,12 +233,84 @@ class Disk:
             return
         self._make(folder.parent)
         with contextlib.suppress(FileExistsError):
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
         self.sync_folder(folder.parent)
 
+    def _new(self, path: Path) -> int:
+        for _ in range(_RACES_MAX):
+            try:
+                return _make_file(path, os.O_WRONLY)
+            except FileNotFoundError:
+                self._make(path.parent)
+            except FileExistsError:
+                path.unlink(missing_ok=True)
+        return _make_file(path, os.O_WRONLY)
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+def _open_at_once(path: str | Path, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o600)
+
+
+def _open(path: Path, flags: int) -> int:
+    """A regular file that is there, to write to."""
+    try:
+        handle = _open_at_once(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _no_file(path) from error
+        raise
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise _no_file(path)
+
+
+def _no_file(path: Path) -> OSError:
+    return OSError(errno.EINVAL, f"{path.name!r} is a link, a pipe or a folder, no regular file")
+
+
+def _open_or_make(path: Path, flags: int) -> tuple[int, bool]:
+    """`_open`, or a new file where none is; and whether it is new."""
+    for _ in range(_RACES_MAX):
+        with contextlib.suppress(FileNotFoundError):
+            return _open(path, flags), False
+        with contextlib.suppress(FileExistsError):
+            return _make_file(path, flags), True
+    return _open(path, flags), False
+
+
+def _make_file(path: Path, flags: int) -> int:
+    handle = _open_at_once(path, flags | os.O_CREAT | os.O_EXCL)
+    # A file system without owners or modes has none to set.
+    with contextlib.suppress(OSError):
+        _share(handle, path.parent)
+    return handle
+
+
+def _may_act_as_owner() -> bool:
+    """Root may, unless a container took that from it."""
+    with open("/proc/self/status", "rb") as status:
+        found = next((line for line in status if line.startswith(b"CapEff:")), b"CapEff: 0")
+    return bool(int(found.split()[1], 16) & _CAP_FOWNER)
+
+
+def _share(handle: int, folder: Path) -> None:
+    """Let a file of ours that is new be read and written by those who may write to ``folder``: its
+    group if the folder's may, everybody if everybody may. What root makes is the folder's owner's.
+    Who may only look into the folder does not see what is in its files."""
+    found, mine = folder.stat(), os.fstat(handle)
+    mode = 0o600
+    if found.st_mode & stat.S_IWGRP:
+        with contextlib.suppress(PermissionError):  # not a member: then its group is not to read it
+            if found.st_gid != mine.st_gid:
+                os.fchown(handle, -1, found.st_gid)
+            mode |= 0o060
+    if found.st_mode & stat.S_IWOTH:
+        mode |= 0o066
+    if mode != stat.S_IMODE(mine.st_mode):
+        os.fchmod(handle, mode)
+    if os.geteuid() == 0 and found.st_uid != mine.st_uid:
+        os.fchown(handle, found.st_uid, -1)
 
 
 DISK = Disk()

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from fsmv2.communicator.spool import segments
+from fsmv2.communicator.spool.bounds import TooLarge
 from fsmv2.communicator.spool.disk import DISK, Disk
 from fsmv2.communicator.transport import codec
-from fsmv2.communicator.transport.codec import Message
+from fsmv2.communicator.transport.codec import CodecError, Message
 
 
 def inbox_files(inbox: str | Path, disk: Disk = DISK) -> list[Path]:
@@ -27,7 +28,11 @@ def read_messages(path: Path, disk: Disk = DISK) -> list[Message]:
 
     Raises `OSError`, and `CodecError` for a file that holds anything else.
     """
-    return [codec.decode_message(line) for line in segments.lines_of(disk.read(path), path.name)]
+    try:
+        data = segments.read(path, disk, trusted=True)
+    except TooLarge as error:
+        raise CodecError(str(error)) from None
+    return [codec.decode_message(line) for line in segments.lines_of(data, path.name)]
 
 
 class Claimed(Exception):

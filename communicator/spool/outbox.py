@@ -9,12 +9,15 @@ one writer keep their order. Any number of writers, one reader at a time.
 
 What was delivered of a segment that is not used up yet stands in ``.acked``: its name and a
 number, the last two of them. The file is made before the first message and only ever overwritten,
-so that a full disk cannot keep a delivery from being noted, and have it made again and again. A
+so that a full disk cannot keep a delivery from being noted, and have it made again and again. Nor
+may anything else: what could not be noted, or removed, `check_forgettable` keeps from being sent. A
 kill between a delivery and its note repeats what was in flight, and nothing more.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +27,7 @@ import msgspec
 
 from fsmv2.communicator.spool import segments
 from fsmv2.communicator.spool.bounds import (
+    FILE_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     Bounds,
     TooLarge,
@@ -97,18 +101,22 @@ def append(
     """Put a group of encoded messages into ``outbox``, all of them or none, with one sync.
 
     Raises `SpoolFull` and `OSError`, and `ValueError` for a group that is empty or has more than
-    `segments.MESSAGES_MAX` messages. ``replaceable``: they are statuses, see `bounds.Policy`.
-    ``bounds`` None: whoever calls has counted what is there.
+    `segments.MESSAGES_MAX` messages or, as `TooLarge`, than `FILE_BYTES_MAX` bytes.
+    ``replaceable``: they are statuses, see `bounds.Policy`. ``bounds`` None: whoever
+    calls has counted what is there.
     """
     if not 1 <= len(lines) <= segments.MESSAGES_MAX:
         raise ValueError(
             f"cannot spool a group: got {len(lines)} messages, want 1 to {segments.MESSAGES_MAX}"
         )
+    size = sum(map(len, lines))
+    if size > FILE_BYTES_MAX - len(lines):
+        raise TooLarge(f"cannot spool a group: it has {size} bytes, want under {FILE_BYTES_MAX}")
     folder = Path(outbox)
     names = disk.names(folder)
     if bounds is not None:
         present = segments.usage_of(folder, names, disk)
-        more = Usage(len(lines), sum(map(len, lines)), 1)
+        more = Usage(len(lines), size, 1)
         check_admitted(f"the outbox {folder.name!r}", bounds, present, more, replaceable)
     try:
         stem = segments.new_stem(names)
@@ -152,7 +160,7 @@ def outgoing(
                     continue
                 if taken:  # first what comes before it
                     return taken, waiting, refused
-                _set_aside(folder / name, one.index, one.count, one.line, disk)
+                _set_aside(folder / name, one.index, one.count, one.line, disk, one.size)
                 refused += 1
                 waiting -= 1
                 continue
@@ -161,6 +169,34 @@ def outgoing(
         if len(taken) >= messages_max:
             break
     return taken, waiting, refused
+
+
+def check_forgettable(taken: Sequence[Outgoing]) -> None:
+    """Raise `OSError` where `acknowledge` would, for a reason that stays: before they are sent, for
+    they would be sent again with each try."""
+    folder, disk = taken[0].path.parent, taken[0].disk
+    for path in dict.fromkeys(each.path for each in taken):
+        if not disk.may_remove(path):
+            text = (
+                f"{path.name!r} could not be removed once it is delivered: {folder.name!r} is "
+                "sticky and both are another user's, want a folder or a file of this one's"
+            )
+            raise OSError(errno.EPERM, text)
+    try:
+        disk.make_room(folder / _ACKED, 2 * _NOTE_BYTES)
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_full and taken[-1].index == taken[-1].count - 1:
+            return  # needs no note, and makes room
+        raise _not_noted(folder, error) from error
+
+
+def _not_noted(folder: Path, error: OSError) -> OSError:
+    text = (
+        f"no delivery can be noted in {f'{folder.name}/{_ACKED}'!r}: {error.strerror}, want a file "
+        f"that may be read and written, of {2 * _NOTE_BYTES} bytes"
+    )
+    return OSError(error.errno, text)
 
 
 def acknowledge(taken: Sequence[Outgoing]) -> None:
@@ -196,19 +232,19 @@ class _Unreadable(msgspec.Struct, frozen=True):
     index: int
     count: int
     line: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.line)
+    size: int
 
 
 def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable]:
     try:
-        data = disk.read(path)
+        data = segments.read(path, disk)
     except FileNotFoundError:
         return
     except PermissionError:
         return  # somebody else's: it must not hold up everybody; see `segments.strangers`
+    except TooLarge:
+        yield _Unreadable(0, 1, b"", disk.size(path))  # all of it
+        return
     lines = segments.lines_of(data, path.name)
     if begin >= len(lines):  # used up, or empty: a kill came before its removal
         disk.unlink(path)
@@ -218,11 +254,13 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
                 raise CodecError("too large")
             yield Outgoing(path, index, len(lines), codec.decode_message(line), len(line), disk)
         except CodecError:
-            yield _Unreadable(index, len(lines), line)
+            yield _Unreadable(index, len(lines), line, len(line))
 
 
-def _set_aside(path: Path, index: int, count: int, line: bytes, disk: Disk) -> Path:
-    segments.check_room_aside(path.parent, 1, len(line), disk)
+def _set_aside(
+    path: Path, index: int, count: int, line: bytes, disk: Disk, size: int | None = None
+) -> Path:
+    segments.check_room_aside(path.parent, 1, len(line) if size is None else size, disk)
     if count == 1:
         kept = path.with_name(f"{path.name}{segments.REFUSED}")
         return segments.keep_aside(path, kept, disk)
@@ -246,7 +284,7 @@ def _first_note(folder: Path, stem: str, disk: Disk) -> None:
 def _note(folder: Path, name: str, number: int, disk: Disk) -> None:
     """Write over the older of the two notes: while it is half written the other one holds."""
     turn = _last_note(folder, disk).turn + 1
-    text = f"{turn} {number} {name}".encode()
+    text = f"{turn} {number} ".encode() + os.fsencode(name)
     note = (f"{zlib.crc32(text):08x} ".encode() + text).ljust(_NOTE_BYTES - 1) + b"\n"
     offset = turn % 2 * _NOTE_BYTES
     try:
@@ -269,6 +307,8 @@ def _last_note(folder: Path, disk: Disk) -> _Note:
         data = disk.read(folder / _ACKED, 2 * _NOTE_BYTES)
     except FileNotFoundError:
         return _Note()
+    except OSError as error:
+        raise _not_noted(folder, error) from error
     return max(_read_note(data[:_NOTE_BYTES]), _read_note(data[_NOTE_BYTES:]))
 
 
@@ -277,7 +317,7 @@ def _read_note(data: bytes) -> _Note:
     try:
         if int(sum_, 16) != zlib.crc32(text):
             return _Note()
-        turn, number, name = text.decode().split(" ", 2)
-        return _Note(int(turn), int(number), name)
+        turn, number, name = text.split(b" ", 2)
+        return _Note(int(turn), int(number), os.fsdecode(name))
     except ValueError:
         return _Note()

@@ -19,10 +19,10 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fsmv2.communicator.spool.bounds import Usage
+from fsmv2.communicator.spool.bounds import FILE_BYTES_MAX, MESSAGE_BYTES_MAX, TooLarge, Usage
 from fsmv2.communicator.spool.disk import DISK, Disk, write_whole
 
 MESSAGES_MAX = 100
@@ -125,6 +125,35 @@ def lines_of(data: bytes, name: str) -> list[bytes]:
     return [line for line in data.split(b"\n") if line]
 
 
+def groups(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """``lines`` in their order, as many together as make a segment."""
+    group: list[bytes] = []
+    size = 0
+    for line in lines:
+        if group and (len(group) >= MESSAGES_MAX or size + len(line) > BYTES_MAX):
+            yield group
+            group, size = [], 0
+        group.append(line)
+        size += len(line)
+    if group:
+        yield group
+
+
+def read(path: Path, disk: Disk = DISK, *, trusted: bool = False) -> bytes:
+    """All that is in a file with messages. Raises `OSError`, and `TooLarge` for one that is not
+    read: looked at first, for it may be larger than memory. ``trusted``: one that is as large as
+    its name says is read in any case."""
+    most = MESSAGE_BYTES_MAX if path.name.endswith((SINGLE, REPLY)) else FILE_BYTES_MAX
+    said = _COUNT.search(path.name) if trusted else None
+    while True:
+        size = disk.size(path)
+        if size > most and not (said is not None and int(said[2]) == size):
+            raise TooLarge(f"cannot read {path.name!r}: it has {size} bytes, want at most {most}")
+        data = disk.read(path, size + 1)  # memory for so many is taken at once
+        if len(data) <= size:
+            return data
+
+
 def usage(folder: str | Path, disk: Disk = DISK) -> Usage:
     """What waits in ``folder`` now; raises `OSError`.
 
@@ -160,12 +189,17 @@ def usage_of(folder: Path, names: Iterable[str], disk: Disk = DISK) -> Usage:
 
 
 def _counted(path: Path, disk: Disk) -> tuple[int, int]:
-    """Messages and bytes of a segment whose name does not say."""
+    """Messages and bytes of a segment whose name does not say; of a large one messages are as many
+    as there would be if all of it were like its beginning."""
+    size = disk.size(path)
     try:
-        data = disk.read(path)
+        data = disk.read(path, min(size, BYTES_MAX))
     except PermissionError:
-        return 1, disk.size(path)
-    return len(lines_of(data, path.name)), len(data)
+        return 1, size
+    count = len(lines_of(data, path.name))
+    if len(data) < BYTES_MAX:
+        return count, len(data)
+    return max(1, count) * size // len(data), size
 
 
 def keep_aside(path: Path, target: Path, disk: Disk = DISK) -> Path:

@@ -10,6 +10,7 @@ For one thread.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from fsmv2.communicator.spool import segments
@@ -34,7 +35,7 @@ class Tries:
             data = b""
         self._size = len(data)
         here = set(disk.names(folder)) if data else set()
-        for line in data.decode("utf-8", "replace").split("\n")[:-1]:  # behind the last: torn
+        for line in os.fsdecode(data).split("\n")[:-1]:  # behind the last: torn
             name = line[1:]
             if line.startswith("-"):
                 self._begun.pop(name, None)
@@ -70,13 +71,13 @@ class Tries:
         with contextlib.suppress(OSError):
             if self._size > FILE_BYTES_MAX:
                 self._write_anew()
-            data = line.encode("utf-8", "replace")
+            data = os.fsencode(line)
             self._size += len(data)
             self._disk.jot(self._path, data)
 
     def _write_anew(self) -> None:
         draft = self._path.with_name(f".{segments.new_stem(())}.tries.draft")
         text = "".join(f"+{name}\n" * number for name, number in self._begun.items())
-        data = text.encode("utf-8", "replace")
+        data = os.fsencode(text)
         write_whole(self._disk, draft, self._path, data)
         self._size = len(data)

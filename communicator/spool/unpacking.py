@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from fsmv2.communicator.spool import segments
+from fsmv2.communicator.spool.bounds import TooLarge
 from fsmv2.communicator.spool.disk import DISK, Disk
 from fsmv2.communicator.transport import codec
 from fsmv2.communicator.transport.codec import CodecError
@@ -68,10 +69,13 @@ def _begun(name: str) -> tuple[str, int]:
 
 def _unpack(reply: Path, stem: str, aside: Path, disk: Disk) -> tuple[int, int]:
     try:
-        batch = codec.decode_batch(disk.read(reply))
+        batch = codec.decode_batch(segments.read(reply, disk))
     except CodecError:
         segments.keep_aside(reply, aside, disk)
         raise
+    except TooLarge as error:  # none that was pulled
+        segments.keep_aside(reply, aside, disk)
+        raise CodecError(str(error)) from None
     if batch.messages:
         lines = [msgspec.json.encode(codec.encode_message(message)) for message in batch.messages]
         segments.publish(reply.parent, stem, lines, disk)

@@ -18,8 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fsmv2.communicator.spool import finish, inbox_files, segments, usage
-from fsmv2.communicator.spool.disk import DISK
+from fsmv2.communicator.spool import TooLarge, finish, inbox_files, segments, usage
 from fsmv2.communicator.switchboard.counts import Counts
 from fsmv2.communicator.transport import codec
 from fsmv2.communicator.transport.codec import CodecError, Message
@@ -167,12 +166,15 @@ class Inbound:
         return None
 
     def _read(self, path: Path) -> None:
+        lines: list[bytes] = []
+        why = ""
         try:
-            data = DISK.read(path)
-            lines = segments.lines_of(data, path.name)
+            lines = segments.lines_of(segments.read(path, trusted=True), path.name)
         except FileNotFoundError:
             self._begun.discard(path)
             return
+        except TooLarge as error:
+            why = str(error)
         except (OSError, MemoryError):
             # It is still the next one: what is newer must not overtake it.
             self._begun.discard(path)
@@ -180,6 +182,9 @@ class Inbound:
             raise
         self._file = _File(path)
         self._file.lines.extend(lines)
+        if why:
+            self._file.keep()
+            self.counts.tell("unreadable", why)
 
     def _next_message(self) -> Incoming | None:
         file = self._file

@@ -18,9 +18,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fsmv2.communicator.spool import append, segments
+from fsmv2.communicator.spool import TooLarge, append, segments
 from fsmv2.communicator.spool.answers import Answers
-from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.spool.journal import Journal
 from fsmv2.communicator.spool.tries import Tries
 from fsmv2.communicator.switchboard import orders
@@ -85,8 +84,8 @@ class Ledger:
             asked = on_their_way.keys()
             found = {uuid for uuid in answered_in(outbox) if uuid in asked or uuid in self._begun}
         again = [line for uuid, line in on_their_way.items() if uuid not in found]
-        for first in range(0, len(again), segments.MESSAGES_MAX):
-            append(outbox, again[first : first + segments.MESSAGES_MAX], bounds=None)
+        for group in segments.groups(again):
+            append(outbox, group, bounds=None)
         self.note_done([*on_their_way, *found])
         with contextlib.suppress(OSError):
             self._answers.drop_all()
@@ -96,8 +95,8 @@ def answered_in(outbox: Path) -> Iterator[str]:
     """The UUIDs of the orders whose last reply waits there. Only looks: another may be reading."""
     for name in segments.segment_names(outbox):
         try:
-            data = DISK.read(outbox / name)
-        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            data = segments.read(outbox / name)
+        except (FileNotFoundError, IsADirectoryError, PermissionError, TooLarge):
             continue  # pushed by now; or none of ours, which must not keep anybody from starting
         for line in segments.lines_of(data, name):
             uuid = _answered_by(line)

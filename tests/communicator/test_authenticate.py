@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from email.utils import formatdate
@@ -220,6 +221,22 @@ def test_a_token_file_that_cannot_be_read_is_told_with_its_path(
     assert outcome.problem is not None
     assert shown.format(folder=tmp_path) in outcome.problem.text
     assert relay.requests() == []
+
+
+def test_a_pipe_for_a_token_file_is_not_waited_for(
+    context: Any, relay: Relay, tmp_path: Path
+) -> None:
+    """A link to a file is as good as the file: so secrets are mounted."""
+    os.mkfifo(tmp_path / "pipe")
+    piped = credentials(relay, None, auth_token_file=str(tmp_path / "pipe"))
+    outcome = login(context, relay, credentials=piped)
+    assert outcome.problem is not None
+    assert f"auth_token_file {tmp_path}/pipe: got no regular file, want" in outcome.problem.text
+    assert relay.requests() == []
+    (tmp_path / "file").write_text(DEMO_TOKEN)
+    (tmp_path / "link").symlink_to("file")
+    linked = credentials(relay, None, auth_token_file=str(tmp_path / "link"))
+    assert login(context, relay, credentials=linked).problem is None
 
 
 @pytest.mark.parametrize(

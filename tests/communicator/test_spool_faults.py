@@ -58,6 +58,8 @@ class Outbox:
             self.set_aside.append(int(taken[0].message.email))
             spool.set_aside(taken[0])
         else:
+            if taken:
+                spool.check_forgettable(taken)
             self.in_flight = len(taken)
             spool.acknowledge(taken)
         self.acknowledged += self.in_flight

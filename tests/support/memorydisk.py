@@ -121,6 +121,28 @@ class MemoryDisk(Disk):
             self.step()
             file.data += part
 
+    def make_room(self, path: Path, size: int) -> None:
+        is_new = path.name not in self._names
+        if is_new:
+            self.step()
+            self._set(path.name, _File())
+        file = self._get(path)
+        if len(file.data) < size:
+            try:
+                self.step()
+            except OSError:
+                if is_new:
+                    self._set(path.name, None)
+                raise
+            file.data = file.data.ljust(size, b"\0")
+            self.step()
+            file.synced = file.data
+        if is_new:
+            self.sync_folder(path.parent)
+
+    def may_remove(self, path: Path) -> bool:
+        return True
+
     def empty(self, path: Path) -> None:
         self.step()
         self._get(path).data = b""

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from fsmv2.ipc.messages import Logged, Progress
+from fsmv2.ipc.codec import decode, encode
+from fsmv2.ipc.messages import FromProc, Logged, Progress
 from fsmv2.ipc.page import Page, create_page
 from fsmv2.workerproc.context import LATER_MAX, TEXT_CHARS_MAX, Context, Surroundings
 from fsmv2.workerproc.records import RECORDS_MAX, RecordShipper, install, shipper
@@ -55,6 +56,16 @@ def test_what_is_said_is_cut_and_carries_the_attempt(proc: Proc) -> None:
     assert (progress.attempt_id, len(progress.text)) == (7, TEXT_CHARS_MAX)
     told = {"number": str(1 << 63), "small": 5, "real": 1.5, "none": None, "thing": "['x']"}
     assert logged == Logged(7, "info", "big", told)
+
+
+def test_a_name_that_is_no_utf_8_is_said_all_the_same(proc: Proc) -> None:
+    """Of a file, say (PEP 383): as a text, as a field's value, as its name; each fits a frame."""
+    name = os.fsdecode(b"a\xff.json")
+    proc.context.progress(name)
+    proc.context.log(name, "info", **{name: name})
+    progress, logged = [decode(encode(each), FromProc) for each in proc.said]
+    assert progress.text == logged.event == r"a\udcff.json"
+    assert logged.fields == {r"a\udcff.json": r"a\udcff.json"}
 
 
 def test_a_level_that_is_none_is_refused(proc: Proc) -> None:
