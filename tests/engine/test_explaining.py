@@ -9,7 +9,7 @@ from fickle import MOOD, bench_of
 from harness import Bench, Look, Off, Plant, SwitchOn, child, worker_type
 
 from fsmv2.ipc.messages import CommandAnswered, ExplainWorker
-from fsmv2.supervisor.commandline.client import tree_text
+from fsmv2.supervisor.commandline.shown import tree_text
 from fsmv2.supervisor.core.action import ActionError
 from fsmv2.supervisor.core.facts import Explanation
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Remove, Restart, Snapshot, State, Stay
