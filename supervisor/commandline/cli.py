@@ -30,7 +30,7 @@ EXIT_CODES = {
     2: "refused: the config, a plug-in or the command line is wrong; nothing was started",
     3: "cannot start: port taken, folder not writable, disk full; nothing was left behind",
     4: "forced: a second signal ended the stop before all workers had stopped",
-    5: "no supervisor answers at the address",
+    5: "no supervisor answers at the address, or its root is silent: what is shown is old",
     6: "the supervisor refuses the command; its reason is told, nothing was changed",
 }
 
