@@ -188,6 +188,70 @@ def test_a_refusal_is_told_in_the_supervisors_words(head: str, code: int) -> Non
         assert (done.exit_code, done.stderr) == (code, "fsmv2: cannot do it: no\n")
 
 
+# --- what is shown --------------------------------------------------------------------------
+
+
+def tree_of(depth: int = 0, **more: Any) -> dict[str, Any]:
+    """A tree as it is published, ``depth`` workers deep."""
+    node = {
+        "path": "site", "name": "site", "worker_type": "root", "state": "running", "reason": "up",
+        "since_s": 12.5, "circuit": "closed", "action": None, "children": [], "absent": [], **more,
+    }  # fmt: skip
+    return node if depth == 0 else tree_of(depth - 1, children=[node])
+
+
+STATUS: dict[str, Any] = {
+    "name": "site", "pid": 7, "version": "1", "ready": True, "reason": "ticking", "uptime_s": 9,
+    "ticks": 5, "tick_p50_ms": None, "tick_p99_ms": 1.5, "workers": {"running": 2, "stopped": 0},
+    "actions": {"succeeded": 3}, "infrastructure": {
+        "state": "closed", "mode": "enforce", "causes": [], "down_s": 0, "waiting": 0,
+        "forced": None, "forced_for_s": None, "limits": [],
+    }, "pool": {"procs": [{"action": "Hang"}, {"action": None}], "queued": 1, "deaths": 0,
+                "quarantined": {}},
+    "circuits": [],
+}  # fmt: skip
+SILENT = {"ready": False, "reason": "the root has been silent for 15 s", "last_word_s": 15.2}
+
+
+def show(command: str, document: dict[str, Any], *more: str) -> Result:
+    body = http_answer(json.dumps(document).encode())
+    with answering(lambda connection: connection.sendall(body)) as (listen, _asked):
+        return invoke(command, "--http", listen, *more)
+
+
+def test_a_root_that_is_silent_is_shown_with_the_age_of_its_word_and_a_code_of_its_own() -> None:
+    for command, document in (("tree", tree_of()), ("status", STATUS)):
+        fine = show(command, document)
+        assert (fine.exit_code, fine.stderr) == (0, "")
+        assert "silent" not in fine.stdout
+        for more in ((), ("--json",)):
+            old = show(command, {**document, **SILENT}, *more)
+            assert (old.exit_code, old.stderr) == (
+                5, "fsmv2: the root has been silent for 15 s\n"
+            )  # fmt: skip
+            assert "15.2" in old.stdout if more else "silent for 15 s" in old.stdout
+    assert "ready       no: the root has been silent" in show("status", {**STATUS, **SILENT}).stdout
+    assert show("tree", tree_of(**SILENT)).stdout.startswith("the root has been silent for 15 s;")
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        ({"waits_s": 62.0, "running_s": 0.0}, "[#447 Hang waits 1 min 02 s]"),
+        ({"waits_s": None, "running_s": 12.0}, "[#447 Hang 12.0 s]"),
+    ],
+)
+def test_an_action_that_waits_is_not_shown_as_one_that_runs(
+    times: dict[str, Any], shown: str
+) -> None:
+    action = {"attempt_id": 447, "type": "Hang", **times}
+    assert show("tree", tree_of(action=action)).stdout.endswith(f"up  {shown}\n")
+
+
+def test_a_deep_tree_is_shown() -> None:
+    assert len(show("tree", tree_of(depth=200)).stdout.splitlines()) == 202
+
+
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", http_answer(b"")], ids=["head", "body"])
 def test_an_answer_that_comes_a_byte_at_a_time_is_given_up(head: bytes) -> None:
     """One limit for the whole request: each byte comes well within the time that one may take."""

@@ -63,6 +63,9 @@ def test_an_action_in_flight_is_told_with_its_number_and_how_long_it_waits() -> 
     assert found.why.rule == "action_in_flight"
     assert f"SwitchOn (#{attempt.id}) has waited for a proc for 2.0 s" in found.why.text
     assert found.why.waits_for == ("SwitchOn",)
+    pool: Any = bench.pool
+    tree = msgspec.json.decode(b"".join(tree_pieces(bench.engine, pool, bench.now)))
+    assert f"[#{attempt.id} SwitchOn waits 2.0 s]" in tree_text(tree)
 
 
 def test_an_action_in_quarantine_is_told_with_its_next_attempt() -> None:
