@@ -72,9 +72,8 @@ def demo(seconds: float | None, listen: str, log_format: str) -> None:
         settings, plugins = cli.load(str(config))
         settings = cli.with_options(settings, listen, log_format)
         summary = cli.run_supervisor(settings, plugins, seconds, listeners=(_announce,))
-        click.echo(summary.text())
-        click.echo(_records_text(folder / "bridge" / "records.jsonl"))
-    sys.exit(summary.exit_code)
+        records = _records_text(folder / "bridge" / "records.jsonl")
+    cli.end_run(f"{summary.text()}\n{records}", summary.exit_code)
 
 
 def _say(text: str) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 def main() -> None:
     """Run the command line."""
     from fsmv2.supervisor.commandline.cli import cli
+    from fsmv2.supervisor.commandline.output import run_with_output
 
-    cli.main(prog_name="fsmv2")
+    run_with_output(lambda: cli.main(prog_name="fsmv2"))
 
 
 if __name__ == "__main__":

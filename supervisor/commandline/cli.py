@@ -22,13 +22,15 @@ import msgspec
 from fsmv2.supervisor.commandline import answers
 from fsmv2.supervisor.commandline.cliask import RELOAD_S_MAX, command, fetch, refuse, show
 from fsmv2.supervisor.commandline.cliexplain import explain, runbook
+from fsmv2.supervisor.commandline.output import StopCode
 from fsmv2.supervisor.core.errors import SpecError, StartError
 
 EXIT_CODES = {
     0: "done; for run: a clean stop",
     1: "an error of fsmv2 itself (please report it with the traceback)",
     2: "refused: the config, a plug-in or the command line is wrong; nothing was started",
-    3: "cannot start: port taken, folder not writable, disk full; nothing was left behind",
+    3: "cannot start: port taken, folder not writable, disk full; nothing was left behind; or "
+    "cannot write to standard output, what was to be done is done",
     4: "forced: a second signal ended the stop before all workers had stopped",
     5: "no supervisor answers at the address, or its root is silent: what is shown is old",
     6: "the supervisor refuses the command; its reason is told, nothing was changed",
@@ -122,8 +124,13 @@ def run(config: str, seconds: float | None, listen: str | None, log_format: str 
     source = ConfigFile(os.path.abspath(config), settings, mark)
     settings = with_options(settings, listen, log_format)
     summary = run_supervisor(settings, plugins, seconds, source=source)
-    click.echo(summary.text())
-    sys.exit(summary.exit_code)
+    end_run(summary.text(), summary.exit_code)
+
+
+def end_run(text: str, exit_code: int) -> NoReturn:
+    """Print how a run went, and end with its code, also when the text cannot be written."""
+    click.echo(text)
+    raise StopCode(exit_code)
 
 
 def with_options(settings: Any, listen: str | None, log_format: str | None) -> Any:
