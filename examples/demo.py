@@ -56,7 +56,7 @@ workers:
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop by itself after that long.")
+@click.option("--seconds", type=cli.Seconds(min=0.1), help="Stop by itself after that long.")
 @click.option("--http", "listen", default="127.0.0.1:0", show_default=True, help=cli.HTTP_HELP)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), default="console")
 def demo(seconds: float | None, listen: str, log_format: str) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from fsmv2.supervisor.commandline import client
 from fsmv2.supervisor.commandline.address import address_of
 from fsmv2.supervisor.commandline.answers import Tree
 from fsmv2.supervisor.commandline.cli import cli
+from fsmv2.supervisor.core.counting import several
 from fsmv2.supervisor.core.errors import SpecError
 
 TOKEN = "0123456789abcdef-the-token"
@@ -265,3 +267,35 @@ def test_an_answer_that_comes_a_byte_at_a_time_is_given_up(head: bytes) -> None:
     late = pytest.raises(OSError, match=r"no whole answer within 0\.3 s; is it running")
     with answering(drip) as (listen, _asked), late:
         client.question(listen, "/api/v1/tree", 0.3, Tree)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "NaN"])
+def test_seconds_are_a_number_and_come_to_an_end(seconds: str) -> None:
+    """Refused before anything is asked or started."""
+    for arguments in (
+        ("breaker", "open", "--for", seconds, "--http", "127.0.0.1:1"),
+        ("run", "nothing.yaml", "--seconds", seconds),
+        ("demo", "--seconds", seconds),
+    ):
+        done = invoke(*arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "Invalid value for '--" in done.stderr
+
+
+def test_check_counts_in_words(tmp_path: Path) -> None:
+    config = tmp_path / "site.yaml"
+    for text, says in (
+        ("name: site\n", "fine: 0 workers, 0 plug-ins"),
+        (
+            "{name: site, plugins: [fsmv2.examples.faulty], workers: [{name: a, type: fails}]}",
+            "fine: 1 worker of type fails, 1 plug-in",
+        ),
+    ):
+        config.write_text(text)
+        done = invoke("check", str(config))
+        assert (done.exit_code, done.stdout) == (0, f"{config}: {says}\n")
+
+
+def test_things_are_counted_in_words() -> None:
+    assert [several(n, "time") for n in (0, 1, 2)] == ["0 times", "1 time", "2 times"]
+    assert [several(n, "child", "children") for n in (1, 2)] == ["1 child", "2 children"]

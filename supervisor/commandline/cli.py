@@ -9,6 +9,7 @@ those of `EXIT_CODES`; a user's mistake never shows a traceback.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from fsmv2.supervisor.commandline import answers
 from fsmv2.supervisor.commandline.cliask import RELOAD_S_MAX, command, fetch, refuse, show
 from fsmv2.supervisor.commandline.cliexplain import explain, runbook
 from fsmv2.supervisor.commandline.output import StopCode
+from fsmv2.supervisor.core.counting import several
 from fsmv2.supervisor.core.errors import SpecError, StartError
 
 EXIT_CODES = {
@@ -35,6 +37,19 @@ EXIT_CODES = {
     5: "no supervisor answers at the address, or its root is silent: what is shown is old",
     6: "the supervisor refuses the command; its reason is told, nothing was changed",
 }
+
+
+class Seconds(click.FloatRange):
+    """Seconds that come to an end, and are a number: no range holds NaN off."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; fails for one that is none or has no end."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"got {value}, want a number of seconds", param, ctx)
+        return number
 
 
 class Commands(click.Group):
@@ -107,7 +122,7 @@ HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off fo
 
 @cli.command()
 @click.argument("config", type=click.Path())
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop by itself after that long.")
+@click.option("--seconds", type=Seconds(min=0.1), help="Stop by itself after that long.")
 @click.option("--http", "listen", help=HTTP_HELP)
 @click.option(
     "--log-format",
@@ -178,11 +193,10 @@ def run_supervisor(
 def check(config: str) -> None:
     """Check CONFIG, its plug-ins and every worker's config; start nothing."""
     settings, plugins = load(config)
-    types = ", ".join(sorted({worker.type for worker in settings.workers})) or "none"
-    click.echo(
-        f"{config}: fine: {len(settings.workers)} workers of types {types}, "
-        f"{len(plugins.modules)} plug-ins"
-    )
+    types = sorted({worker.type for worker in settings.workers})
+    of = f" of type{'s' * (len(types) > 1)} {', '.join(types)}" if types else ""
+    workers, modules = several(len(settings.workers), "worker"), len(plugins.modules)
+    click.echo(f"{config}: fine: {workers}{of}, {several(modules, 'plug-in')}")
 
 
 TOKEN_HELP = "File with the supervisor's token; else FSMV2_TOKEN or FSMV2_TOKEN_FILE tells it."
@@ -299,7 +313,7 @@ def release(action_type: str, listen: str | None, token_file: str | None, as_jso
 @cli.command()
 @click.argument("state", type=click.Choice(["open", "closed", "auto"]))
 @click.option(
-    "--for", "for_s", type=click.FloatRange(0, 86_400, min_open=True), default=600.0,
+    "--for", "for_s", type=Seconds(0, 86_400, min_open=True), default=600.0,
     show_default=True, help="Seconds until it goes by what it reads again.",
 )  # fmt: skip
 @click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")

@@ -13,6 +13,8 @@ from urllib.parse import quote
 import click
 import msgspec
 
+from fsmv2.supervisor.core.counting import several
+
 
 @click.command()
 @click.argument("path")
@@ -40,8 +42,9 @@ def explanation_text(document: dict[str, Any], listen: str) -> str:
         state += f" for {duration(document['since_s'])}"
     wanted = f", should be {document['desired_state']}" if document["desired_state"] else ""
     kind = f", type {document['worker_type']}" if document["worker_type"] else ""
+    restarted = several(document["restarts"], "time")
     facts = [
-        ("worker", f"{document['path']}{kind}, restarted {document['restarts']} times"),
+        ("worker", f"{document['path']}{kind}, restarted {restarted}"),
         ("state", f"{state}{wanted}"),
         ("reason", document["reason"]),
     ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fsmv2.supervisor.core.counting import several
+
 Row = tuple[str, str, str, str, str]
 Node = dict[str, Any]
 
@@ -90,8 +92,8 @@ def status_text(document: dict[str, Any]) -> str:
         ("workers", workers or "none"),
         ("actions", actions or "none yet"),
         ("ticks", f"{document['ticks']}, p50 {p50}, p99 {p99}"),
-        ("procs", f"{len(pool['procs'])}, {busy} busy, {pool['queued']} actions queued"),
-        ("deaths", f"{pool['deaths']} procs since the start"),
+        ("procs", f"{len(pool['procs'])}, {busy} busy, {several(pool['queued'], 'action')} queued"),
+        ("deaths", f"{several(pool['deaths'], 'proc')} since the start"),
         *(("circuit", _circuit(record)) for record in document["circuits"]),
         *(
             ("quarantined", f"{name}: {_quarantine(record)}")
@@ -123,7 +125,7 @@ def _infrastructure(record: dict[str, Any]) -> str:
     ]
     parts = [f"{text}: {causes}" if causes else text]
     if record["waiting"]:
-        parts.append(f"{record['waiting']} actions wait for their turn")
+        parts.append(f"{several(record['waiting'], 'action')} waiting for a turn")
     if missing:
         parts.append(f"no reading of {', '.join(missing)}")
     return "; ".join(parts)
@@ -133,7 +135,7 @@ def _circuit(record: dict[str, Any]) -> str:
     """``site: open, p1 has failed (fresh: it cannot be observed), 2 attempts, next in 3.1 s``."""
     parts = [f"{record['path']}: {record['circuit']}, {record['why']}"]
     if record["attempts"] is not None:
-        parts.append(f"{record['attempts']} attempts")
+        parts.append(several(record["attempts"], "attempt"))
     if record["escalated"]:
         parts.append("a person has to help")
     elif record["next_attempt_in_s"] is not None:
@@ -143,7 +145,9 @@ def _circuit(record: dict[str, Any]) -> str:
 
 def _quarantine(record: dict[str, Any]) -> str:
     again = f"again in {record['retry_in_s']:.1f} s"
-    return f"{record['deaths']} times {record['verdict']}, {record['held']} held, {again}"
+    return (
+        f"{several(record['deaths'], 'time')} {record['verdict']}, {record['held']} held, {again}"
+    )
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]] | list[Any]) -> str:

@@ -88,7 +88,7 @@ def test_an_action_that_failed_is_told_with_its_error_and_next_attempt() -> None
     bench.run(5.0, until=lambda: ask(bench, "a").why.rule == "action_retry")
     found = ask(bench, "a")
 
-    assert "SwitchOn has failed 1 times in a row: OSError: no route" in found.why.text
+    assert "SwitchOn has failed 1 time in a row: OSError: no route" in found.why.text
     assert 0 < (found.why.next_in_s or 0) < 2
     assert found.why.runbook == "/runbooks/actions-time-out.md"
 
