@@ -56,7 +56,7 @@ workers:
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop by itself after that long.")
+@click.option("--seconds", type=cli.Seconds(min=0.1), help="Stop by itself after that long.")
 @click.option("--http", "listen", default="127.0.0.1:0", show_default=True, help=cli.HTTP_HELP)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), default="console")
 def demo(seconds: float | None, listen: str, log_format: str) -> None:
@@ -72,9 +72,8 @@ def demo(seconds: float | None, listen: str, log_format: str) -> None:
         settings, plugins = cli.load(str(config))
         settings = cli.with_options(settings, listen, log_format)
         summary = cli.run_supervisor(settings, plugins, seconds, listeners=(_announce,))
-        click.echo(summary.text())
-        click.echo(_records_text(folder / "bridge" / "records.jsonl"))
-    sys.exit(summary.exit_code)
+        records = _records_text(folder / "bridge" / "records.jsonl")
+    cli.end_run(f"{summary.text()}\n{records}", summary.exit_code)
 
 
 def _say(text: str) -> None:

@@ -14,8 +14,9 @@ def main() -> None:
     # Before anything is opened that would take the place of one that is closed.
     standardstreams.ensure()
     from fsmv2.supervisor.commandline.cli import cli
+    from fsmv2.supervisor.commandline.output import run_with_output
 
-    cli.main(prog_name="fsmv2")
+    run_with_output(lambda: cli.main(prog_name="fsmv2"))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import msgspec
 
 from fsmv2.ipc import metricfile
+from fsmv2.ipc.messages import Command
 from fsmv2.supervisor.commands import Commands
 from fsmv2.supervisor.config.access import digest_of
 from fsmv2.supervisor.config.plugins import Plugins, load_plugins
@@ -32,7 +33,7 @@ from fsmv2.supervisor.core.errors import FsmError, StartError
 from fsmv2.supervisor.core.events import Event
 from fsmv2.supervisor.core.worker import WorkerFactory
 from fsmv2.supervisor.engineoptions import breaker_rules, declared, engine_options, policies_of
-from fsmv2.supervisor.opsprocess import OpsProcess, address_of, bind
+from fsmv2.supervisor.opsprocess import OpsProcess, Reply, address_of, bind
 from fsmv2.supervisor.pool import spill
 from fsmv2.supervisor.pool.pool import Pool
 from fsmv2.supervisor.pool.runfolders import Leftovers
@@ -185,7 +186,12 @@ class Supervisor:
             file_of(self.settings.store),
         )
         commands = Commands(self._pool, self._reloader, self._infrastructure, self._telemetry)
-        self._ops.on_command = commands.carry_out
+
+        def carry_out(command: Command, reply: Reply) -> None:
+            commands.carry_out(command, reply)
+            self._publisher.hurry()
+
+        self._ops.on_command = carry_out
         explainer = Explainer(self._engine, self._pool, self.settings.runbooks)
         self._ops.on_question = explainer.answer
         undo.callback(self._ops.close)

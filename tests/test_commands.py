@@ -324,13 +324,17 @@ def test_a_reload_is_sent_and_answered_with_what_the_root_says(path: str, dry: b
 
 
 @pytest.mark.parametrize(
-    ("path", "outcome", "status"),
-    [(KILL, "no_such_attempt", 404), (RELEASE, "not_in_quarantine", 409)],
+    ("path", "outcome", "status", "see"),
+    [
+        (KILL, "no_such_attempt", 404, "fsmv2 tree"),
+        (RELEASE, "not_in_quarantine", 409, "fsmv2 status"),
+    ],
 )
-def test_what_the_root_cannot_do_is_told(path: str, outcome: str, status: int) -> None:
+def test_what_the_root_cannot_do_is_told(path: str, outcome: str, status: int, see: str) -> None:
+    """With the command that shows what could be."""
     found, body, _ = post(Answering(outcome).desk, path, AUTHORIZED)
     assert (found, body["outcome"]) == (status, outcome)
-    assert "/api/v1/actions" in body["error"]
+    assert body["error"].endswith(f", see {see}")
 
 
 def test_a_name_that_means_several_types_is_told_with_those_it_means() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from msgspec import convert
 
 from fsmv2.ipc import encode
 from fsmv2.ipc.messages import Command, CommandAnswered, ExplainWorker, KillAction
@@ -204,10 +205,11 @@ def answers(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[str]:
     """Have the supervisor answer so; the addresses that were asked."""
     asked: list[str] = []
 
-    def question(listen: str, path: str, wait_s: float) -> Any:
+    def question(listen: str, path: str, wait_s: float, shape: Any) -> Any:
         asked.append(f"{listen}{path}")
         if isinstance(answer, Exception):
             raise answer
+        convert(answer, shape)
         return answer
 
     monkeypatch.setattr(client, "question", question)

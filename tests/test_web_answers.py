@@ -286,6 +286,24 @@ def test_health_follows_the_root(tmp_path: Path) -> None:
     assert "silent for 11 s" in _get(app, "/readyz")[1]["reason"]
 
 
+def test_a_silent_roots_documents_say_how_old_they_are(tmp_path: Path) -> None:
+    """What it said stands as it is while it speaks; then it is not ready any more, and why."""
+    now = [100.0]
+    state, app = _app(tmp_path, lambda: now[0])
+    state.take("tree", json.dumps(TREE).encode(), 100.0)
+    state.take("status", json.dumps(STATUS).encode(), 100.0)
+    now[0] = 110.0
+    assert _get(app, "/api/v1/tree") == (200, TREE)
+    assert _get(app, "/api/v1/status") == (200, STATUS)
+    now[0] = 115.0
+    assert _get(app, "/api/v1/tree") == (200, {**TREE, "last_word_s": 15.0})
+    reason = "the root has been silent for 15 s, want at most 10 s"
+    silent = {"ready": False, "reason": reason, "last_word_s": 15.0}
+    assert _get(app, "/api/v1/status") == (200, {**STATUS, **silent})
+    state.take("status", json.dumps(STATUS).encode(), 115.0)
+    assert _get(app, "/api/v1/status") == (200, STATUS)
+
+
 def test_changes_are_given_in_pages_and_everything_to_a_reader_without_a_place(
     tmp_path: Path,
 ) -> None:

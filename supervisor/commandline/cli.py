@@ -9,6 +9,7 @@ those of `EXIT_CODES`; a user's mistake never shows a traceback.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -19,18 +20,36 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from fsmv2.supervisor.commandline import answers
+from fsmv2.supervisor.commandline.cliask import RELOAD_S_MAX, command, fetch, refuse, show
 from fsmv2.supervisor.commandline.cliexplain import explain, runbook
+from fsmv2.supervisor.commandline.output import StopCode
+from fsmv2.supervisor.core.counting import several
 from fsmv2.supervisor.core.errors import SpecError, StartError
 
 EXIT_CODES = {
     0: "done; for run: a clean stop",
     1: "an error of fsmv2 itself (please report it with the traceback)",
     2: "refused: the config, a plug-in or the command line is wrong; nothing was started",
-    3: "cannot start: port taken, folder not writable, disk full; nothing was left behind",
+    3: "cannot start: port taken, folder not writable, disk full; nothing was left behind; or "
+    "cannot write to standard output, what was to be done is done",
     4: "forced: a second signal ended the stop before all workers had stopped",
-    5: "no supervisor answers at the address",
+    5: "no supervisor answers at the address, or its root is silent: what is shown is old",
     6: "the supervisor refuses the command; its reason is told, nothing was changed",
 }
+
+
+class Seconds(click.FloatRange):
+    """Seconds that come to an end, and are a number: no range holds NaN off."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; fails for one that is none or has no end."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"got {value}, want a number of seconds", param, ctx)
+        return number
 
 
 class Commands(click.Group):
@@ -64,13 +83,6 @@ def _exit_codes() -> str:
 @click.version_option(package_name="fsmv2", message="fsmv2 %(version)s")
 def cli() -> None:
     """Supervise a tree of state machines; run every effect in a process that can be killed."""
-
-
-def refuse(error: Exception) -> NoReturn:
-    """Say what is wrong on standard error and exit with the code of its class."""
-    code = 3 if isinstance(error, StartError) else 2
-    click.echo(f"fsmv2: {error}", err=True)
-    sys.exit(code)
 
 
 def cannot_start(text: str) -> NoReturn:
@@ -116,15 +128,12 @@ def checked(path: str, *, at_rest: bool = False) -> tuple[Any, Any]:
     return settings, plugins
 
 
-# Longer than the ops process waits for the root, so that its word on that is heard.
-COMMAND_S_MAX, RELOAD_S_MAX = 10.0, 70.0
-
 HTTP_HELP = "HOST:PORT of the pages and the API; port 0 picks a free one; off for none."
 
 
 @cli.command()
 @click.argument("config", type=click.Path())
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop by itself after that long.")
+@click.option("--seconds", type=Seconds(min=0.1), help="Stop by itself after that long.")
 @click.option("--http", "listen", help=HTTP_HELP)
 @click.option(
     "--log-format",
@@ -141,8 +150,13 @@ def run(config: str, seconds: float | None, listen: str | None, log_format: str 
     source = ConfigFile(os.path.abspath(config), settings, mark)
     settings = with_options(settings, listen, log_format)
     summary = run_supervisor(settings, plugins, seconds, source=source)
-    click.echo(summary.text())
-    sys.exit(summary.exit_code)
+    end_run(summary.text(), summary.exit_code)
+
+
+def end_run(text: str, exit_code: int) -> NoReturn:
+    """Print how a run went, and end with its code, also when the text cannot be written."""
+    click.echo(text)
+    raise StopCode(exit_code)
 
 
 def with_options(settings: Any, listen: str | None, log_format: str | None) -> Any:
@@ -193,11 +207,10 @@ def check(config: str) -> None:
         settings, plugins = checked(config, at_rest=True)
     except SpecError as error:
         refuse(error)
-    types = ", ".join(sorted({worker.type for worker in settings.workers})) or "none"
-    click.echo(
-        f"{config}: fine: {len(settings.workers)} workers of types {types}, "
-        f"{len(plugins.modules)} plug-ins"
-    )
+    types = sorted({worker.type for worker in settings.workers})
+    of = f" of type{'s' * (len(types) > 1)} {', '.join(types)}" if types else ""
+    workers, modules = several(len(settings.workers), "worker"), len(plugins.modules)
+    click.echo(f"{config}: fine: {workers}{of}, {several(modules, 'plug-in')}")
 
 
 TOKEN_HELP = "File with the supervisor's token; else FSMV2_TOKEN or FSMV2_TOKEN_FILE tells it."
@@ -213,10 +226,10 @@ def plan(
     config: str, against: str | None, listen: str | None, token_file: str | None, as_json: bool
 ) -> None:
     """Show what a reload of CONFIG would do to each worker; change nothing."""
-    if against and listen:
+    if against is not None and listen is not None:
         refuse(SpecError("cannot plan against two things: want --against or --http, not both"))
-    if listen:
-        answer = _command(listen, token_file, "/api/v1/plan", RELOAD_S_MAX)
+    if listen is not None:
+        answer = command(listen, token_file, "/api/v1/plan", answers.Planned, RELOAD_S_MAX)
         if os.path.realpath(config) != os.path.realpath(answer["config"]):
             text = f"the supervisor at {listen} runs {answer['config']}, not {config}"
             click.echo(f"fsmv2: cannot plan: {text}; want its own config, or --against", err=True)
@@ -243,18 +256,19 @@ def plan(
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def reload(listen: str | None, token_file: str | None, as_json: bool) -> None:
     """Have a running supervisor read its config anew; show what that did."""
-    answer = _command(listen, token_file, "/api/v1/reload", RELOAD_S_MAX)
+    answer = command(listen, token_file, "/api/v1/reload", answers.Planned, RELOAD_S_MAX)
     _show_plan(answer["plan"], as_json)
 
 
 def _show_plan(document: dict[str, Any], as_json: bool) -> None:
-    from fsmv2.supervisor.commandline.client import printable
+    from fsmv2.supervisor.commandline.shown import printable
     from fsmv2.supervisor.config.plans import PlanDocument, plan_text
 
     if as_json:
         click.echo(msgspec.json.encode(document))
         return
-    lines = plan_text(msgspec.convert(document, PlanDocument)).splitlines()
+    known = msgspec.to_builtins(msgspec.convert(document, answers.Plan))
+    lines = plan_text(msgspec.convert(known, PlanDocument)).splitlines()
     click.echo("\n".join(printable(line) for line in lines))
 
 
@@ -263,10 +277,9 @@ def _show_plan(document: dict[str, Any], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the document as it is.")
 def tree(listen: str | None, as_json: bool) -> None:
     """Show the tree of a running supervisor."""
-    from fsmv2.supervisor.commandline.client import fetch, tree_text
+    from fsmv2.supervisor.commandline.shown import tree_text
 
-    document = _fetch(fetch, listen, "/api/v1/tree")
-    click.echo(msgspec.json.encode(document) if as_json else tree_text(document))
+    show(fetch(listen, "/api/v1/tree", answers.Tree), tree_text, as_json)
 
 
 @cli.command()
@@ -274,10 +287,9 @@ def tree(listen: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the document as it is.")
 def status(listen: str | None, as_json: bool) -> None:
     """Show how a running supervisor does."""
-    from fsmv2.supervisor.commandline.client import fetch, status_text
+    from fsmv2.supervisor.commandline.shown import status_text
 
-    document = _fetch(fetch, listen, "/api/v1/status")
-    click.echo(msgspec.json.encode(document) if as_json else status_text(document))
+    show(fetch(listen, "/api/v1/status", answers.Status), status_text, as_json)
 
 
 cli.add_command(explain)
@@ -291,7 +303,8 @@ cli.add_command(runbook)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as it is.")
 def kill(action_id: int, listen: str | None, token_file: str | None, as_json: bool) -> None:
     """Kill a running or waiting action of a running supervisor (see tree for its number)."""
-    answer = _command(listen, token_file, f"/api/v1/actions/{action_id}/kill")
+    path = f"/api/v1/actions/{action_id}/kill"
+    answer = command(listen, token_file, path, answers.Killed, attempt_id=action_id)
     if as_json:
         click.echo(msgspec.json.encode(answer))
     else:
@@ -309,7 +322,7 @@ def release(action_type: str, listen: str | None, token_file: str | None, as_jso
     from urllib.parse import quote
 
     path = f"/api/v1/action-types/{quote(action_type, safe='')}/release"
-    answer = _command(listen, token_file, path)
+    answer = command(listen, token_file, path, answers.Released, action_type=action_type)
     if as_json:
         click.echo(msgspec.json.encode(answer))
     else:
@@ -319,7 +332,7 @@ def release(action_type: str, listen: str | None, token_file: str | None, as_jso
 @cli.command()
 @click.argument("state", type=click.Choice(["open", "closed", "auto"]))
 @click.option(
-    "--for", "for_s", type=click.FloatRange(0, 86_400, min_open=True), default=600.0,
+    "--for", "for_s", type=Seconds(0, 86_400, min_open=True), default=600.0,
     show_default=True, help="Seconds until it goes by what it reads again.",
 )  # fmt: skip
 @click.option("--http", "listen", help="HOST:PORT of the supervisor.", envvar="FSMV2_HTTP")
@@ -329,39 +342,14 @@ def breaker(
     state: str, for_s: float, listen: str | None, token_file: str | None, as_json: bool
 ) -> None:
     """Hold a running supervisor's breaker open or closed for a time, or (auto) let it go."""
-    answer = _command(listen, token_file, f"/api/v1/breaker/{state}?for_s={for_s:g}")
+    path = f"/api/v1/breaker/{state}?for_s={for_s:g}"
+    answer = command(listen, token_file, path, answers.Held, state=state)
     if as_json:
         click.echo(msgspec.json.encode(answer))
     elif state == "auto":
         click.echo("the infrastructure breaker goes by what it reads")
     else:
         click.echo(f"the infrastructure breaker is held {state} for {for_s:g} s")
-
-
-def _command(
-    listen: str | None, token_file: str | None, path: str, wait_s: float = COMMAND_S_MAX
-) -> dict[str, Any]:
-    from fsmv2.supervisor.commandline.client import RefusedError, command
-    from fsmv2.supervisor.config.access import read_token, token_of
-    from fsmv2.supervisor.config.settings import HttpSettings
-
-    try:
-        token = read_token(token_file) if token_file else token_of(None, os.environ)
-        if token is None:
-            raise SpecError(
-                "cannot give a command: no token; set FSMV2_TOKEN or FSMV2_TOKEN_FILE, or name a "
-                "file with --token-file"
-            )
-        answer: dict[str, Any] = command(listen or HttpSettings().listen, path, token, wait_s)
-    except SpecError as error:
-        refuse(error)
-    except RefusedError as error:
-        click.echo(f"fsmv2: {error}", err=True)
-        sys.exit(6)
-    except OSError as error:
-        click.echo(f"fsmv2: {error}", err=True)
-        sys.exit(5)
-    return answer
 
 
 @cli.command()
@@ -376,13 +364,3 @@ def doctor(as_json: bool) -> None:
         click.echo(msgspec.json.encode({"capabilities": found, "readings": readings}))
     else:
         click.echo(f"{as_text(found)}\n\nreadings\n{report.as_text(readings)}")
-
-
-def _fetch(fetch: Callable[..., Any], listen: str | None, path: str) -> Any:
-    from fsmv2.supervisor.config.settings import HttpSettings
-
-    try:
-        return fetch(listen or HttpSettings().listen, path)
-    except OSError as error:
-        click.echo(f"fsmv2: {error}", err=True)
-        sys.exit(5)

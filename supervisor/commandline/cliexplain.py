@@ -7,12 +7,13 @@ Invariants: those of `cli`, whose exit codes these have.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 from urllib.parse import quote
 
 import click
 import msgspec
+
+from fsmv2.supervisor.core.counting import several
 
 
 @click.command()
@@ -21,31 +22,29 @@ import msgspec
 @click.option("--json", "as_json", is_flag=True, help="Print the document as it is.")
 def explain(path: str, listen: str | None, as_json: bool) -> None:
     """Say why the worker at PATH is as it is, who waits for what, and what comes next."""
-    from fsmv2.supervisor.commandline.cli import COMMAND_S_MAX
-    from fsmv2.supervisor.commandline.client import RefusedError, question
-    from fsmv2.supervisor.config.settings import HttpSettings
+    from fsmv2.supervisor.commandline import client
+    from fsmv2.supervisor.commandline.cliask import COMMAND_S_MAX, answering, listen_or_default
+    from fsmv2.supervisor.core.facts import Explanation
 
-    listen = listen or HttpSettings().listen
-    try:
+    listen = listen_or_default(listen)
+    with answering():
         address = f"/api/v1/explain/{quote(path.strip('/'))}"
-        document = question(listen, address, COMMAND_S_MAX)
-    except (RefusedError, OSError) as error:
-        click.echo(f"fsmv2: {error}", err=True)
-        sys.exit(6 if isinstance(error, RefusedError) else 5)
+        document = client.question(listen, address, COMMAND_S_MAX, Explanation)
     click.echo(msgspec.json.encode(document) if as_json else explanation_text(document, listen))
 
 
 def explanation_text(document: dict[str, Any], listen: str) -> str:
     """An explanation as facts, one a line; links without a host lead to ``listen``."""
-    from fsmv2.supervisor.commandline.client import duration, printable
+    from fsmv2.supervisor.commandline.shown import duration, printable
 
     state = f"{document['state']} ({document['phase']})"
     if document["since_s"] is not None:
         state += f" for {duration(document['since_s'])}"
     wanted = f", should be {document['desired_state']}" if document["desired_state"] else ""
     kind = f", type {document['worker_type']}" if document["worker_type"] else ""
+    restarted = several(document["restarts"], "time")
     facts = [
-        ("worker", f"{document['path']}{kind}, restarted {document['restarts']} times"),
+        ("worker", f"{document['path']}{kind}, restarted {restarted}"),
         ("state", f"{state}{wanted}"),
         ("reason", document["reason"]),
     ]
@@ -56,7 +55,8 @@ def explanation_text(document: dict[str, Any], listen: str) -> str:
 
 
 def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
-    from fsmv2.supervisor.commandline.client import base_url, duration
+    from fsmv2.supervisor.commandline.address import address_of
+    from fsmv2.supervisor.commandline.shown import duration
     from fsmv2.supervisor.core.runbooks import PAGES, page_of
 
     details = [("  rule", cause["rule"])]
@@ -69,7 +69,7 @@ def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
     if cause["runbook"]:
         link = cause["runbook"]
         page = page_of(link)
-        link = f"{base_url(listen)}{link}" if link.startswith("/") else link
+        link = f"{address_of(listen).url}{link}" if link.startswith("/") else link
         command = f"fsmv2 runbook {page}, or " if page in PAGES else ""
         details.append(("  runbook", f"{command}{link}"))
     return details
@@ -79,7 +79,7 @@ def _details(cause: dict[str, Any], listen: str) -> list[tuple[str, str]]:
 @click.argument("name", required=False)
 def runbook(name: str | None) -> None:
     """Print the runbook NAME, what to do in one kind of trouble; without NAME, the index."""
-    from fsmv2.supervisor.commandline.cli import refuse
+    from fsmv2.supervisor.commandline.cliask import refuse
     from fsmv2.supervisor.core.errors import SpecError
     from fsmv2.supervisor.core.runbooks import PAGES
     from fsmv2.supervisor.telemetry.runbookpages import INDEX, read_page

@@ -28,6 +28,7 @@ from fsmv2.supervisor.core.breakerrules import (
     has_failed,
     infrastructure_open,
 )
+from fsmv2.supervisor.core.counting import several
 from fsmv2.supervisor.core.facts import (
     Cause,
     Explanation,
@@ -151,7 +152,8 @@ def _children_to_stop(facts: Facts) -> Cause | None:
     left = facts.children_to_stop
     return Cause(
         rule="children_to_stop",
-        text=f"it stops ({facts.stop}) and waits for {facts.now.children_left} children to stop: "
+        text=f"it stops ({facts.stop}) and waits for "
+        f"{several(facts.now.children_left, 'child', 'children')} to stop: "
         f"{listed(left, facts.now.children_left)}",
         numbers={"children": facts.now.children_left},
         next="it stops when they have; each is dropped by force when its shutdown_timeout_s is up",
@@ -190,7 +192,7 @@ def _worker_code_failed(facts: Facts) -> Cause | None:
     is_template = fault.text.startswith("TemplateError")
     return Cause(
         rule="worker_code_failed",
-        text=f"{fault.step} {how}, {fault.failures} times in a row{told}",
+        text=f"{fault.step} {how}, {several(fault.failures, 'time')} in a row{told}",
         numbers={"failures": fault.failures},
         since_s=fault.since_s,
         next="its code is called again",
@@ -300,7 +302,7 @@ def _action_failed(facts: Facts) -> Cause | None:
         return None
     return Cause(
         rule="action_retry",
-        text=f"{worst.name} has failed {worst.failures} times in a row{told}",
+        text=f"{worst.name} has failed {several(worst.failures, 'time')} in a row{told}",
         numbers={"failures": worst.failures, "retry_in_s": worst.retry_in_s},
         next="it may be offered again",
         next_in_s=worst.retry_in_s,

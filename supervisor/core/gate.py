@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
+from fsmv2.supervisor.core.counting import several
+
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """What is so at this moment. Seconds where the name says so; None: does not apply.
@@ -53,7 +55,7 @@ def gate(now: Conditions) -> Gate:
         return Gate(derive, False, False, f"{now.in_flight} is in flight")
     if now.stopping:
         if now.children_left:
-            why = f"waiting for {now.children_left} children to stop"
+            why = f"waiting for {several(now.children_left, 'child', 'children')} to stop"
             return Gate(now.backoff_s is None, False, False, why)
         return Gate(now.backoff_s is None, True, True, "")
     if now.backoff_s is not None:

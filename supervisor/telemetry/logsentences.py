@@ -15,6 +15,7 @@ from fsmv2.supervisor.core import infrastructureevents as infra
 from fsmv2.supervisor.core import readingevents, reloadevents, restartevents, storeevents
 from fsmv2.supervisor.core import workevents as work
 from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.core.counting import several
 from fsmv2.supervisor.telemetry.loglines import pairs, plain
 
 
@@ -96,7 +97,9 @@ def _node_sentence(event: ev.Event) -> Sentence | None:
             again = f"fault {failures}, again in {seconds(event.retry_in_s)}"
             return Sentence(path, f"fault in {step}: {error}  ({again})")
         case ev.WorkerRecovered(path=path, failures=failures, downtime_s=downtime_s):
-            return Sentence(path, f"works again after {failures} faults, {seconds(downtime_s)}")
+            return Sentence(
+                path, f"works again after {several(failures, 'fault')}, {seconds(downtime_s)}"
+            )
         case ev.ChildrenRefused(path=path, error=error):
             return Sentence(path, f"children refused, the present ones stay: {error}")
         case restartevents.RestartBudgetExceeded(path=path, child=child, restarts=restarts):
@@ -153,7 +156,7 @@ def _breaker_sentence(event: ev.Event) -> Sentence | None:
             again = event.unless if soon is None else f"restart in {seconds(soon)}"
             return Sentence(path, f"circuit open: {name} has failed ({cause}: {detail})  {again}")
         case brk.CircuitStillOpen(path=path, child_name=name, elapsed_downtime_s=down_s):
-            tries = f"{event.retry_attempt} of {event.max_attempts} attempts"
+            tries = f"{event.retry_attempt} of {several(event.max_attempts, 'attempt')}"
             text = f"circuit still open: {name} has failed for {seconds(down_s)}"
             return Sentence(path, f"{text}  {tries}, {event.recovery_status}")
         case brk.ChildRestarted(path=path, child_name=name, attempt=attempt, max_attempts=most):
@@ -161,7 +164,9 @@ def _breaker_sentence(event: ev.Event) -> Sentence | None:
             return Sentence(path, f"restarts {name}, attempt {attempt} of {most}  {why}")
         case brk.EscalationNear(path=path, child_name=name, attempts_remaining=left):
             down = f"down for {seconds(event.total_downtime_s)}"
-            return Sentence(path, f"{name} has {left} attempt left before escalation, {down}")
+            return Sentence(
+                path, f"{name} has {several(left, 'attempt')} left before escalation, {down}"
+            )
         case brk.EscalationRequired(path=path, child_name=name, runbook_url=url):
             tried = f"{event.max_attempts} restarts did not help"
             down = f"down for {seconds(event.total_downtime_s)}"
@@ -169,12 +174,12 @@ def _breaker_sentence(event: ev.Event) -> Sentence | None:
             text = f"ESCALATION REQUIRED: {name} does not recover, {tried}, {down}"
             return Sentence(path, f"{text}  runbook {url}  by hand: {steps}")
         case brk.ChildRecovered(path=path, child_name=name, outcome=outcome, attempts=attempts):
-            down = f"after {seconds(event.total_downtime_s)}, {attempts} attempts"
+            down = f"after {seconds(event.total_downtime_s)}, {several(attempts, 'attempt')}"
             return Sentence(path, f"{name} has not failed any more: {outcome}  {down}")
         case brk.CircuitClosed(path=path, open_s=open_s):
             return Sentence(path, f"circuit closed after {seconds(open_s)}")
         case brk.PanicBreakerOpened(path=path, step=step, error=error, raises=raises):
-            often = f"raised {raises} times in {seconds(event.window_s)}"
+            often = f"raised {several(raises, 'time')} in {seconds(event.window_s)}"
             return Sentence(
                 path, f"panic breaker open: {step} {often} ({event.panic_type}): {error}"
             )
@@ -210,7 +215,9 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
         case ev.SupervisorStarted(supervisor=name, pid=pid, workers=workers):
             procs = f"{event.procs} + {event.observers} procs"
             where = f", {event.http}" if event.http else ""
-            return Sentence(name, f"started, pid {pid}: {workers} workers, {procs}{where}")
+            return Sentence(
+                name, f"started, pid {pid}: {several(workers, 'worker')}, {procs}{where}"
+            )
         case reloadevents.ReloadApplied(cause=cause, changes=changes, settings=keys):
             counts = f"{event.added} added, {event.updated} updated, {event.replaced} replaced"
             counts += f", {event.removed} removed, {event.untouched} untouched"
@@ -248,14 +255,14 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
             return Sentence("pool", f"stuck, no new actions are offered: {reason}")
         case ev.StartsThrottled(waiting=waiting, per_s=per_s):
             rate = f"{per_s:g} starts/s are allowed"
-            return Sentence("pool", f"{waiting} procs wait for their start, {rate}")
+            return Sentence("pool", f"{several(waiting, 'proc')} waiting to be started, {rate}")
         case ev.PreloadExcluded(module=module, reason=reason):
             why = f"procs import it by themselves: {reason}"
             return Sentence("template", f"{module} is left out, {why}")
         case ev.StartMethodChanged(method=method, reason=reason):
             return Sentence("pool", f"procs are started by {method} from now on: {reason}")
         case ev.ActionTypeQuarantined(action_type=kind, verdict=verdict, deaths=deaths):
-            how = f"{deaths} times {verdict} in a row, alone from now on"
+            how = f"{several(deaths, 'time')} {verdict} in a row, alone from now on"
             return Sentence(
                 "pool", f"{kind} kept apart: {how}, again in {seconds(event.retry_in_s)}"
             )
@@ -273,7 +280,8 @@ def _process_sentence(event: ev.Event) -> Sentence | None:
 def _store_sentence(event: ev.Event) -> Sentence | None:
     match event:
         case storeevents.StoreOpened(pid=pid, file=file, recalled=recalled, startup_s=startup_s):
-            text = f"{file} open in {pid} after {seconds(startup_s)}, {recalled} workers go on"
+            known = several(recalled, "worker")
+            text = f"{file} open in {pid} after {seconds(startup_s)}, {known} recalled"
             return Sentence("store", text)
         case storeevents.StoreEnded(pid=pid, verdict=verdict, retry_in_s=wait_s):
             return Sentence("store", f"process {pid} {verdict}, again in {seconds(wait_s)}")
@@ -319,7 +327,7 @@ def _breaker_words(event: ev.Event) -> str | None:
         case infra.ExcessForgotten(reading=reading, unseen_s=unseen_s, reason=reason):
             return f"{reading} was over its limit {seconds(unseen_s)} ago, not seen since: {reason}"
         case infra.ActionsRecalled(count=count):
-            return f"{count} actions taken back from the queue"
+            return f"{several(count, 'action')} taken back from the queue"
         case infra.MemoryRelieved(path=path, action_type=kind, attempt_id=attempt, cause=cause):
             return f"{kind} #{attempt} of {path} cancelled to give memory back: {cause}"
     return None

@@ -3,7 +3,8 @@
 Knows: the documents' pace; tick durations; when the supervisor is ready.
 Does not know: how documents reach their readers.
 Invariants: at most one publication in `PUBLISH_CHANGED_S` while things change, one in
-`PUBLISH_S` while they do not, never more than `SHARE_MAX` of the time nor `SLICE_S` at once;
+`PUBLISH_S` while they do not, one at once after `hurry`; never more than `SHARE_MAX` of the time
+nor `SLICE_S` at once;
 every figure has its unit in its name.
 """
 
@@ -71,6 +72,7 @@ class Publisher:
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._at = self._sliced_at = float("-inf")
         self._ticks = -1
+        self._hurried = False
         self._cost_s = 0.0
         self._spent_s = 0.0
         self._work: Iterator[None] | None = None
@@ -83,21 +85,28 @@ class Publisher:
         self._durations.append(duration_s)
         self._metrics.tick(duration_s)
 
+    def hurry(self) -> None:
+        """Publish what there is now as soon as the share of time allows: an operator looks."""
+        self._hurried = True
+
     def next_moment(self) -> float:
         """When `publish` has something to say at the latest (monotonic seconds)."""
         if self._work is not None:
             return self._sliced_at + SLICE_PAUSE_S
-        return self._at + max(PUBLISH_S, self._cost_s / SHARE_MAX)
+        pace_s = 0.0 if self._hurried else PUBLISH_S
+        return self._at + max(pace_s, self._cost_s / SHARE_MAX)
 
     def publish(self, now: float) -> None:
         """Publish if it is time. What takes long is done in slices, one at each call."""
         if self._work is None:
             changed = self._engine.ticks != self._ticks
             pace_s = PUBLISH_CHANGED_S if changed else PUBLISH_S
+            pace_s = 0.0 if self._hurried else pace_s
             # A large tree is published less often, so that it does not cost the ticks their time.
             if now - self._at < max(pace_s, self._cost_s / SHARE_MAX):
                 return
             self._at, self._spent_s = now, 0.0
+            self._hurried = False
             self._ticks = self._engine.ticks
             self._work = self._publication(now)
         elif now - self._sliced_at < SLICE_PAUSE_S:

@@ -177,15 +177,15 @@ def shown_attempt(
         return None
     attempt = pool.in_flight(in_flight.attempt_id)
     proc = attempt.proc if attempt is not None else None
+    # One that waits in its proc's pipe does not run yet.
+    runs = proc is not None and proc.attempt is attempt
     return {
         "attempt_id": in_flight.attempt_id,
         "type": in_flight.name,
         "lane": lane,
         "queued": proc is None,
-        # One that waits in its proc's pipe does not run yet.
-        "running_s": round(max(0.0, now - proc.attempt_at), 3)
-        if proc is not None and proc.attempt is attempt
-        else 0.0,
+        "waits_s": None if runs else round(max(0.0, now - in_flight.since), 3),
+        "running_s": round(max(0.0, now - proc.attempt_at), 3) if runs and proc else 0.0,
         "timeout_s": in_flight.timeout_s,
         "progress": attempt.progress if attempt is not None else None,
     }

@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -193,10 +194,27 @@ class _Routes:
         )
 
     async def tree(self, _: Request) -> Response:
-        return _document(self._state.tree)
+        return self._dated(self._state.tree, self._state.tree_document, {})
 
     async def status(self, _: Request) -> Response:
-        return _document(self._state.status)
+        silence = _silence(self._state.age_s(self._clock()))
+        not_ready = {"ready": False, "reason": silence}
+        return self._dated(self._state.status, self._state.status_document, not_ready)
+
+    def _dated(
+        self,
+        body: bytes | None,
+        parsed: Callable[[], dict[str, Any] | None],
+        instead: dict[str, Any],
+    ) -> Response:
+        """A document of the root; of one that is silent with the age of its last word, and with
+        what no longer holds put ``instead``."""
+        now = self._clock()
+        document = None if self._state.is_alive(now) else parsed()
+        if document is None:
+            return _document(body)
+        age_s = round(self._state.age_s(now) or 0.0, 3)
+        return json_reply({**document, **instead, "last_word_s": age_s})
 
     async def readings(self, _: Request) -> Response:
         return _document(self._state.readings)

@@ -120,14 +120,16 @@ class CommandRoutes:
         text = request.path_params["attempt_id"]
         is_number = text.isascii() and text.isdecimal() and len(text) < 20
         if not is_number or int(text) > _ATTEMPT_ID_MAX:
-            return _reply(404, f"cannot kill action {text[:40]!r}: want its number, see {_SEE}")
+            return _reply(404, f"cannot kill action {text[:40]!r}: want its number, see fsmv2 tree")
         attempt_id, client = int(text), _client(request)
         try:
             answer = await self._desk.ask(lambda number: KillAction(number, client, attempt_id))
         except Refused as refused:
             return _reply(refused.status_code, str(refused))
         if answer.outcome != "done":
-            why = f"cannot kill action {attempt_id}: none of that number is in flight, see {_SEE}"
+            why = (
+                f"cannot kill action {attempt_id}: none of that number is in flight, see fsmv2 tree"
+            )
             return _reply(404, why, answer)
         done = {"attempt_id": attempt_id, "action_type": answer.action_type, "path": answer.path}
         return json_reply({"outcome": "done", **done}, 202, _CLOSE)
@@ -150,7 +152,7 @@ class CommandRoutes:
             return _reply(409, answer.detail, answer)
         if answer.outcome != "done":
             why = f"cannot release {name!r}: no action type of that name is in quarantine"
-            return _reply(409, f"{why}, see {_SEE}", answer)
+            return _reply(409, f"{why}, see fsmv2 status", answer)
         return json_reply({"outcome": "done", "action_type": name}, 200, _CLOSE)
 
     async def force(self, request: Request) -> Response:
@@ -220,9 +222,6 @@ def _seconds(text: str) -> float | None:
     except ValueError:
         return None
     return seconds if 0 < seconds <= FORCE_S_MAX else None
-
-
-_SEE = "GET /api/v1/actions"
 
 
 def _client(request: Request) -> str:

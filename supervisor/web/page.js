@@ -269,11 +269,13 @@ function fillAction(row, action) {
   const limit = action.timeout_s || 1;
   const ran = action.running_s || 0;
   say(row.actionName, action.type);
-  say(row.actionTime, `${span(ran)} of ${span(action.timeout_s)}`);
+  const waits = typeof action.waits_s === "number";
+  const time = waits ? `waits ${span(action.waits_s)}` : `${span(ran)} of ${span(limit)}`;
+  say(row.actionTime, time);
   row.meter.max = limit;
   row.meter.value = Math.min(ran, limit);
   row.meter.className = ran > 0.8 * limit ? "late" : "";
-  row.meter.setAttribute("aria-label", `${action.type} ran ${span(ran)} of ${span(limit)}`);
+  row.meter.setAttribute("aria-label", `${action.type}: ${time}`);
   row.actionText.hidden = !action.progress;
   say(row.actionText, action.progress || "");
   row.box.title = `attempt #${action.attempt_id}${action.lane ? `, lane ${action.lane}` : ""}`;

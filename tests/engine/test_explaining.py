@@ -9,7 +9,7 @@ from fickle import MOOD, bench_of
 from harness import Bench, Look, Off, Plant, SwitchOn, child, worker_type
 
 from fsmv2.ipc.messages import CommandAnswered, ExplainWorker
-from fsmv2.supervisor.commandline.client import tree_text
+from fsmv2.supervisor.commandline.shown import tree_text
 from fsmv2.supervisor.core.action import ActionError
 from fsmv2.supervisor.core.facts import Explanation
 from fsmv2.supervisor.core.fsm import Decision, Go, Phase, Remove, Restart, Snapshot, State, Stay
@@ -63,6 +63,9 @@ def test_an_action_in_flight_is_told_with_its_number_and_how_long_it_waits() -> 
     assert found.why.rule == "action_in_flight"
     assert f"SwitchOn (#{attempt.id}) has waited for a proc for 2.0 s" in found.why.text
     assert found.why.waits_for == ("SwitchOn",)
+    pool: Any = bench.pool
+    tree = msgspec.json.decode(b"".join(tree_pieces(bench.engine, pool, bench.now)))
+    assert f"[#{attempt.id} SwitchOn waits 2.0 s]" in tree_text(tree)
 
 
 def test_an_action_in_quarantine_is_told_with_its_next_attempt() -> None:
@@ -85,7 +88,7 @@ def test_an_action_that_failed_is_told_with_its_error_and_next_attempt() -> None
     bench.run(5.0, until=lambda: ask(bench, "a").why.rule == "action_retry")
     found = ask(bench, "a")
 
-    assert "SwitchOn has failed 1 times in a row: OSError: no route" in found.why.text
+    assert "SwitchOn has failed 1 time in a row: OSError: no route" in found.why.text
     assert 0 < (found.why.next_in_s or 0) < 2
     assert found.why.runbook == "/runbooks/actions-time-out.md"
 

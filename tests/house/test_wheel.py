@@ -176,7 +176,7 @@ def test_wheel_works_without_the_checkout(wheel: Path, site: Site, tmp_path: Pat
     )
 
     assert Path(where.strip()).is_relative_to(site.packages)
-    assert "1 workers" in site.run("fsmv2", "check", str(config), cwd=tmp_path)
+    assert "1 worker of type" in site.run("fsmv2", "check", str(config), cwd=tmp_path)
     assert "--seconds" in site.run("fsmv2", "demo", "--help", cwd=tmp_path)
     assert "## Prevent" in site.run("fsmv2", "runbook", "disk-full", cwd=tmp_path)
     summary = site.run("fsmv2", "run", str(config), "--seconds", "3", "--http", "off", cwd=tmp_path)

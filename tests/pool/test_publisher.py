@@ -134,3 +134,26 @@ def test_a_huge_status_costs_the_tree_nothing_but_itself(monkeypatch: pytest.Mon
     assert state.tree is not None
     tree = msgspec.json.decode(state.tree)
     assert [child["status"] for child in tree["children"]] == [None, "<dict, 3145740 bytes>", None]
+
+
+def test_what_an_operator_did_is_published_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each time, and still within the share of time that publications may take."""
+    bench = _Bench(monkeypatch, 3)
+    monkeypatch.setattr(publishing, "SLICE_S", 60.0)
+    bench.publish()
+    bench.publisher._cost_s = 0.0
+    before = len(bench.sent)
+    bench.now = 10.01
+    bench.publisher.publish(bench.now)
+    assert len(bench.sent) == before
+    bench.publisher.hurry()
+    assert bench.publisher.next_moment() <= bench.now
+    bench.publisher.publish(bench.now)
+    assert len(bench.sent) == 2 * before
+    bench.publisher._cost_s = 0.0
+    assert bench.publisher.next_moment() == bench.now + publishing.PUBLISH_S
+    bench.publisher.hurry()
+    bench.publisher._cost_s = 1.0
+    assert bench.publisher.next_moment() == bench.now + 1.0 / publishing.SHARE_MAX
+    bench.publisher.publish(bench.now + 5.0)
+    assert len(bench.sent) == 2 * before

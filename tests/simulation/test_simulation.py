@@ -232,6 +232,7 @@ def test_a_simulated_tree_can_be_shown_with_what_runs() -> None:
 
     assert (action["type"], action["queued"]) == ("Open", False)
     assert action["running_s"] == pytest.approx(2.3, abs=0.1)
+    assert action["waits_s"] is None
 
 
 def test_what_is_not_settled_is_told_in_words() -> None:
