@@ -80,6 +80,10 @@ def _claims(jwt: str) -> dict[str, Any]:
 
 def _moment(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        moment = float(value)
+    except OverflowError:  # JSON's numbers have no end
+        return None
+    return moment if math.isfinite(moment) else None
