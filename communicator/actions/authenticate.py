@@ -35,8 +35,8 @@ wall_clock_s = time.time
 
 class AuthenticateAction(Action, frozen=True):
     """Log in with ``credentials``. The identity of the last login, the count of failures, their
-    rate and the session that is in use (``held``) travel along, so that the outcome of a login
-    that fails can carry them on.
+    rate, the count of sessions that were of no use and the session that is in use (``held``) travel
+    along, so that the outcome, of a login that fails too, can carry them on.
 
     With the ``refused`` outcome of before, nothing is sent unless the token has changed since.
     """
@@ -49,6 +49,7 @@ class AuthenticateAction(Action, frozen=True):
     rate: FailureRate = FailureRate()
     refused: LoginOutcome | None = None
     held: Held | None = None
+    unused: int = 0
 
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
@@ -80,6 +81,7 @@ class AuthenticateAction(Action, frozen=True):
             ),
             instance_uuid=login.instance_uuid or self.instance_uuid,
             instance_name=login.instance_name,
+            unused=self.unused,
         )
 
     def _failed(
@@ -107,6 +109,7 @@ class AuthenticateAction(Action, frozen=True):
             asked_s_ago=asked_s_ago,
             rate=rate,
             held=self.held,
+            unused=self.unused,
         )
 
 
