@@ -70,7 +70,8 @@ class LoginOutcome(msgspec.Struct, frozen=True):
     the name is what came with this session: it is the relay's word, so it is shown nowhere.
     ``errors_in_row`` counts failed logins since the last that succeeded. ``refused_mark``
     recognises the auth token that was refused, without telling it; ``asked_s_ago`` are the
-    seconds since the relay was last asked, at the end of this attempt.
+    seconds since the relay was last asked, at the end of this attempt. ``unused`` counts the
+    sessions in a row, up to this login, that ended before anything was done with them.
     """
 
     made_for: Credentials
@@ -84,6 +85,7 @@ class LoginOutcome(msgspec.Struct, frozen=True):
     rate: FailureRate = FailureRate()
     held: Held | None = None
     said: Said = Said()
+    unused: int = 0
 
     def __repr__(self) -> str:
         # Without the identity: what the relay says of us may be anything.

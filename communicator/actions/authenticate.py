@@ -39,6 +39,8 @@ class AuthenticateAction(Action, frozen=True):
     """Log in with ``credentials``. The identity of the last login, the count of failures, their
     rate, what the log has ``said`` of them and the session that is in use (``held``) travel along,
     so that the outcome of a login that fails can carry them on.
+    rate, the count of sessions that were of no use and the session that is in use (``held``) travel
+    along, so that the outcome, of a login that fails too, can carry them on.
 
     With the ``refused`` outcome of before, nothing is sent unless the token has changed since.
     """
@@ -52,6 +54,7 @@ class AuthenticateAction(Action, frozen=True):
     refused: LoginOutcome | None = None
     held: Held | None = None
     said: Said = Said()
+    unused: int = 0
 
     def execute(self, ctx: ActionContext) -> LoginOutcome:
         """One login; returns its outcome, whatever the relay says."""
@@ -84,6 +87,7 @@ class AuthenticateAction(Action, frozen=True):
             ),
             instance_uuid=login.instance_uuid or self.instance_uuid,
             instance_name=login.instance_name,
+            unused=self.unused,
         )
 
     def _failed(
@@ -111,6 +115,7 @@ class AuthenticateAction(Action, frozen=True):
             rate=rate,
             held=self.held,
             said=said,
+            unused=self.unused,
         )
 
 

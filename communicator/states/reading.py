@@ -6,7 +6,8 @@ Does not know: which state goes where, pushing and pulling (`flow`).
 Invariants: pure; a wait is always measured from the end of the last attempt; an outcome that
 was made for other credentials counts for nothing; a session ends when it expires, when the relay
 refuses it or when the credentials change, never because a login fails or is killed; what is refused
-of one direction only ends no session of the other's; no token gets into a text.
+of one direction only ends no session of the other's; the more sessions in a row end before anything
+is done with them, the longer the next login waits; no token gets into a text.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # Two logins are never closer than this, however short a token lives.
 LOGIN_SPACING_S = 1.0
+# How the login after a session is waited for that has ended unused: as one after a failure.
+_UNUSED = Problem(Kind.UNKNOWN, "a session has ended before anything was done with it")
 # A token in a file may have changed: it is looked at this often, and sent only if it has.
 LOOK_S = 10.0
 # A token that would expire during the next day's work is renewed in this hour (local time).
@@ -86,7 +89,8 @@ def usable_session(snap: Snapshot) -> Usable | str:
             return "token refused by the relay"
         refused = _doubt(snap, synced)
     if left_s <= 0:
-        return "token has expired"
+        unused = _unused_in_row(snap)
+        return f"token has expired{f', {unused} in a row unused' if unused > 1 else ''}"
     renewal = refused
     if now >= held.session.refresh_at:
         renewal = f"token expires in {at_least(left_s)}, renewed ahead of that"
@@ -172,7 +176,7 @@ def login_due_in_s(snap: Snapshot) -> float:
         return 0.0  # a changed relay or token takes effect at once
     since_s = ended_s_ago(snap, AuthenticateAction)
     if problem is None:
-        return max(LOGIN_SPACING_S, _rejection_wait_s(snap)) - since_s
+        return max(LOGIN_SPACING_S, _rejection_wait_s(snap), _unused_wait_s(snap)) - since_s
     if problem.kind in LASTING:
         config: CommunicatorConfig = snap.config
         return (WAIT_S_MAX if config.auth_token else LOOK_S) - since_s
@@ -192,6 +196,7 @@ def next_login(snap: Snapshot) -> AuthenticateAction:
         rate=FailureRate() if before is None else before.rate,
         said=Said() if before is None else before.said,
         held=None if isinstance(usable, str) else Held(usable.session, usable.login_id),
+        unused=_unused_in_row(snap),
     )
     if before is None:
         return action
@@ -299,6 +304,31 @@ def _rejection_wait_s(snap: Snapshot) -> float:
         return 0.0
     # The very wait that this direction has just spent: with its next refusal a login is due.
     return wait_s(least.problem, least.errors_in_row - 1, f"{snap.identity.path}/{name}")
+
+
+def _unused_in_row(snap: Snapshot) -> int:
+    """How many sessions in a row, the present one included, no sync has got anything done with.
+
+    One that was refused is not among them: how long that is waited out is another question.
+    """
+    login = _login_now(snap)
+    if login is None or login.session is None:
+        return 0 if login is None else login.unused
+    synced, result = sync_outcome(snap), snap.last_success(AuthenticateAction)
+    if synced is None or result is None:
+        return login.unused + 1
+    if not is_made_with(synced, login.session, result.attempt_id):
+        return login.unused + 1
+    is_served = (synced.push_tried and synced.push.problem is None) or (
+        synced.pull_tried and synced.pull.problem is None
+    )
+    return 0 if is_served or synced.token_rejected else login.unused + 1
+
+
+def _unused_wait_s(snap: Snapshot) -> float:
+    """Seconds a login keeps from the one before when that was of no use."""
+    unused = _unused_in_row(snap)
+    return wait_s(_UNUSED, unused, f"{snap.identity.path}/login") if unused else 0.0
 
 
 def unfinished(snap: Snapshot, kind: type[Action]) -> tuple[int, Problem | None]:

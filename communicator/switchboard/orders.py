@@ -21,6 +21,7 @@ from fsmv2.communicator.transport.codec import (
     read_value,
     unpack_content,
 )
+from fsmv2.communicator.transport.mending import mended, torn_object
 from fsmv2.supervisor import Action, ActionResult, Secret
 
 REPLY = "action-reply"
@@ -103,9 +104,12 @@ def read_order(payload: Any) -> Order:
     return Order(uuid, read_text(payload, "actionType"), read_value(payload, "actionPayload"))
 
 
+_NONE = msgspec.Raw(b'""')
+
+
 class _Named(msgspec.Struct, frozen=True):
     uuid: str = msgspec.field(name="actionUUID", default="")
-    action_type: msgspec.Raw = msgspec.field(name="actionType", default=msgspec.Raw(b'""'))
+    action_type: msgspec.Raw = msgspec.field(name="actionType", default=_NONE)
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -115,10 +119,15 @@ class _Head(msgspec.Struct, frozen=True):
 
 def read_head(content: str) -> Order | None:
     """The order in a content that cannot be taken, without making objects of what it is about;
-    None: it is none that somebody could be answered about. For keys as the wire has them."""
+    None: it is none that somebody could be answered about. For keys as the wire has them, or in any
+    case where something else in it is no JSON."""
     try:
-        head = msgspec.json.decode(unpack_content(content), type=_Head)
-    except (CodecError, msgspec.MsgspecError, ValueError, RecursionError):
+        inner = mended(unpack_content(content))
+        try:
+            head = msgspec.json.decode(inner, type=_Head)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            head = _torn_head(inner)
+    except (CodecError, msgspec.MsgspecError, ValueError):
         return None
     uuid = head.payload.uuid
     if head.message_type != "action" or not 0 < len(uuid) <= UUID_CHARS_MAX:
@@ -128,6 +137,19 @@ def read_head(content: str) -> Order | None:
     except (msgspec.MsgspecError, ValueError):
         name = "the action"
     return Order(uuid, name, None)
+
+
+def _torn_head(inner: bytes) -> _Head:
+    """The same of what is no JSON, for it is the payload that is not, most likely."""
+    fields = dict(torn_object(inner))
+    payload = dict(torn_object(fields.get("payload", _NONE)))
+    return _Head(
+        msgspec.json.decode(fields.get("messagetype", _NONE), type=str),
+        _Named(
+            msgspec.json.decode(payload.get("actionuuid", _NONE), type=str),
+            payload.get("actiontype", _NONE),
+        ),
+    )
 
 
 def when_interrupted(name: str, kind: type[Action]) -> WhenInterrupted:

@@ -8,7 +8,8 @@ decoding raises `CodecError` and nothing else; where memory ends it raises `Memo
 pass and says nothing of the bytes. No error text and no `repr` shows content. Nothing is
 unpacked beyond the bytes it may have, nor made into objects before it is known how many they
 are (`jsonsize`), and of a list one message after the other, without what nobody reads. Of two
-lists, or two texts of one name, none is dropped for the other: that is no message. What is
+lists, or two texts of one name, none is dropped for the other: that is no message. Half a surrogate
+pair is read as U+FFFD; of a list's elements one that is no JSON costs no other (`mending`). What is
 encoded can be decoded. zstd is loaded when the first content needs it, so not in the root.
 """
 
@@ -17,12 +18,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from fsmv2.communicator.transport.jsonsize import too_much
+from fsmv2.communicator.transport.mending import mended, torn_list, torn_object
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CONTENT_BYTES_MAX = 64 * 1024 * 1024
@@ -137,17 +139,40 @@ def decode_batch(body: bytes) -> Batch:
 def _elements(body: bytes) -> list[msgspec.Raw]:
     """What is in a pull reply's list, without nulls."""
     elements: list[msgspec.Raw] = []
-    for name, listed in _pairs(body, "pull reply"):
+    try:
+        pairs = list(_pairs(body, "pull reply"))
+        is_torn = False
+    except CodecError as error:
+        pairs = _torn(torn_object, body, error)
+        is_torn = True
+    for name, listed in pairs:
         if name != "umhmessages" or _kind(listed) == "null":
             continue
         if _kind(listed) != "list":
             raise CodecError(f"cannot read pull reply: UMHMessages is {_kind(listed)}, want a list")
-        more = _decode(listed, "pull reply", _LIST)
-        more = [element for element in more if _kind(element) != "null"]
+        try:
+            more = _decode(listed, "pull reply", _LIST)
+        except CodecError as error:
+            more = _torn(torn_list, listed, error)
+        more = [element for element in more if not _is_null(element)]
         if elements and more:
             raise CodecError("cannot read pull reply: it has two UMHMessages, want one")
         elements = elements or more
+    if is_torn and not elements:
+        raise CodecError("cannot read pull reply: it is no JSON, and no message is in it")
     return elements
+
+
+def _torn(parts: Callable[[bytes | msgspec.Raw], list[Any]], data: Any, why: CodecError) -> Any:
+    """``parts`` of what is no JSON; raises ``why`` where it has none."""
+    try:
+        return parts(data)
+    except (msgspec.MsgspecError, ValueError):
+        raise why from None
+
+
+def _is_null(element: msgspec.Raw) -> bool:
+    return _kind(element) == "null" and bytes(memoryview(element)).strip(b" \t\r\n") == b"null"
 
 
 def decode_message(data: bytes) -> Message:
@@ -294,7 +319,10 @@ def _check(data: bytes, what: str) -> None:
 
 def _decode(data: bytes | msgspec.Raw, what: str, wanted: msgspec.json.Decoder[Any]) -> Any:
     try:
-        return wanted.decode(data)
+        try:
+            return wanted.decode(data)
+        except (msgspec.MsgspecError, ValueError):
+            return wanted.decode(mended(bytes(memoryview(data))))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         # The decoder's own text may quote the input.
         size = memoryview(data).nbytes

@@ -2,8 +2,9 @@
 
 Knows: the double hash, the `exp` and `iat` of a JWT, the refresh margin.
 Does not know: requests, where a token comes from, whether a signature is right.
-Invariants: a token that lives at all gets a refresh moment after its issue, so that a
-short-lived one never makes a login loop; nothing here raises for whatever a server sent.
+Invariants: a token that lives at all gets a refresh moment after its issue (that one which is dead
+before its use makes no login loop is the states' care); nothing here raises for whatever a server
+sent.
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ def _claims(jwt: str) -> dict[str, Any]:
 
 def _moment(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        moment = float(value)
+    except OverflowError:  # JSON's numbers have no end
+        return None
+    return moment if math.isfinite(moment) else None

@@ -55,6 +55,16 @@ def test_login_sends_the_double_hash_and_brings_a_session(
     assert decode(encode(outcome), LoginOutcome) == outcome
 
 
+def test_a_login_carries_on_how_many_sessions_were_of_no_use(
+    context: ActionContext, relay: Relay
+) -> None:
+    """One that fails in between does not make the loop begin anew."""
+    assert login(context, relay, unused=3).unused == 3
+    relay.fault("login", faults.dropped())
+    failed = login(context, relay, unused=3)
+    assert (failed.session, failed.unused) == (None, 3)
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "status"),
     [

@@ -498,10 +498,26 @@ def test_token_is_renewed_before_it_expires(state: type[State]) -> None:
 
 
 def test_a_token_that_dies_at_once_makes_no_login_loop() -> None:
-    """Scenario 16: two logins are at least a second apart, whatever a relay hands out."""
+    """Scenario 16: logins that bring nothing that can be used are waited out like those that fail,
+    longer and longer; a single sync that was served ends that."""
     dead = Session(Secret(JWT), expires_at=NOW, refresh_at=NOW)
-    waits(snapshot(Authenticating, logged_in=login(dead), login_s=0.5))
-    logs_in(snapshot(Authenticating, logged_in=login(dead), login_s=1.0))
+    for unused, least_s, most_s in ((0, 2, 3), (1, 4, 5), (4, 32, 39), (5, 60, 72), (999, 60, 72)):
+        brought = login(dead, unused=unused)
+        reason = waits(snapshot(Authenticating, logged_in=brought, login_s=least_s - 0.1))
+        assert ("in a row unused" in str(reason)) == (unused > 0)
+        action = logs_in(snapshot(Authenticating, logged_in=brought, login_s=most_s))
+        assert action.unused == unused + 1
+        failing = synced(tried(1), tried(1))
+        waits(snapshot(Authenticating, logged_in=brought, sync=failing, login_s=least_s - 0.1))
+        for other in ({"login_id": 7}, {"session_at": 8.0}):
+            before = synced(tried(), tried(), **other)
+            waits(snapshot(Authenticating, logged_in=brought, sync=before, login_s=least_s - 0.1))
+        for served in (synced(tried(), tried(1)), synced(tried(1), tried())):
+            waits(snapshot(Authenticating, logged_in=brought, sync=served, login_s=0.5))
+            snap = snapshot(Authenticating, logged_in=brought, sync=served, login_s=1.0)
+            assert logs_in(snap).unused == 0
+    failed = login(None, problem=NETWORK, errors_in_row=1, unused=3)
+    assert logs_in(snapshot(Authenticating, logged_in=failed, login_s=3000)).unused == 3
 
 
 @pytest.mark.parametrize("state", [Syncing, Degraded])

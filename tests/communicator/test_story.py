@@ -18,6 +18,7 @@ from fsmv2.communicator.testing import faults
 from fsmv2.communicator.testing.backend import DEMO_TOKEN
 from fsmv2.communicator.testing.faults import Fault
 from fsmv2.communicator.testing.relay import Relay
+from fsmv2.communicator.transport import token
 from fsmv2.communicator.transport.codec import Message, encode_content
 from fsmv2.supervisor import Secret
 
@@ -182,6 +183,30 @@ def test_short_lived_token_is_renewed_at_half_its_life(
         lines[0].run(3600)
         assert 23 <= len(relay.requests("login")) <= 25
         assert {request.status for request in relay.requests("pull")} == {200}
+
+
+def test_tokens_that_are_dead_before_their_first_use_are_asked_for_ever_less(
+    tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They made a login a second, for ever."""
+    lines: list[Line] = []
+
+    def clock_s() -> float:
+        return lines[0].wall_s if lines else time.time()
+
+    monkeypatch.setattr(authenticate, "wall_clock_s", clock_s)
+    monkeypatch.setattr(token, "life_s", lambda *_: 0.001)
+    with Relay(clock=clock_s) as relay:
+        lines.append(line := Line(relay, tmp_path, context))
+        line.step_s = 1.0
+        line.run(600)
+        assert 10 <= len(relay.requests("login")) <= 16
+        monkeypatch.setattr(token, "life_s", lambda *_: 3600.0)
+        line.run(90)
+        assert line.trail[-1] == "syncing"
+        logins = len(relay.requests("login"))
+        line.run(600)
+        assert len(relay.requests("login")) == logins
 
 
 def test_one_sick_direction_does_not_slow_the_other(
