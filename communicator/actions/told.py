@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from fsmv2.communicator import metrics
 from fsmv2.communicator.failurerate import SYNC
-from fsmv2.communicator.outcomes import Direction
+from fsmv2.communicator.outcomes import Direction, Doubt
 from fsmv2.communicator.spool import Taken
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import ActionContext
@@ -31,6 +31,7 @@ def after(
     refused: int = 0,
     held: bool = False,
     strangers: int | None = None,
+    doubt: Doubt | None = None,
 ) -> Direction:
     """``before`` one try later. ``asked`` False: the relay was not asked anything, so the rate
     does not count it."""
@@ -45,6 +46,7 @@ def after(
         held=held,
         rate=before.rate.with_outcome(failed, SYNC) if asked or failed else before.rate,
         strangers=before.strangers if strangers is None else strangers,
+        doubt=before.doubt if doubt is None else doubt,
     )
 
 

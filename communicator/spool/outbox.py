@@ -43,7 +43,8 @@ _BLANK = (b" " * (_NOTE_BYTES - 1) + b"\n") * 2
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """One message of the outbox: the segment that holds it and its place in there."""
+    """One message of the outbox: the segment that holds it and its place in there. ``begun``:
+    messages before it in the segment are delivered, so the segment goes first."""
 
     path: Path
     index: int
@@ -51,6 +52,21 @@ class Outgoing(msgspec.Struct, frozen=True):
     message: Message
     size: int
     disk: Disk = DISK
+    identity: str = ""
+    begun: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What tells this message from any other, also from one in a file of the same name."""
+        name = self.path.name.encode("ascii", "backslashreplace").decode("ascii")
+        return f"{name}#{self.index} {self.identity}"
+
+    def is_within(self, last: tuple[str, int]) -> bool:
+        """Whether it comes no later than the message with this file name and place in it."""
+        name = self.path.name
+        if name != last[0]:
+            return self.begun or name < last[0]
+        return self.index <= last[1]
 
     def __repr__(self) -> str:
         return f"<Outgoing {self.path.name} [{self.index}], {self.size} bytes>"
@@ -121,13 +137,19 @@ def append(
 
 
 def outgoing(
-    outbox: str | Path, messages_max: int, bytes_max: int, disk: Disk = DISK, *, behind: int = 0
+    outbox: str | Path,
+    messages_max: int,
+    bytes_max: int,
+    disk: Disk = DISK,
+    *,
+    behind: tuple[str, int] | None = None,
 ) -> tuple[list[Outgoing], int, int]:
     """The next messages of ``outbox``, how many wait in all, and how many were set aside.
 
-    At least one message is taken however large it is. ``behind``: so many are passed over, and
-    the next ones taken. What is no message is kept for people as ``NAME.refused``, in its turn,
-    and never tried again. Raises `OSError`, `AsideFull` and, with all as it was, `MemoryError`.
+    At least one message is taken however large it is. ``behind``: those up to the message with
+    this file name and place in it are passed over, and the next ones taken. What is no message is
+    kept for people as ``NAME.refused``, in its turn, and never tried again. Raises `OSError`,
+    `AsideFull` and, with all as it was, `MemoryError`.
     """
     folder = Path(outbox)
     names = segments.segment_names(folder, disk)
@@ -138,17 +160,18 @@ def outgoing(
     waiting = sum(segments.count_of(name) or 1 for name in names)
     waiting -= acked if acked_name in names else 0
     taken: list[Outgoing] = []
-    size = refused = passed = 0
+    size = refused = 0
     for name in names:
         begin = acked if name == acked_name else 0
+        if behind is not None and name != behind[0] and (begin or name < behind[0]):
+            continue
         for one in _read(folder / name, begin, disk):
             if taken and (len(taken) >= messages_max or size + one.size > bytes_max):
                 return taken, waiting, refused
-            if passed < behind:
-                passed += isinstance(one, Outgoing)
+            if behind is not None and name == behind[0] and one.index <= behind[1]:
                 continue
             if isinstance(one, _Unreadable):
-                if behind:
+                if behind is not None:
                     continue
                 if taken:  # first what comes before it
                     return taken, waiting, refused
@@ -204,6 +227,7 @@ class _Unreadable(msgspec.Struct, frozen=True):
 
 def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable]:
     try:
+        identity = disk.identity(path)  # before it is read: what comes in between is no more known
         data = disk.read(path)
     except FileNotFoundError:
         return
@@ -216,7 +240,8 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
         try:
             if len(line) > MESSAGE_BYTES_MAX:
                 raise CodecError("too large")
-            yield Outgoing(path, index, len(lines), codec.decode_message(line), len(line), disk)
+            message = codec.decode_message(line)
+            yield Outgoing(path, index, len(lines), message, len(line), disk, identity, begin > 0)
         except CodecError:
             yield _Unreadable(index, len(lines), line)
 
