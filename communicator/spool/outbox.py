@@ -10,11 +10,14 @@ one writer keep their order. Any number of writers, one reader at a time.
 What was delivered of a segment that is not used up yet stands in ``.acked``: its name and a
 number, the last two of them. The file is made before the first message and only ever overwritten,
 so that a full disk cannot keep a delivery from being noted, and have it made again and again. A
-kill between a delivery and its note repeats what was in flight, and nothing more.
+kill between a delivery and its note repeats what was in flight, and nothing more. Names that are
+not ours may come again: such a note also says of which file it is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +40,7 @@ from fsmv2.communicator.transport.codec import CodecError, Message
 STATUS = "status"
 DEFAULT_BOUNDS = Bounds()
 _ACKED = ".acked"
-# Longer than any file name and two numbers.
+# Longer than any file name, two numbers and an identity.
 _NOTE_BYTES = 512
 _BLANK = (b" " * (_NOTE_BYTES - 1) + b"\n") * 2
 
@@ -153,7 +156,7 @@ def outgoing(
     """
     folder = Path(outbox)
     names = segments.segment_names(folder, disk)
-    _, acked, acked_name = _last_note(folder, disk)
+    _, acked, acked_name, _ = _last_note(folder, disk)
     if acked_name in names:  # begun: it goes first, also when a slow writer came in before it
         names.remove(acked_name)
         names.insert(0, acked_name)
@@ -175,7 +178,7 @@ def outgoing(
                     continue
                 if taken:  # first what comes before it
                     return taken, waiting, refused
-                _set_aside(folder / name, one.index, one.count, one.line, disk)
+                _set_aside(one.at, one.line)
                 refused += 1
                 waiting -= 1
                 continue
@@ -195,15 +198,24 @@ def acknowledge(taken: Sequence[Outgoing]) -> None:
     if not taken:
         return
     folder, disk = taken[0].path.parent, taken[0].disk
-    used_up = [each.path for each in taken if each.index == each.count - 1]
-    for path in used_up:
-        disk.unlink(path)
+    used_up = [each for each in taken if each.index == each.count - 1]
+    for each in used_up:
+        if _is_still(each):
+            disk.unlink(each.path)
     if used_up:
         # Before the note: it would put its segment ahead of one that comes back.
         disk.sync_folder(folder)
     last = taken[-1]
     if last.index < last.count - 1:
-        _note(folder, last.path.name, last.index + 1, disk)
+        _note(folder, last.path.name, last.identity, last.index + 1, disk)
+
+
+def _is_still(one: Outgoing) -> bool:
+    """Whether its file is the one it was read from: one that has taken its place is not sent."""
+    try:
+        return one.disk.identity(one.path) == one.identity
+    except FileNotFoundError:
+        return False
 
 
 def set_aside(one: Outgoing) -> Path:
@@ -211,14 +223,16 @@ def set_aside(one: Outgoing) -> Path:
 
     Returns the file that holds it now, ``NAME.refused``. Raises `OSError`, and `AsideFull`.
     """
-    line = msgspec.json.encode(codec.encode_message(one.message))
-    return _set_aside(one.path, one.index, one.count, line, one.disk)
+    return _set_aside(one, msgspec.json.encode(codec.encode_message(one.message)))
 
 
 class _Unreadable(msgspec.Struct, frozen=True):
-    index: int
-    count: int
+    at: Outgoing
     line: bytes
+
+    @property
+    def index(self) -> int:
+        return self.at.index
 
     @property
     def size(self) -> int:
@@ -243,19 +257,35 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
             message = codec.decode_message(line)
             yield Outgoing(path, index, len(lines), message, len(line), disk, identity, begin > 0)
         except CodecError:
-            yield _Unreadable(index, len(lines), line)
+            yield _Unreadable(
+                Outgoing(path, index, len(lines), Message(), len(line), disk, identity), line
+            )
 
 
-def _set_aside(path: Path, index: int, count: int, line: bytes, disk: Disk) -> Path:
+def _set_aside(one: Outgoing, line: bytes) -> Path:
+    path, disk = one.path, one.disk
     segments.check_room_aside(path.parent, 1, len(line), disk)
-    if count == 1:
-        kept = path.with_name(f"{path.name}{segments.REFUSED}")
-        return segments.keep_aside(path, kept, disk)
+    if one.count == 1 and _is_still(one):
+        return segments.keep_aside(path, _unused(path, path.name, None, disk), disk)
     # The same name after a kill: it is kept once.
-    kept = path.with_name(f"{path.name}-{index}{segments.REFUSED}")
+    kept = _unused(path, f"{path.name}-{one.index}", line, disk)
     write_whole(disk, path.with_name(f".{kept.name}.draft"), kept, line)
     disk.sync_folder(path.parent)
-    acknowledge([Outgoing(path, index, count, Message(), len(line), disk)])
+    acknowledge([one])
+    return kept
+
+
+def _unused(path: Path, stem: str, line: bytes | None, disk: Disk) -> Path:
+    """A name to keep it under that no other has: a file of the same name may be kept there."""
+    for number in itertools.count():
+        kept = path.with_name(f"{stem}{f'-again{number}' if number else ''}{segments.REFUSED}")
+        try:
+            if disk.read(kept) == line:
+                break
+        except FileNotFoundError:
+            break
+        except OSError:
+            continue  # whatever it is, it is there
     return kept
 
 
@@ -268,10 +298,11 @@ def _first_note(folder: Path, stem: str, disk: Disk) -> None:
     disk.place(draft, folder / _ACKED)
 
 
-def _note(folder: Path, name: str, number: int, disk: Disk) -> None:
+def _note(folder: Path, name: str, identity: str, number: int, disk: Disk) -> None:
     """Write over the older of the two notes: while it is half written the other one holds."""
     turn = _last_note(folder, disk).turn + 1
-    text = f"{turn} {number} {name}".encode()
+    whose = "" if segments.stamp_of(name) else f"@{identity}"
+    text = f"{turn} {number}{whose} {name}".encode()
     note = (f"{zlib.crc32(text):08x} ".encode() + text).ljust(_NOTE_BYTES - 1) + b"\n"
     offset = turn % 2 * _NOTE_BYTES
     try:
@@ -286,6 +317,7 @@ class _Note(NamedTuple):
     turn: int = 0
     number: int = 0
     name: str = ""
+    identity: str = ""
 
 
 def _last_note(folder: Path, disk: Disk) -> _Note:
@@ -294,7 +326,12 @@ def _last_note(folder: Path, disk: Disk) -> _Note:
         data = disk.read(folder / _ACKED, 2 * _NOTE_BYTES)
     except FileNotFoundError:
         return _Note()
-    return max(_read_note(data[:_NOTE_BYTES]), _read_note(data[_NOTE_BYTES:]))
+    note = max(_read_note(data[:_NOTE_BYTES]), _read_note(data[_NOTE_BYTES:]))
+    if note.identity:
+        with contextlib.suppress(FileNotFoundError):
+            if disk.identity(folder / note.name) != note.identity:
+                return _Note(note.turn)  # another file by now
+    return note
 
 
 def _read_note(data: bytes) -> _Note:
@@ -303,6 +340,7 @@ def _read_note(data: bytes) -> _Note:
         if int(sum_, 16) != zlib.crc32(text):
             return _Note()
         turn, number, name = text.decode().split(" ", 2)
-        return _Note(int(turn), int(number), name)
+        number, _, identity = number.partition("@")
+        return _Note(int(turn), int(number), name, identity)
     except ValueError:
         return _Note()
