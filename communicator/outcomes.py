@@ -8,6 +8,8 @@ the root; a token is always a `Secret`.
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from fsmv2.communicator.failurerate import FailureRate
@@ -92,6 +94,28 @@ class LoginOutcome(msgspec.Struct, frozen=True):
         return f"LoginOutcome({self.session!r}, {self.problem!r}, {self.errors_in_row})"
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """The messages at the head of an outbox of which it is not known whether the relay refuses them
+    or everything.
+
+    They are those up to the message at ``index`` of the file ``name``; ``count`` of them are in
+    doubt, with ``size`` bytes in all. The relay has taken the others: ``taken`` are their marks,
+    and they are not sent again. ``head_asked``: none behind the first was sent since that was.
+    """
+
+    name: bytes = b""
+    index: int = 0
+    count: int = 0
+    size: int = 0
+    taken: tuple[str, ...] = ()
+    head_asked: bool = False
+
+    @property
+    def last(self) -> tuple[str, int] | None:
+        """Where it ends; None where there is none."""
+        return (os.fsdecode(self.name), self.index) if self.name else None
+
+
 class Direction(msgspec.Struct, frozen=True):
     """How pushing, or pulling, stands after an attempt.
 
@@ -100,7 +124,8 @@ class Direction(msgspec.Struct, frozen=True):
     that reports it; ``moved`` counts the messages of the last attempt that tried it; ``waiting``
     the files left in the folder afterwards; ``refused`` the messages that this attempt set aside;
     ``held`` says that the inbox has no room, so that nothing is pulled; ``strangers`` how many
-    things in the folder have been told to be no messages; ``said`` what the log has of its errors.
+    things in the folder have been told to be no messages; ``said`` what the log has of its errors;
+    ``doubt`` which messages are in doubt, so that the next try goes on from there.
     """
 
     errors_in_row: int = 0
@@ -113,6 +138,7 @@ class Direction(msgspec.Struct, frozen=True):
     rate: FailureRate = FailureRate()
     strangers: int = 0
     said: Said = Said()
+    doubt: Doubt = Doubt()
 
 
 class SyncOutcome(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ import msgspec
 
 from fsmv2.communicator import metrics
 from fsmv2.communicator.failurerate import SYNC
-from fsmv2.communicator.outcomes import Direction, Said
+from fsmv2.communicator.outcomes import Direction, Doubt, Said
 from fsmv2.communicator.spool import Taken
 from fsmv2.communicator.transport.errors import Kind, Problem
 from fsmv2.supervisor import ActionContext
@@ -42,6 +42,7 @@ def after(
     refused: int = 0,
     held: bool = False,
     strangers: int | None = None,
+    doubt: Doubt | None = None,
 ) -> Direction:
     """``before`` one try later. ``asked`` False: the relay was not asked anything, so the rate
     does not count it."""
@@ -57,6 +58,7 @@ def after(
         rate=before.rate.with_outcome(failed, SYNC) if asked or failed else before.rate,
         strangers=before.strangers if strangers is None else strangers,
         said=before.said,
+        doubt=before.doubt if doubt is None else doubt,
     )
 
 

@@ -68,6 +68,12 @@ class Disk:
         """Seconds since the epoch."""
         return path.lstat().st_mtime
 
+    def identity(self, path: Path) -> str:
+        """What tells a file from another that gets its name, or its inode, and from what it was
+        before it was written anew."""
+        found = path.stat(follow_symlinks=False)
+        return f"{found.st_dev:x}.{found.st_ino:x}.{found.st_mtime_ns:x}.{found.st_size:x}"
+
     def read(self, path: Path, bytes_max: int = -1) -> bytes:
         """What is in a file, at most ``bytes_max`` bytes of it. Never waits for a pipe's writer,
         should one have taken the file's place."""

@@ -11,12 +11,15 @@ What was delivered of a segment that is not used up yet stands in ``.acked``: it
 number, the last two of them. The file is made before the first message and only ever overwritten,
 so that a full disk cannot keep a delivery from being noted, and have it made again and again. Nor
 may anything else: what could not be noted, or removed, `check_forgettable` keeps from being sent. A
-kill between a delivery and its note repeats what was in flight, and nothing more.
+kill between a delivery and its note repeats what was in flight, and nothing more. Names that are
+not ours may come again: such a note also says of which file it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -41,13 +44,14 @@ from fsmv2.communicator.transport.codec import CodecError, Message
 STATUS = "status"
 DEFAULT_BOUNDS = Bounds()
 _ACKED = ".acked"
-# Longer than any file name and two numbers.
+# Longer than any file name, two numbers and an identity.
 _NOTE_BYTES = 512
 _BLANK = (b" " * (_NOTE_BYTES - 1) + b"\n") * 2
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """One message of the outbox: the segment that holds it and its place in there."""
+    """One message of the outbox: the segment that holds it and its place in there. ``begun``:
+    messages before it in the segment are delivered, so the segment goes first."""
 
     path: Path
     index: int
@@ -55,6 +59,21 @@ class Outgoing(msgspec.Struct, frozen=True):
     message: Message
     size: int
     disk: Disk = DISK
+    identity: str = ""
+    begun: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What tells this message from any other, also from one in a file of the same name."""
+        name = self.path.name.encode("ascii", "backslashreplace").decode("ascii")
+        return f"{name}#{self.index} {self.identity}"
+
+    def is_within(self, last: tuple[str, int]) -> bool:
+        """Whether it comes no later than the message with this file name and place in it."""
+        name = self.path.name
+        if name != last[0]:
+            return self.begun or name < last[0]
+        return self.index <= last[1]
 
     def __repr__(self) -> str:
         return f"<Outgoing {self.path.name} [{self.index}], {self.size} bytes>"
@@ -129,38 +148,45 @@ def append(
 
 
 def outgoing(
-    outbox: str | Path, messages_max: int, bytes_max: int, disk: Disk = DISK, *, behind: int = 0
+    outbox: str | Path,
+    messages_max: int,
+    bytes_max: int,
+    disk: Disk = DISK,
+    *,
+    behind: tuple[str, int] | None = None,
 ) -> tuple[list[Outgoing], int, int]:
     """The next messages of ``outbox``, how many wait in all, and how many were set aside.
 
-    At least one message is taken however large it is. ``behind``: so many are passed over, and
-    the next ones taken. What is no message is kept for people as ``NAME.refused``, in its turn,
-    and never tried again. Raises `OSError`, `AsideFull` and, with all as it was, `MemoryError`.
+    At least one message is taken however large it is. ``behind``: those up to the message with
+    this file name and place in it are passed over, and the next ones taken. What is no message is
+    kept for people as ``NAME.refused``, in its turn, and never tried again. Raises `OSError`,
+    `AsideFull` and, with all as it was, `MemoryError`.
     """
     folder = Path(outbox)
     names = segments.segment_names(folder, disk)
-    _, acked, acked_name = _last_note(folder, disk)
+    _, acked, acked_name, _ = _last_note(folder, disk)
     if acked_name in names:  # begun: it goes first, also when a slow writer came in before it
         names.remove(acked_name)
         names.insert(0, acked_name)
     waiting = sum(segments.count_of(name) or 1 for name in names)
     waiting -= acked if acked_name in names else 0
     taken: list[Outgoing] = []
-    size = refused = passed = 0
+    size = refused = 0
     for name in names:
         begin = acked if name == acked_name else 0
+        if behind is not None and name != behind[0] and (begin or name < behind[0]):
+            continue
         for one in _read(folder / name, begin, disk):
             if taken and (len(taken) >= messages_max or size + one.size > bytes_max):
                 return taken, waiting, refused
-            if passed < behind:
-                passed += isinstance(one, Outgoing)
+            if behind is not None and name == behind[0] and one.index <= behind[1]:
                 continue
             if isinstance(one, _Unreadable):
-                if behind:
+                if behind is not None:
                     continue
                 if taken:  # first what comes before it
                     return taken, waiting, refused
-                _set_aside(folder / name, one.index, one.count, one.line, disk, one.size)
+                _set_aside(one.at, one.line)
                 refused += 1
                 waiting -= 1
                 continue
@@ -208,15 +234,24 @@ def acknowledge(taken: Sequence[Outgoing]) -> None:
     if not taken:
         return
     folder, disk = taken[0].path.parent, taken[0].disk
-    used_up = [each.path for each in taken if each.index == each.count - 1]
-    for path in used_up:
-        disk.unlink(path)
+    used_up = [each for each in taken if each.index == each.count - 1]
+    for each in used_up:
+        if _is_still(each):
+            disk.unlink(each.path)
     if used_up:
         # Before the note: it would put its segment ahead of one that comes back.
         disk.sync_folder(folder)
     last = taken[-1]
     if last.index < last.count - 1:
-        _note(folder, last.path.name, last.index + 1, disk)
+        _note(folder, last.path.name, last.identity, last.index + 1, disk)
+
+
+def _is_still(one: Outgoing) -> bool:
+    """Whether its file is the one it was read from: one that has taken its place is not sent."""
+    try:
+        return one.disk.identity(one.path) == one.identity
+    except FileNotFoundError:
+        return False
 
 
 def set_aside(one: Outgoing) -> Path:
@@ -224,26 +259,33 @@ def set_aside(one: Outgoing) -> Path:
 
     Returns the file that holds it now, ``NAME.refused``. Raises `OSError`, and `AsideFull`.
     """
-    line = msgspec.json.encode(codec.encode_message(one.message))
-    return _set_aside(one.path, one.index, one.count, line, one.disk)
+    return _set_aside(one, msgspec.json.encode(codec.encode_message(one.message)))
 
 
 class _Unreadable(msgspec.Struct, frozen=True):
-    index: int
-    count: int
+    at: Outgoing
     line: bytes
-    size: int
+
+    @property
+    def index(self) -> int:
+        return self.at.index
+
+    @property
+    def size(self) -> int:
+        return self.at.size
 
 
 def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable]:
     try:
+        identity = disk.identity(path)  # before it is read: what comes in between is no more known
         data = segments.read(path, disk)
     except FileNotFoundError:
         return
     except PermissionError:
         return  # somebody else's: it must not hold up everybody; see `segments.strangers`
     except TooLarge:
-        yield _Unreadable(0, 1, b"", disk.size(path))  # all of it
+        size = disk.size(path)
+        yield _Unreadable(Outgoing(path, 0, 1, Message(), size, disk, identity), b"")  # all of it
         return
     lines = segments.lines_of(data, path.name)
     if begin >= len(lines):  # used up, or empty: a kill came before its removal
@@ -252,23 +294,42 @@ def _read(path: Path, begin: int, disk: Disk) -> Iterator[Outgoing | _Unreadable
         try:
             if len(line) > MESSAGE_BYTES_MAX:
                 raise CodecError("too large")
-            yield Outgoing(path, index, len(lines), codec.decode_message(line), len(line), disk)
+            message = codec.decode_message(line)
+            yield Outgoing(path, index, len(lines), message, len(line), disk, identity, begin > 0)
         except CodecError:
-            yield _Unreadable(index, len(lines), line, len(line))
+            yield _Unreadable(
+                Outgoing(path, index, len(lines), Message(), len(line), disk, identity), line
+            )
 
 
-def _set_aside(
-    path: Path, index: int, count: int, line: bytes, disk: Disk, size: int | None = None
-) -> Path:
-    segments.check_room_aside(path.parent, 1, len(line) if size is None else size, disk)
-    if count == 1:
-        kept = path.with_name(f"{path.name}{segments.REFUSED}")
-        return segments.keep_aside(path, kept, disk)
+def _set_aside(one: Outgoing, line: bytes) -> Path:
+    path, disk = one.path, one.disk
+    segments.check_room_aside(path.parent, 1, max(one.size, len(line)), disk)
+    if one.count == 1 and _is_still(one):
+        return segments.keep_aside(path, _unused(path, path.name, None, disk), disk)
+    if not line:
+        return path  # it was not read, and another one has its place
     # The same name after a kill: it is kept once.
-    kept = path.with_name(f"{path.name}-{index}{segments.REFUSED}")
+    kept = _unused(path, f"{path.name}-{one.index}", line, disk)
     write_whole(disk, path.with_name(f".{kept.name}.draft"), kept, line)
     disk.sync_folder(path.parent)
-    acknowledge([Outgoing(path, index, count, Message(), len(line), disk)])
+    acknowledge([one])
+    return kept
+
+
+def _unused(path: Path, stem: str, line: bytes | None, disk: Disk) -> Path:
+    """A name to keep it under that no other has: a file of the same name may be kept there."""
+    for number in itertools.count():
+        kept = path.with_name(f"{stem}{f'-again{number}' if number else ''}{segments.REFUSED}")
+        try:
+            if line is None:
+                disk.identity(kept)
+            elif disk.read(kept, len(line) + 1) == line:
+                break
+        except FileNotFoundError:
+            break
+        except OSError:
+            continue  # whatever it is, it is there
     return kept
 
 
@@ -281,10 +342,11 @@ def _first_note(folder: Path, stem: str, disk: Disk) -> None:
     disk.place(draft, folder / _ACKED)
 
 
-def _note(folder: Path, name: str, number: int, disk: Disk) -> None:
+def _note(folder: Path, name: str, identity: str, number: int, disk: Disk) -> None:
     """Write over the older of the two notes: while it is half written the other one holds."""
     turn = _last_note(folder, disk).turn + 1
-    text = f"{turn} {number} ".encode() + os.fsencode(name)
+    whose = "" if segments.stamp_of(name) else f"@{identity}"
+    text = f"{turn} {number}{whose} ".encode() + os.fsencode(name)
     note = (f"{zlib.crc32(text):08x} ".encode() + text).ljust(_NOTE_BYTES - 1) + b"\n"
     offset = turn % 2 * _NOTE_BYTES
     try:
@@ -299,6 +361,7 @@ class _Note(NamedTuple):
     turn: int = 0
     number: int = 0
     name: str = ""
+    identity: str = ""
 
 
 def _last_note(folder: Path, disk: Disk) -> _Note:
@@ -309,7 +372,12 @@ def _last_note(folder: Path, disk: Disk) -> _Note:
         return _Note()
     except OSError as error:
         raise _not_noted(folder, error) from error
-    return max(_read_note(data[:_NOTE_BYTES]), _read_note(data[_NOTE_BYTES:]))
+    note = max(_read_note(data[:_NOTE_BYTES]), _read_note(data[_NOTE_BYTES:]))
+    if note.identity:
+        with contextlib.suppress(FileNotFoundError):
+            if disk.identity(folder / note.name) != note.identity:
+                return _Note(note.turn)  # another file by now
+    return note
 
 
 def _read_note(data: bytes) -> _Note:
@@ -318,6 +386,7 @@ def _read_note(data: bytes) -> _Note:
         if int(sum_, 16) != zlib.crc32(text):
             return _Note()
         turn, number, name = text.split(b" ", 2)
-        return _Note(int(turn), int(number), os.fsdecode(name))
+        number, _, identity = number.partition(b"@")
+        return _Note(int(turn), int(number), os.fsdecode(name), identity.decode())
     except ValueError:
         return _Note()

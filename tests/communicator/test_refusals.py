@@ -119,7 +119,7 @@ def test_a_relay_that_is_well_again_in_mid_doubt_costs_no_message(
 
 
 def test_an_error_while_those_in_doubt_are_settled_keeps_them(pusher: Pusher, relay: Relay) -> None:
-    """A relay that goes away then has not refused again; what told comes twice at most."""
+    """A relay that goes away then has not refused again; what told is not sent again."""
     relay.backend.poison = lambda entry: entry.payload == 0
     pusher.post(0, 1, 2)
     pusher.push()
@@ -131,7 +131,7 @@ def test_an_error_while_those_in_doubt_are_settled_keeps_them(pusher: Pusher, re
     assert stands.problem is not None
     assert stands.problem.kind is Kind.SERVER_ERROR
     tries(pusher)
-    assert pusher.arrived() == [1, 1, 2]
+    assert pusher.arrived() == [1, 2]
     assert len(pusher.kept()) == 1
 
 
@@ -142,13 +142,31 @@ def test_where_no_more_can_be_kept_nothing_is_set_aside_nor_deleted(
     monkeypatch.setattr(segments, "KEPT_FILES_MAX", 2)
     relay.backend.poison = lambda entry: entry.payload < 3
     pusher.post(*range(5))
+    (pusher.outbox / "0.refused").touch()
     pusher.push()
     for _ in range(4):
         stands = pusher.push()
     assert stands.problem is not None
     assert stands.problem.kind is Kind.CHANNEL_FULL
     assert "want at most 2" in stands.problem.text
-    assert (pusher.arrived(), pusher.kept(), stands.waiting) == ([], [], 5)
+    assert (pusher.arrived(), pusher.kept(), stands.waiting) == ([], ["0.refused"], 5)
+    monkeypatch.setattr(segments, "KEPT_FILES_MAX", 4)
+    tries(pusher)
+    assert (pusher.arrived(), len(pusher.kept())) == ([3, 4], 4)
+
+
+def test_more_refused_ones_than_may_be_kept_are_kept_as_far_as_may_be(
+    pusher: Pusher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody could make room: nothing is kept there. What told arrives once."""
+    monkeypatch.setattr(segments, "KEPT_FILES_MAX", 2)
+    relay.backend.poison = lambda entry: entry.payload < 3
+    pusher.post(*range(5))
+    for _ in range(6):
+        stands = pusher.push()
+    assert stands.problem is not None
+    assert stands.problem.kind is Kind.CHANNEL_FULL
+    assert (pusher.arrived(), len(pusher.kept())) == ([3], 2)
     monkeypatch.setattr(segments, "KEPT_FILES_MAX", 3)
     tries(pusher)
     assert (pusher.arrived(), len(pusher.kept())) == ([3, 4], 3)
@@ -240,7 +258,7 @@ def test_a_stop_in_mid_doubt_sends_no_more(pusher: Pusher, relay: Relay) -> None
     assert sent == 2
     pusher.context.cancelled = False
     tries(pusher)
-    assert (pusher.arrived(), len(pusher.kept())) == ([1, 1], 1)
+    assert (pusher.arrived(), len(pusher.kept())) == ([1], 1)
 
 
 def test_a_folder_called_like_a_message_is_told_once(pusher: Pusher) -> None:

@@ -94,6 +94,10 @@ class MemoryDisk(Disk):
     def modified_at(self, path: Path) -> float:
         return 0.0
 
+    def identity(self, path: Path) -> str:
+        file = self._get(path)
+        return f"{id(file):x}.{len(file.data):x}"
+
     def read(self, path: Path, bytes_max: int = -1) -> bytes:
         data = self._get(path).data
         return data if bytes_max < 0 else data[:bytes_max]
