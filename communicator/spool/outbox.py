@@ -197,6 +197,9 @@ class _Unreadable(msgspec.Struct, frozen=True):
     count: int
     line: bytes
 
+    def __repr__(self) -> str:
+        return f"<_Unreadable {self.index} of {self.count}, {self.size} bytes>"
+
     @property
     def size(self) -> int:
         return len(self.line)
