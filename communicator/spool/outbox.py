@@ -266,6 +266,9 @@ class _Unreadable(msgspec.Struct, frozen=True):
     at: Outgoing
     line: bytes
 
+    def __repr__(self) -> str:
+        return f"<_Unreadable {self.index} of {self.count}, {self.size} bytes>"
+
     @property
     def index(self) -> int:
         return self.at.index

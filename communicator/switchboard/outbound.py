@@ -40,6 +40,9 @@ class _Waiting(NamedTuple):
     on_durable: Callable[[], None] | None
     on_writing: Callable[[bytes], None] | None
 
+    def __repr__(self) -> str:
+        return f"<_Waiting {len(self.line)} bytes>"
+
 
 class Outbound:
     """The way out through ``folder``. `start` before the first `put` is written."""

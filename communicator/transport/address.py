@@ -27,7 +27,7 @@ def check_relay_url(url: str, what: str = "relay_url") -> None:
         raise ValueError(f"{what} is no URL, want http(s)://host[:port][/path]") from None
     if "@" in url:
         raise ValueError(f"{what} has a user or a password in it, want auth_token instead")
-    if "?" in url or "#" in url or any(c <= " " or c == "\x7f" for c in url):
+    if "?" in url or "#" in url or any(c.isspace() or not c.isprintable() for c in url):
         raise ValueError(f"{what} has a query, a fragment or a blank in it, want none of them")
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"{what} begins with no http(s)://, want http(s)://host[:port][/path]")

@@ -312,6 +312,13 @@ def new_manager(url: str, allow_insecure_tls: bool) -> urllib3.PoolManager:
     return manager
 
 
-def certificate_fault(error: BaseException) -> str:
-    """What is wrong with the other end's certificate, or an empty text."""
-    return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
+def tls_fault(error: BaseException) -> str:
+    """What is wrong with the other end's TLS or its certificate, or an empty text. The errno of
+    such an error is OpenSSL's: as a number of the kernel's it would tell of something else."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}"
+    if not isinstance(error, ssl.SSLError):
+        return ""
+    why = (error.reason or type(error).__name__).replace("_", " ").lower()
+    hint = ", as where no TLS is spoken" if error.reason == "WRONG_VERSION_NUMBER" else ""
+    return f"TLS failed: {why}{hint}"

@@ -27,9 +27,9 @@ from fsmv2.communicator.transport import codec, errors, pages, token
 from fsmv2.communicator.transport.codec import CodecError, Message
 from fsmv2.communicator.transport.connections import (
     Hold,
-    certificate_fault,
     held_to,
     new_manager,
+    tls_fault,
 )
 from fsmv2.communicator.transport.errors import Kind, Problem, TransportError
 from fsmv2.communicator.transport.protocol import CONNECT_S, Login
@@ -332,9 +332,9 @@ def _network_text(error: Exception, timeout_s: float, hold: Hold) -> str:
         return f"no answer, or none that went on, within {timeout_s:g} s"
     seen: BaseException | None = error
     while seen is not None:
-        fault = certificate_fault(seen)
+        fault = tls_fault(seen)
         if fault:
-            return f"its certificate is refused: {errors.clip(fault, 120)}"
+            return errors.clip(fault, 160)
         if isinstance(seen, OSError) and isinstance(seen.errno, int) and seen.errno > 0:
             return f"{type(error).__name__}, {os.strerror(seen.errno)}"
         inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)

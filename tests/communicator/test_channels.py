@@ -96,6 +96,14 @@ def test_messages_are_written_in_order_and_told_when_they_are_on_disk(out: Outbo
     assert Relay(out.folder).drain() == [str(number) for number in range(40)]
 
 
+def test_no_message_that_waits_in_memory_shows_itself(out: Outbound) -> None:
+    """It may end up in a traceback."""
+    out.put(message("s3cret"))
+    (one,) = out._waiting
+    assert b"s3cret" in one.line
+    assert "s3cret" not in repr((out, one))
+
+
 def test_a_full_channel_refuses_at_once_and_takes_again_when_it_was_pushed(out: Outbound) -> None:
     """Trap 2: a put never blocks, also while nobody writes; memory and disk count together."""
     for number in range(30):

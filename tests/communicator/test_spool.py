@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fsmv2.communicator import spool
 from fsmv2.communicator.spool import AsideFull, Bounds, Policy, SpoolFull, TooLarge, Usage, segments
+from fsmv2.communicator.spool import outbox as outbox_module
 from fsmv2.communicator.spool.disk import DISK
 from fsmv2.communicator.transport.codec import CodecError, Message, decode_content
 
@@ -272,6 +273,8 @@ def test_no_content_shows_in_errors_and_reprs(tmp_path: Path) -> None:
     assert "ada" not in repr(one)
     assert one.message.content not in repr(one)
     assert path.name in repr(one)
+    file = spool.append(tmp_path / "bad", [b"s3cret"])
+    assert "s3cret" not in repr(list(outbox_module._read(file, 0, DISK)))
 
 
 def test_what_is_no_file_blocks_neither_push_nor_post(

@@ -4,6 +4,7 @@ scenarios 66, 68 and 71."""
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
@@ -210,3 +211,24 @@ def test_silence_in_a_handshake_is_told_as_the_time_for_connecting(
         client = client_of(f"https://{HOST}/api" if is_tunnel else url.replace("http", "https"), 15)
         assert "no connection within" in problem_text(client.authenticate, TOKEN)
         over.set()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS failed: .*no TLS is spoken"),
+        (b"\x15\x03\x03\x00\x02\x02\x28", "TLS failed: .*handshake failure"),
+        (b"", "TLS failed: .*eof|Connection reset by peer"),
+    ],
+    ids=["plain http", "alert", "end"],
+)
+def test_tls_that_fails_is_told_as_that(answer: bytes, told: str) -> None:
+    """OpenSSL's numbers were read as the kernel's: "Operation not permitted"."""
+
+    def plain(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+    with serving(plain) as url:
+        client = client_of(url.replace("http:", "https:"), WAIT_S)
+        assert re.search(told, problem_text(client.authenticate, TOKEN))
