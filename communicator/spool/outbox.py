@@ -267,7 +267,7 @@ class _Unreadable(msgspec.Struct, frozen=True):
     line: bytes
 
     def __repr__(self) -> str:
-        return f"<_Unreadable {self.index} of {self.count}, {self.size} bytes>"
+        return f"<_Unreadable {self.index} of {self.at.count}, {self.size} bytes>"
 
     @property
     def index(self) -> int:
