@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,16 +168,22 @@ def test_parked_login_is_tried_after_an_hour(
     assert line.trail[-1] == "syncing"
 
 
-def test_short_lived_token_is_renewed_at_half_its_life(
-    tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Scenario 19: 5 min of life: 24 logins in an hour, and never an expired token at the relay."""
+def shared_clock(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Line], Callable[[], float]]:
+    """A clock for a relay and for logins: that of the line put into the list, once there is one."""
     lines: list[Line] = []
 
     def clock_s() -> float:
         return lines[0].wall_s if lines else time.time()
 
     monkeypatch.setattr(authenticate, "wall_clock_s", clock_s)
+    return lines, clock_s
+
+
+def test_short_lived_token_is_renewed_at_half_its_life(
+    tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 19: 5 min of life: 24 logins in an hour, and never an expired token at the relay."""
+    lines, clock_s = shared_clock(monkeypatch)
     with Relay(token_life_s=300, clock=clock_s) as relay:
         lines.append(Line(relay, tmp_path, context))
         lines[0].config = msgspec.structs.replace(lines[0].config, poll_interval_s=20.0)
@@ -189,12 +196,7 @@ def test_tokens_that_are_dead_before_their_first_use_are_asked_for_ever_less(
     tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They made a login a second, for ever."""
-    lines: list[Line] = []
-
-    def clock_s() -> float:
-        return lines[0].wall_s if lines else time.time()
-
-    monkeypatch.setattr(authenticate, "wall_clock_s", clock_s)
+    lines, clock_s = shared_clock(monkeypatch)
     monkeypatch.setattr(token, "life_s", lambda *_: 0.001)
     with Relay(clock=clock_s) as relay:
         lines.append(line := Line(relay, tmp_path, context))
