@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from fsmv2.ipc.linux import DESCENDANTS_MAX
 from fsmv2.supervisor.core import recycling
+from fsmv2.supervisor.core.counting import several
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.pool.memoryshare import Share, resident_bytes
 
@@ -130,9 +131,9 @@ class Guard:
             return None
         return (
             f"{share} bytes, its limit is {limit_bytes} bytes (its share of the "
-            f"{sum(sizes.values())} bytes resident in {len(sizes)} process"
-            f"{'es' if len(sizes) != 1 else ''}: /proc/PID/statm, read every {SAMPLE_S:g} s, and "
-            "the Pss of smaps_rollup)"
+            f"{sum(sizes.values())} bytes resident in "
+            f"{several(len(sizes), 'process', 'processes')}: /proc/PID/statm, read every "
+            f"{SAMPLE_S:g} s, and the Pss of smaps_rollup)"
         )
 
     def limit_processes(self, proc: ProcHandle, wanted: int | None) -> None:

@@ -40,6 +40,8 @@ BELOW_MAX = 200
 DUMP_SIGNAL = signal.SIGRTMIN + 12
 # The thread that got a signal, in a dump; a proc's main thread gets that one.
 CURRENT_THREAD = "Current thread 0x"
+# How a stack begins that was not dumped by the proc.
+FROM_OUTSIDE = "(read from outside"
 STATUS_TAKEN = "its exit status was taken by another waiter of this process"
 SIGCHLD_IGNORED = "its exit status was not kept: this process ignores SIGCHLD"
 _NO_BYTES = bytes(4)

@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fsmv2.supervisor.core.procfsm import ProcEvent, ProcState
 from fsmv2.supervisor.pool.certificate import main_thread_cpu_now_s, signs_of
-from fsmv2.supervisor.pool.procs import CURRENT_THREAD, DUMP_SIGNAL, without_our_frames
+from fsmv2.supervisor.pool.procs import (
+    CURRENT_THREAD,
+    DUMP_SIGNAL,
+    FROM_OUTSIDE,
+    without_our_frames,
+)
 from fsmv2.supervisor.stacks.outsidereader import read_stacks
 
 if TYPE_CHECKING:
@@ -34,7 +39,6 @@ STACK_BUDGET_S = 0.020
 # cannot be read now is tried again until its time for evidence is over; then its certificate
 # says so.
 READER_BUDGET_S = 0.010
-FROM_OUTSIDE = "(read from outside"
 READ_S_MIN = 0.002
 READ_SOON_S = 0.0003
 READ_AGAIN_S = 0.002

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from fsmv2.supervisor.core.action import DeathCertificate
+from fsmv2.supervisor.pool.procs import CURRENT_THREAD, FROM_OUTSIDE
 from fsmv2.supervisor.telemetry.loglines import CUT, as_json
 
 # Of one record's frames or lines; leaves room in a log line for its other fields.
@@ -32,9 +33,7 @@ SHOWN_LINES_MAX = 12
 SHOWN_OTHERS_MAX = 4
 SHOWN_OF_OTHERS_MAX = 4
 
-_CURRENT = "Current thread"
-_THREAD = re.compile(f"({_CURRENT}|Thread) 0x")
-_FROM_OUTSIDE = "(read from outside"
+_THREAD = re.compile(f"{CURRENT_THREAD}|Thread 0x")
 
 
 class Dump(msgspec.Struct, frozen=True):
@@ -61,9 +60,9 @@ def read_dump(stack: str) -> Dump:
             threads.append([line])
         elif line:
             (threads[-1] if threads else said).append(line)
-    threads.sort(key=lambda lines: not lines[0].startswith(_CURRENT))
-    known = not threads or threads[0][0].startswith(_CURRENT)
-    known = known or any(line.startswith(_FROM_OUTSIDE) for line in said)
+    threads.sort(key=lambda lines: not lines[0].startswith(CURRENT_THREAD))
+    known = not threads or threads[0][0].startswith(CURRENT_THREAD)
+    known = known or any(line.startswith(FROM_OUTSIDE) for line in said)
     if said:
         threads[:1] = [said + (threads[0] if threads else [])]
     return Dump(threads, known)

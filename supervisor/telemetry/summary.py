@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from fsmv2.supervisor.core.counting import several
+
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """One run. ``statuses`` counts actions by how they ended; ``deaths`` counts attempts that
@@ -61,5 +63,5 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 def _counted(actions: int, observations: int) -> str:
     """Observations are no actions run, and are told where there are any."""
-    looks = "observation" if observations == 1 else "observations"
-    return f"{actions} (and {observations} {looks})" if observations else f"{actions}"
+    looks = several(observations, "observation")
+    return f"{actions} (and {looks})" if observations else f"{actions}"
